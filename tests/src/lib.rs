@@ -1,0 +1,1 @@
+//! Whole-node tests of Kvasir.
