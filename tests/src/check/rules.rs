@@ -1,0 +1,358 @@
+//! The rules a history is judged by.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::causality::Causality;
+use super::history::{History, Kind, Operation, Outcome};
+
+/// What a run must have done to count at all.
+#[derive(Clone, Copy, Debug)]
+pub struct Demand {
+    /// Fewest operations.
+    pub operations: usize,
+    /// Fewest acknowledged ones, in percent.
+    pub ok_percent: usize,
+    /// Fewest keys with a settled read.
+    pub settled_keys: usize,
+}
+
+/// A broken rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// An acknowledged write that is neither there nor superseded (I1).
+    Lost {
+        /// The key.
+        key: String,
+        /// The put.
+        id: u64,
+    },
+    /// A value that nobody wrote there, or whose write was refused (I2).
+    Phantom {
+        /// The key.
+        key: String,
+        /// The read that saw it.
+        read: u64,
+        /// The value id or the foreign body.
+        value: String,
+    },
+    /// An acknowledged write on a key that no settled read looked at: the run proves nothing about it.
+    Unread {
+        /// The key.
+        key: String,
+    },
+    /// The run did too little (I14).
+    Vacuous(String),
+    /// Two operations with one id: the history itself is broken.
+    Duplicate(u64),
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lost { key, id } => write!(f, "lost: acknowledged put {id} of key {key} is gone"),
+            Self::Phantom { key, read, value } => {
+                write!(
+                    f,
+                    "phantom: read {read} of key {key} returned {value}, which was not written there"
+                )
+            }
+            Self::Unread { key } => {
+                write!(f, "unread: key {key} has acknowledged writes and no settled read")
+            }
+            Self::Vacuous(why) => write!(f, "vacuous: {why}"),
+            Self::Duplicate(id) => write!(f, "broken history: operation id {id} twice"),
+        }
+    }
+}
+
+/// The judgement.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Broken rules; empty is good.
+    pub violations: Vec<Violation>,
+    /// Operations by outcome: ok, fail, unknown.
+    pub outcomes: [usize; 3],
+    /// Reads that returned more than one value.
+    pub conflicts: usize,
+}
+
+impl Report {
+    /// Panics with the first violations when there are any.
+    pub fn assert_good(&self) {
+        let shown: Vec<String> = self.violations.iter().take(10).map(ToString::to_string).collect();
+        assert!(
+            self.violations.is_empty(),
+            "{} violations, outcomes ok/fail/unknown {:?}:\n  {}",
+            self.violations.len(),
+            self.outcomes,
+            shown.join("\n  ")
+        );
+    }
+}
+
+/// Judges a history.
+pub fn check(history: &History, demand: Demand) -> Report {
+    let mut report = Report::default();
+    let mut ids = BTreeSet::new();
+    for operation in &history.operations {
+        report.outcomes[operation.outcome as usize] += 1;
+        report.conflicts += usize::from(operation.values.len() > 1);
+        if !ids.insert(operation.id) {
+            report.violations.push(Violation::Duplicate(operation.id));
+        }
+    }
+    vacuous(history, demand, &mut report);
+    phantoms(history, &mut report);
+    lost(history, &mut report);
+    report
+}
+
+fn vacuous(history: &History, demand: Demand, report: &mut Report) {
+    let all = history.operations.len();
+    let ok = report.outcomes[Outcome::Ok as usize];
+    let keys: BTreeSet<&str> =
+        history.operations.iter().filter(|o| settled(o)).map(|o| o.key.as_str()).collect();
+    if all < demand.operations {
+        let why = format!("{all} operations, {} demanded", demand.operations);
+        report.violations.push(Violation::Vacuous(why));
+    }
+    if ok * 100 < all * demand.ok_percent {
+        let why = format!("{ok} of {all} ok, {} % demanded", demand.ok_percent);
+        report.violations.push(Violation::Vacuous(why));
+    }
+    if keys.len() < demand.settled_keys {
+        let why =
+            format!("{} keys read after settling, {} demanded", keys.len(), demand.settled_keys);
+        report.violations.push(Violation::Vacuous(why));
+    }
+}
+
+fn settled(operation: &Operation) -> bool {
+    operation.settled && operation.op == Kind::Get && operation.outcome == Outcome::Ok
+}
+
+fn phantoms(history: &History, report: &mut Report) {
+    let written: BTreeMap<u64, &Operation> = history
+        .operations
+        .iter()
+        .filter(|o| o.op == Kind::Put && o.outcome != Outcome::Fail)
+        .map(|o| (o.id, o))
+        .collect();
+    for read in history.operations.iter().filter(|o| o.op == Kind::Get) {
+        let wrong = read.values.iter().filter(|v| {
+            written.get(v).is_none_or(|w| w.key != read.key || w.start_ms > read.end_ms)
+        });
+        for value in wrong.map(ToString::to_string).chain(read.foreign.iter().cloned()) {
+            let (key, read) = (read.key.clone(), read.id);
+            report.violations.push(Violation::Phantom { key, read, value });
+        }
+    }
+}
+
+/// What stands under one key in the end, and who may have put an end to other values.
+#[derive(Default)]
+struct Key<'a> {
+    puts: Vec<&'a Operation>,
+    deletes: Vec<&'a Operation>,
+    settled: Option<BTreeSet<u64>>,
+}
+
+fn lost(history: &History, report: &mut Report) {
+    let causality = Causality::of(history);
+    let mut keys: BTreeMap<&str, Key<'_>> = BTreeMap::new();
+    for operation in &history.operations {
+        let key = keys.entry(&operation.key).or_default();
+        match operation.op {
+            Kind::Get if settled(operation) => {
+                // Several settled reads must each show the write: keep what all of them saw.
+                let seen: BTreeSet<u64> = operation.values.iter().copied().collect();
+                key.settled = Some(match key.settled.take() {
+                    Some(before) => before.intersection(&seen).copied().collect(),
+                    None => seen,
+                });
+            }
+            Kind::Put if operation.outcome != Outcome::Fail => key.puts.push(operation),
+            Kind::Delete if operation.outcome != Outcome::Fail => key.deletes.push(operation),
+            Kind::Get | Kind::Put | Kind::Delete => {}
+        }
+    }
+    for (name, key) in keys {
+        let acknowledged: Vec<&&Operation> =
+            key.puts.iter().filter(|p| p.outcome == Outcome::Ok).collect();
+        let Some(settled) = &key.settled else {
+            if !acknowledged.is_empty() {
+                report.violations.push(Violation::Unread { key: name.to_string() });
+            }
+            continue;
+        };
+        let mut gone: BTreeSet<u64> = BTreeSet::new();
+        for value in settled {
+            gone.extend(causality.superseded(*value));
+        }
+        for put in acknowledged {
+            if settled.contains(&put.id) || gone.contains(&put.id) {
+                continue;
+            }
+            if !key.deletes.iter().any(|d| may_have_deleted(&causality, d, put)) {
+                report.violations.push(Violation::Lost { key: name.to_string(), id: put.id });
+            }
+        }
+    }
+}
+
+/// A delete with a token covers what the token covers; one without read at quorum whatever had begun by then.
+fn may_have_deleted(causality: &Causality, delete: &Operation, put: &Operation) -> bool {
+    match delete.token_sent {
+        Some(_) => causality.superseded(delete.id).any(|id| id == put.id),
+        None => put.start_ms <= delete.end_ms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEMAND: Demand = Demand { operations: 1, ok_percent: 50, settled_keys: 1 };
+
+    struct Story(History);
+
+    impl Story {
+        fn push(
+            &mut self,
+            op: Kind,
+            sent: Option<&str>,
+            back: Option<&str>,
+            outcome: Outcome,
+        ) -> u64 {
+            let id = self.0.operations.len() as u64 + 1;
+            self.0.operations.push(Operation {
+                id,
+                client: 0,
+                op,
+                key: "k".into(),
+                token_sent: sent.map(Into::into),
+                token_returned: back.map(Into::into),
+                values: vec![],
+                foreign: vec![],
+                consistency: "quorum".into(),
+                server: "n".into(),
+                start_ms: id * 10,
+                end_ms: id * 10 + 5,
+                outcome,
+                settled: false,
+            });
+            id
+        }
+
+        fn put(&mut self, sent: Option<&str>, back: &str, outcome: Outcome) -> u64 {
+            self.push(Kind::Put, sent, Some(back), outcome)
+        }
+
+        fn read(&mut self, values: &[u64], back: &str, settled: bool) {
+            self.push(Kind::Get, None, Some(back), Outcome::Ok);
+            let read = self.0.operations.last_mut().expect("just pushed");
+            read.values = values.to_vec();
+            read.settled = settled;
+        }
+
+        fn violations(&self) -> Vec<Violation> {
+            check(&self.0, DEMAND).violations
+        }
+    }
+
+    fn story() -> Story {
+        Story(History::default())
+    }
+
+    #[test]
+    fn a_write_that_is_there_is_fine_and_one_that_is_gone_is_lost() {
+        let mut s = story();
+        let a = s.put(None, "t1", Outcome::Ok);
+        s.read(&[a], "t2", true);
+        assert_eq!(s.violations(), vec![]);
+        let mut s = story();
+        let a = s.put(None, "t1", Outcome::Ok);
+        s.read(&[], "t2", true);
+        assert_eq!(s.violations(), vec![Violation::Lost { key: "k".into(), id: a }]);
+    }
+
+    #[test]
+    fn a_blind_write_supersedes_nothing() {
+        let mut s = story();
+        let a = s.put(None, "t1", Outcome::Ok);
+        let b = s.put(None, "t2", Outcome::Ok);
+        s.read(&[b], "t3", true);
+        assert_eq!(s.violations(), vec![Violation::Lost { key: "k".into(), id: a }]);
+    }
+
+    #[test]
+    fn a_token_supersedes_what_it_was_read_with_through_a_chain() {
+        let mut s = story();
+        let a = s.put(None, "t1", Outcome::Ok);
+        s.read(&[a], "t2", false);
+        let b = s.put(Some("t2"), "t3", Outcome::Ok);
+        let c = s.put(Some("t3"), "t4", Outcome::Ok);
+        s.read(&[c], "t5", true);
+        assert_eq!(s.violations(), vec![]);
+        assert!(a < b);
+    }
+
+    #[test]
+    fn a_token_of_a_write_does_not_cover_what_its_writer_did_not_see() {
+        let mut s = story();
+        s.put(None, "t1", Outcome::Ok);
+        let other = s.put(None, "t2", Outcome::Ok);
+        let chained = s.put(Some("t1"), "t3", Outcome::Ok);
+        s.read(&[chained], "t4", true);
+        assert_eq!(s.violations(), vec![Violation::Lost { key: "k".into(), id: other }]);
+    }
+
+    #[test]
+    fn an_unknown_write_explains_a_loss_only_by_being_there() {
+        let mut s = story();
+        let a = s.put(None, "t1", Outcome::Ok);
+        s.put(Some("t1"), "t2", Outcome::Unknown);
+        s.read(&[], "t3", true);
+        assert_eq!(s.violations(), vec![Violation::Lost { key: "k".into(), id: a }]);
+        let mut s = story();
+        s.put(None, "t1", Outcome::Ok);
+        let b = s.put(Some("t1"), "t2", Outcome::Unknown);
+        s.read(&[b], "t3", true);
+        assert_eq!(s.violations(), vec![]);
+    }
+
+    #[test]
+    fn refused_and_foreign_values_are_phantoms() {
+        let mut s = story();
+        let a = s.put(None, "t1", Outcome::Fail);
+        s.put(None, "t1", Outcome::Ok);
+        s.read(&[a, 2], "t2", true);
+        s.0.operations.last_mut().unwrap().foreign.push("junk".into());
+        let kinds = s.violations();
+        assert_eq!(kinds.len(), 2, "{kinds:?}");
+        assert!(kinds.iter().all(|v| matches!(v, Violation::Phantom { .. })));
+    }
+
+    #[test]
+    fn deletes_explain_what_they_saw() {
+        let mut s = story();
+        s.put(None, "t1", Outcome::Ok);
+        s.push(Kind::Delete, Some("t1"), None, Outcome::Ok);
+        s.read(&[], "t3", true);
+        assert_eq!(s.violations(), vec![]);
+        let late = s.put(None, "t4", Outcome::Ok);
+        s.read(&[], "t5", true);
+        assert_eq!(s.violations(), vec![Violation::Lost { key: "k".into(), id: late }]);
+    }
+
+    #[test]
+    fn an_empty_or_unread_run_proves_nothing() {
+        let s = story();
+        assert!(s.violations().iter().all(|v| matches!(v, Violation::Vacuous(_))));
+        assert_eq!(s.violations().len(), 2);
+        let mut s = story();
+        s.put(None, "t1", Outcome::Ok);
+        assert!(s.violations().contains(&Violation::Unread { key: "k".into() }));
+    }
+}

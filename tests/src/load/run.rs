@@ -1,0 +1,190 @@
+//! Runs sessions against servers and records the history.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use hyper::Method;
+
+use super::http::{Answer, Ask, HttpClient, NoAnswer};
+use super::plan::{Plan, Session, Step};
+use crate::check::history::{body, value_id};
+use crate::check::{History, Kind, Operation, Outcome};
+
+/// Milliseconds of the run's own clock: tokio's, which a simulation pauses.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(tokio::time::Instant);
+
+impl Clock {
+    /// Starts at zero now.
+    pub fn start() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+
+    /// Milliseconds since the start.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The history under construction, shared by all sessions of a thread.
+#[derive(Clone)]
+pub struct Recorder {
+    clock: Clock,
+    next: Rc<Cell<u64>>,
+    history: Rc<RefCell<History>>,
+}
+
+impl Recorder {
+    /// An empty history.
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, next: Rc::new(Cell::new(1)), history: Rc::default() }
+    }
+
+    /// What was recorded so far.
+    pub fn history(&self) -> History {
+        self.history.borrow().clone()
+    }
+
+    fn id(&self) -> u64 {
+        self.next.replace(self.next.get() + 1)
+    }
+}
+
+/// Where and how operations are sent.
+#[derive(Clone, Debug)]
+pub struct Aim {
+    /// `host:port` of each server's client port.
+    pub servers: Vec<String>,
+    /// `r` and `w`.
+    pub level: String,
+    /// More query parameters, such as `sloppy=false`.
+    pub query: String,
+    /// Longest pause between two operations of a session, in milliseconds.
+    pub think_ms: u64,
+}
+
+/// Runs one session to its end; a read before the first write of a key gives it a token.
+pub async fn drive(plan: &Plan, client: u32, aim: &Aim, http: &HttpClient, to: &Recorder) {
+    let mut session = Session::new(plan, client);
+    while let Some(step) = session.next_step() {
+        let server = &aim.servers[session.below(aim.servers.len() as u64) as usize];
+        let operation = perform(&step, client, server, aim, http, to, plan.padding).await;
+        session.learn(&operation.key, operation.token_returned.as_deref());
+        to.history.borrow_mut().operations.push(operation);
+        if aim.think_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(session.below(aim.think_ms))).await;
+        }
+    }
+}
+
+/// Reads every key of the plan once from each server and records these reads as settled.
+pub async fn settle(plan: &Plan, aim: &Aim, http: &HttpClient, to: &Recorder) {
+    for key in 0..plan.keys {
+        for server in &aim.servers {
+            let step = Step::Get(format!("key-{key}"));
+            let mut operation = perform(&step, u32::MAX, server, aim, http, to, 0).await;
+            operation.settled = true;
+            to.history.borrow_mut().operations.push(operation);
+        }
+    }
+}
+
+async fn perform(
+    step: &Step,
+    client: u32,
+    server: &str,
+    aim: &Aim,
+    http: &HttpClient,
+    to: &Recorder,
+    padding: usize,
+) -> Operation {
+    let id = to.id();
+    let (op, key, token_sent) = match step {
+        Step::Get(key) => (Kind::Get, key, None),
+        Step::Put(key, token) => (Kind::Put, key, token.clone()),
+        Step::Delete(key, token) => (Kind::Delete, key, token.clone()),
+    };
+    let start_ms = to.clock.now_ms();
+    let answer = http.ask(server, ask(op, key, id, token_sent.as_deref(), aim, padding)).await;
+    let mut operation = Operation {
+        id,
+        client,
+        op,
+        key: key.clone(),
+        token_sent,
+        token_returned: None,
+        values: Vec::new(),
+        foreign: Vec::new(),
+        consistency: aim.level.clone(),
+        server: server.to_string(),
+        start_ms,
+        end_ms: to.clock.now_ms(),
+        outcome: Outcome::Unknown,
+        settled: false,
+    };
+    match answer {
+        Ok(answer) => understand(&mut operation, &answer),
+        Err(NoAnswer::NotSent(_)) => operation.outcome = Outcome::Fail,
+        Err(NoAnswer::Lost(_)) => {}
+    }
+    operation
+}
+
+fn ask(op: Kind, key: &str, id: u64, token: Option<&str>, aim: &Aim, padding: usize) -> Ask {
+    let level = if op == Kind::Get { "r" } else { "w" };
+    let and = if aim.query.is_empty() { "" } else { "&" };
+    let path = format!("/v1/kv/check/{key}?{level}={}{and}{}", aim.level, aim.query);
+    let method = match op {
+        Kind::Get => Method::GET,
+        Kind::Put => Method::PUT,
+        Kind::Delete => Method::DELETE,
+    };
+    let mut ask = Ask::new(method, path);
+    if let Some(token) = token {
+        ask.headers.push(("x-kvasir-context", token.to_string()));
+    }
+    if op == Kind::Put {
+        ask.body = Bytes::from(body(id, key, padding));
+    }
+    ask
+}
+
+fn understand(operation: &mut Operation, answer: &Answer) {
+    operation.token_returned = answer.header("x-kvasir-context").map(str::to_string);
+    operation.outcome = match (operation.op, answer.status) {
+        (Kind::Get, 200 | 300 | 404) | (Kind::Put | Kind::Delete, 204) => Outcome::Ok,
+        (Kind::Get, _) | (_, 400..=499) => Outcome::Fail,
+        _ if answer.text().contains("\"may_be_stored\":false") => Outcome::Fail,
+        _ => Outcome::Unknown,
+    };
+    if operation.op == Kind::Get && operation.outcome == Outcome::Ok {
+        for value in bodies(answer) {
+            match value_id(&operation.key, &value) {
+                Some(id) => operation.values.push(id),
+                None => operation.foreign.push(String::from_utf8_lossy(&value).into_owned()),
+            }
+        }
+    }
+}
+
+/// The values in an answer: the body itself, or each sibling of a 300 list.
+fn bodies(answer: &Answer) -> Vec<Vec<u8>> {
+    match answer.status {
+        200 => vec![answer.body.to_vec()],
+        300 => {
+            let list: Vec<serde_json::Value> =
+                serde_json::from_slice(&answer.body).unwrap_or_default();
+            list.iter()
+                .filter(|s| s["tombstone"] != serde_json::Value::Bool(true))
+                .map(|s| {
+                    STANDARD.decode(s["value_b64"].as_str().unwrap_or_default()).unwrap_or_default()
+                })
+                .collect()
+        }
+        _ => Vec::new(),
+    }
+}

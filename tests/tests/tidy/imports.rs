@@ -1,0 +1,255 @@
+//! The import table: which room may name which other room, and a reader of `use` and path syntax that
+//! finds every arrow. A back arrow fails; so does a room that the table does not know.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use syn::visit::Visit;
+
+use crate::Source;
+
+/// One room: its name (the first path segment under `src/`) and the rooms it may import.
+type Row = (&'static str, &'static [&'static str]);
+
+/// `kvasir-core`: ids and limits below, the protocols side by side above them, never each other except as listed.
+const CORE: &[Row] = &[
+    ("id", &[]),
+    ("limits", &[]),
+    ("explore", &[]),
+    ("version", &["id", "limits"]),
+    ("ring", &["id", "limits", "version"]),
+    ("consensus", &["id", "limits", "ring"]),
+    ("gossip", &["id", "limits", "ring"]),
+    ("quorum", &["id", "limits"]),
+    ("admin_api", &["id", "limits", "ring"]),
+];
+
+/// `kvasir-storage`: keys, tickets and the two seams at the bottom; the store on top.
+const STORAGE: &[Row] = &[
+    ("error", &[]),
+    ("key", &[]),
+    ("ticket", &["error"]),
+    ("disk", &["error"]),
+    ("maintenance", &["disk"]),
+    ("observer", &["key"]),
+    ("options", &["key"]),
+    ("stats", &[]),
+    ("codec", &["error"]),
+    ("meta", &["error", "disk", "codec"]),
+    ("cache", &["error"]),
+    ("log", &["error", "key", "ticket", "disk", "maintenance", "options", "stats", "codec"]),
+    ("memtable", &["error", "key", "options"]),
+    ("table", &["error", "key", "disk", "cache", "codec", "stats"]),
+    ("manifest", &["error", "key", "disk", "meta", "table", "codec"]),
+    (
+        "compaction",
+        &["error", "key", "disk", "table", "manifest", "options", "memtable", "cache", "stats"],
+    ),
+    (
+        "recovery",
+        &[
+            "error", "key", "disk", "log", "memtable", "table", "manifest", "meta", "options",
+            "observer", "cache", "stats",
+        ],
+    ),
+    (
+        "store",
+        &[
+            "error",
+            "key",
+            "ticket",
+            "disk",
+            "maintenance",
+            "observer",
+            "options",
+            "stats",
+            "meta",
+            "cache",
+            "log",
+            "memtable",
+            "table",
+            "manifest",
+            "compaction",
+            "recovery",
+        ],
+    ),
+];
+
+/// `kvasir`: DESIGN section 2, `main -> cli/http/resp/admin -> coordinator -> replica/tasks -> peer`.
+const NODE: &[Row] = &[
+    ("config", &[]),
+    ("seam", &[]),
+    ("peer", &["seam", "config"]),
+    ("replica", &["seam", "config", "peer"]),
+    ("tasks", &["seam", "config", "peer", "replica"]),
+    ("coordinator", &["seam", "config", "peer", "replica"]),
+    ("http", &["seam", "config", "coordinator"]),
+    ("admin", &["seam", "config", "coordinator", "http", "replica", "tasks"]),
+    ("serve", &["seam", "config", "peer", "replica", "tasks", "coordinator", "http", "admin"]),
+    ("cli", &["config"]),
+    ("dev", &["config", "cli"]),
+    ("main", &["config", "serve", "cli", "dev"]),
+];
+
+/// Crates and the other crates of this workspace that they may name.
+const CRATES: &[(&str, &str, &[Row], &[&str])] = &[
+    ("node/core/src/", "kvasir_core", CORE, &[]),
+    ("node/storage/src/", "kvasir_storage", STORAGE, &[]),
+    ("node/src/", "kvasir", NODE, &["kvasir_core", "kvasir_storage"]),
+];
+
+/// Every violation of the table, one line each.
+pub fn violations(sources: &[Source]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (root, name, table, crates) in CRATES {
+        for source in sources.iter().filter(|s| s.path.starts_with(root)) {
+            let room = room_of(root, &source.path);
+            if room == "lib" || source.path.ends_with("tests.rs") {
+                continue;
+            }
+            let Some((_, allowed)) = table.iter().find(|(r, _)| *r == room) else {
+                found.push(format!(
+                    "{}: room `{room}` of {name} is not in the import table",
+                    source.path
+                ));
+                continue;
+            };
+            for arrow in arrows(root, source) {
+                match arrow {
+                    Arrow::Room(to) => {
+                        let known = table.iter().any(|(r, _)| *r == to);
+                        if known && to != room && !allowed.contains(&to.as_str()) {
+                            found.push(format!("{}: `{room}` must not import `{to}`", source.path));
+                        }
+                    }
+                    Arrow::Crate(to) => {
+                        // A bin names its own library.
+                        if to != *name && !crates.contains(&to.as_str()) {
+                            found.push(format!("{}: {name} must not import {to}", source.path));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+fn room_of(root: &str, path: &str) -> String {
+    let inner = path.strip_prefix(root).unwrap_or(path);
+    let first = inner.split('/').next().unwrap_or(inner);
+    first.trim_end_matches(".rs").to_string()
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Arrow {
+    Room(String),
+    Crate(String),
+}
+
+struct Paths {
+    module: Vec<String>,
+    arrows: BTreeSet<Arrow>,
+    own: &'static str,
+}
+
+fn arrows(root: &str, source: &Source) -> BTreeSet<Arrow> {
+    let own = CRATES.iter().find(|(r, ..)| *r == root).map_or("", |(_, name, ..)| name);
+    let inner = source.path.strip_prefix(root).unwrap_or(&source.path);
+    let mut module: Vec<String> = Path::new(inner)
+        .with_extension("")
+        .iter()
+        .map(|s| s.to_string_lossy().into_owned())
+        .collect();
+    if module.last().is_some_and(|m| m == "mod" || m == "lib" || m == "main") {
+        module.pop();
+    }
+    let mut visitor = Paths { module, arrows: BTreeSet::new(), own };
+    visitor.visit_file(&source.syntax);
+    visitor.arrows
+}
+
+impl Paths {
+    fn add(&mut self, segments: &[String]) {
+        let Some(first) = segments.first() else { return };
+        match first.as_str() {
+            "crate" => {
+                if let Some(room) = segments.get(1) {
+                    self.arrows.insert(Arrow::Room(room.clone()));
+                }
+            }
+            "super" => {
+                let ups = segments.iter().take_while(|s| *s == "super").count();
+                if ups >= self.module.len()
+                    && let Some(room) = segments.get(ups)
+                {
+                    self.arrows.insert(Arrow::Room(room.clone()));
+                }
+            }
+            name if name == self.own => {
+                if let Some(room) = segments.get(1) {
+                    self.arrows.insert(Arrow::Room(room.clone()));
+                }
+            }
+            name if name.starts_with("kvasir") => {
+                self.arrows.insert(Arrow::Crate(name.to_string()));
+            }
+            _ => {}
+        }
+    }
+
+    fn tree(&mut self, prefix: &[String], tree: &syn::UseTree) {
+        let mut path = prefix.to_vec();
+        match tree {
+            syn::UseTree::Path(p) => {
+                path.push(p.ident.to_string());
+                self.tree(&path, &p.tree);
+            }
+            syn::UseTree::Name(n) => {
+                path.push(n.ident.to_string());
+                self.add(&path);
+            }
+            syn::UseTree::Rename(r) => {
+                path.push(r.ident.to_string());
+                self.add(&path);
+            }
+            syn::UseTree::Glob(_) => self.add(&path),
+            syn::UseTree::Group(g) => {
+                for item in &g.items {
+                    self.tree(prefix, item);
+                }
+            }
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Paths {
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        if !crate::is_test(&item.attrs) {
+            self.tree(&[], &item.tree);
+        }
+    }
+
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if !crate::is_test(&item.attrs) {
+            let name = item.ident.to_string();
+            self.module.push(name);
+            syn::visit::visit_item_mod(self, item);
+            self.module.pop();
+        }
+    }
+
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        if !crate::is_test(&item.attrs) {
+            syn::visit::visit_item_fn(self, item);
+        }
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let segments: Vec<String> = path.segments.iter().map(|s| s.ident.to_string()).collect();
+        if segments.len() > 1 {
+            self.add(&segments);
+        }
+        syn::visit::visit_path(self, path);
+    }
+}
