@@ -1,0 +1,49 @@
+//! One written value, or the mark that something was deleted.
+
+use bytes::Bytes;
+
+use super::stamp::Stamp;
+
+/// What one write left under a key.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Sibling {
+    /// When it was written, by the hybrid clock of its coordinator.
+    pub stamp: Stamp,
+    /// Unix milliseconds from which on it counts as deleted; never rewritten when that happens.
+    pub expires_ms: Option<u64>,
+    /// The value or the tombstone.
+    pub payload: Payload,
+}
+
+/// A value with its content type, or a tombstone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Payload {
+    /// The key was deleted.
+    Tombstone,
+    /// The key was given a value.
+    Value {
+        /// The value as the client sent it.
+        bytes: Bytes,
+        /// The client's `Content-Type`, if it sent one.
+        content_type: Option<String>,
+    },
+}
+
+impl Sibling {
+    /// A value that does not expire and has no content type.
+    pub fn value(stamp: Stamp, bytes: impl Into<Bytes>) -> Self {
+        let payload = Payload::Value { bytes: bytes.into(), content_type: None };
+        Self { stamp, expires_ms: None, payload }
+    }
+
+    /// A tombstone.
+    pub fn tombstone(stamp: Stamp) -> Self {
+        Self { stamp, expires_ms: None, payload: Payload::Tombstone }
+    }
+
+    /// Whether a read at `now_ms` (Unix milliseconds) shows it: neither a tombstone nor expired.
+    pub fn is_live(&self, now_ms: u64) -> bool {
+        let expired = self.expires_ms.is_some_and(|at| at <= now_ms);
+        !expired && matches!(self.payload, Payload::Value { .. })
+    }
+}

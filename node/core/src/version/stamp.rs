@@ -1,0 +1,112 @@
+//! Hybrid clock stamps: close to the wall clock, never behind what was already seen.
+//!
+//! Stamps never decide what supersedes what (contexts do). They order siblings for people, and
+//! decide between siblings in last-write-wins buckets, where a later write must not get a lower
+//! stamp merely because another machine's clock is slow.
+//!
+//! Source: Kulkarni, Demirbas, Madappa, Avva, Leone, "Logical Physical Clocks" (2014), in the
+//! usual packing of 48 bits of milliseconds and 16 bits of counter.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// 48 bits of Unix milliseconds, then 16 bits that order events within one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Stamp(pub u64);
+
+const LOGICAL_BITS: u32 = 16;
+const MILLIS_MAX: u64 = (1 << 48) - 1;
+
+impl Stamp {
+    /// The first stamp of this Unix millisecond. Milliseconds beyond 48 bits (year 10889) are
+    /// taken as the last that fits.
+    pub const fn from_millis(ms: u64) -> Self {
+        let ms = if ms > MILLIS_MAX { MILLIS_MAX } else { ms };
+        Self(ms << LOGICAL_BITS)
+    }
+
+    /// Unix milliseconds.
+    pub const fn millis(self) -> u64 {
+        self.0 >> LOGICAL_BITS
+    }
+}
+
+impl fmt::Debug for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}+{}", self.millis(), self.0 & ((1 << LOGICAL_BITS) - 1))
+    }
+}
+
+/// Gives out stamps that rise, whatever the wall clock does.
+#[derive(Debug, Clone, Default)]
+pub struct HybridClock {
+    last: Stamp,
+}
+
+impl HybridClock {
+    /// A clock that has seen nothing.
+    pub const fn new() -> Self {
+        Self { last: Stamp(0) }
+    }
+
+    /// A stamp above every stamp given out or observed before, and not below `wall_ms` (Unix
+    /// milliseconds). At the very end of the range it stands still instead of wrapping.
+    pub fn now(&mut self, wall_ms: u64) -> Stamp {
+        let next = Stamp(self.last.0.saturating_add(1));
+        self.last = next.max(Stamp::from_millis(wall_ms));
+        self.last
+    }
+
+    /// Hears a stamp made elsewhere: later ones of this clock will be above it.
+    pub fn observe(&mut self, stamp: Stamp) {
+        self.last = self.last.max(stamp);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rises_while_the_wall_clock_stands_or_falls() {
+        let mut clock = HybridClock::new();
+        let first = clock.now(1_000);
+        let second = clock.now(1_000);
+        let third = clock.now(10);
+        assert!(first < second && second < third);
+        assert_eq!(first, Stamp::from_millis(1_000));
+        assert_eq!(third.millis(), 1_000);
+        assert_eq!(clock.now(2_000), Stamp::from_millis(2_000));
+    }
+
+    #[test]
+    fn goes_on_above_what_it_heard() {
+        let mut clock = HybridClock::new();
+        clock.observe(Stamp::from_millis(5_000));
+        assert!(clock.now(1_000) > Stamp::from_millis(5_000));
+        clock.observe(Stamp::from_millis(1));
+        assert!(clock.now(1_000) > Stamp::from_millis(5_000));
+    }
+
+    #[test]
+    fn the_end_of_the_range_does_not_wrap() {
+        let mut clock = HybridClock::new();
+        clock.observe(Stamp(u64::MAX));
+        assert_eq!(clock.now(1), Stamp(u64::MAX));
+        assert_eq!(Stamp::from_millis(u64::MAX).millis(), MILLIS_MAX);
+    }
+
+    #[test]
+    fn more_events_than_a_millisecond_has_counters_run_ahead_of_the_wall() {
+        let mut clock = HybridClock::new();
+        let mut last = clock.now(7);
+        for _ in 0..70_000 {
+            let next = clock.now(7);
+            assert!(next > last);
+            last = next;
+        }
+        assert_eq!(last.millis(), 8);
+    }
+}
