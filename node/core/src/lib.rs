@@ -9,6 +9,7 @@
 
 pub mod id;
 pub mod limits;
+pub mod quorum;
 pub mod version;
 
 pub mod explore;
