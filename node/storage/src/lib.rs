@@ -1,1 +1,26 @@
-//! The storage engine of Kvasir.
+//! The storage engine of Kvasir: a log-structured store of bytes under ordered keys.
+//!
+//! Threads, not async: a call answers from memory or returns a [`Ticket`]; whatever needs the disk
+//! is a job handed to [`Maintenance`]. All files go through [`Disk`]. The engine knows neither
+//! clock nor randomness nor what a value means: merging is a closure handed to `update`, and an
+//! [`Observer`] is told of every change.
+
+pub mod disk;
+pub mod error;
+pub mod key;
+pub mod maintenance;
+pub mod observer;
+pub mod options;
+pub mod stats;
+pub mod store;
+pub mod ticket;
+
+pub use disk::{AppendFile, DirLock, Disk, MemoryDisk, RandomRead, RealDisk};
+pub use error::{Damage, IoFailure, OpenError, ReadError, WriteError};
+pub use key::TableKey;
+pub use maintenance::{Job, Lane, Maintenance, Manual, Threads};
+pub use observer::{NoObserver, Observer};
+pub use options::StoreOptions;
+pub use stats::StoreStats;
+pub use store::{Applied, Change, Chunk, Durability, Snapshot, Store};
+pub use ticket::{Abandon, Completer, Ticket};

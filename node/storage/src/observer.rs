@@ -1,0 +1,38 @@
+//! Who is told of every change, in apply order, so that derived state (the hash trees of
+//! anti-entropy) is never rebuilt after a crash.
+//!
+//! The engine calls [`Observer::changed`] under the lock of the key, right after the change became
+//! visible, and again for every record that it replays. With each flush it stores
+//! [`Observer::checkpoint`], taken at the same cut of the log as the memtable, atomically with the
+//! table; at start it hands it back and replays only what came after.
+
+use crate::key::TableKey;
+
+/// Told of changes. Calls for one key never overlap and come in apply order; calls for different
+/// keys may come from several threads at once. Must not call back into the store.
+pub trait Observer: Send + Sync + 'static {
+    /// `key` went from `old` to `new`; `None` is "nothing stored".
+    fn changed(&self, key: &TableKey, old: Option<&[u8]>, new: Option<&[u8]>);
+
+    /// The state after every change told so far. No change is told while this runs, and writes
+    /// wait for it: keep it short.
+    fn checkpoint(&self) -> Vec<u8>;
+
+    /// Called once at open, before the replay: the last stored checkpoint, or `None` for a store
+    /// that never flushed.
+    fn restore(&self, checkpoint: Option<&[u8]>);
+}
+
+/// An observer that keeps nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoObserver;
+
+impl Observer for NoObserver {
+    fn changed(&self, _key: &TableKey, _old: Option<&[u8]>, _new: Option<&[u8]>) {}
+
+    fn checkpoint(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn restore(&self, _checkpoint: Option<&[u8]>) {}
+}

@@ -1,0 +1,93 @@
+//! What a store is told at open. Plain data; [`StoreOptions::check`] refuses contradictions.
+
+use crate::error::OpenError;
+use std::path::PathBuf;
+
+/// Options of one store. Sizes in bytes, times in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// The data directory; created if missing.
+    pub dir: PathBuf,
+    /// A memtable of this size is frozen and flushed.
+    pub memtable_bytes: usize,
+    /// Frozen memtables that may wait for their flush; beyond that, and with the active one full,
+    /// updates wait.
+    pub immutable_memtables_max: usize,
+    /// A memtable whose first write is this old is flushed whatever its size.
+    pub flush_age_ms: u64,
+    /// A log segment of this size is closed and the next one begun.
+    pub log_segment_bytes: u64,
+    /// Bytes applied but not yet written to the log; beyond that, updates wait.
+    pub log_buffer_bytes: usize,
+    /// How often writes at `periodic` are synced.
+    pub periodic_sync_ms: u64,
+    /// Hard bound of the block cache.
+    pub cache_bytes: usize,
+    /// Target size of a table block.
+    pub block_bytes: usize,
+    /// Target size of a table below level 0.
+    pub table_bytes: u64,
+    /// Bits of Bloom filter for each key (10 gives about 1 % false positives).
+    pub filter_bits_per_key: usize,
+    /// Tables in level 0 at which they are merged down.
+    pub level0_tables: usize,
+    /// Tables in level 0 at which updates wait for compaction.
+    pub level0_stop: usize,
+    /// Bytes of level 1; each further level holds `level_ratio` times as many.
+    pub level1_bytes: u64,
+    /// Growth from one level to the next.
+    pub level_ratio: u64,
+    /// Updates that may wait (for memory, for the log, behind others of their key) before
+    /// further ones are refused.
+    pub waiting_updates_max: usize,
+    /// Lookups that may wait for the disk before further ones are refused.
+    pub waiting_reads_max: usize,
+}
+
+impl StoreOptions {
+    /// Defaults for a directory.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            memtable_bytes: 32 << 20,
+            immutable_memtables_max: 2,
+            flush_age_ms: 300_000,
+            log_segment_bytes: 32 << 20,
+            log_buffer_bytes: 8 << 20,
+            periodic_sync_ms: 1_000,
+            cache_bytes: 64 << 20,
+            block_bytes: 8 << 10,
+            table_bytes: 32 << 20,
+            filter_bits_per_key: 10,
+            level0_tables: 4,
+            level0_stop: 16,
+            level1_bytes: 128 << 20,
+            level_ratio: 10,
+            waiting_updates_max: 4_096,
+            waiting_reads_max: 4_096,
+        }
+    }
+
+    /// Refuses options that cannot work, naming the first.
+    pub fn check(&self) -> Result<(), OpenError> {
+        let wrong = [
+            (self.memtable_bytes == 0, "memtable_bytes must be above 0"),
+            (self.immutable_memtables_max == 0, "immutable_memtables_max must be above 0"),
+            (self.log_segment_bytes == 0, "log_segment_bytes must be above 0"),
+            (self.log_buffer_bytes == 0, "log_buffer_bytes must be above 0"),
+            (self.block_bytes == 0, "block_bytes must be above 0"),
+            (self.table_bytes == 0, "table_bytes must be above 0"),
+            (self.level0_tables == 0, "level0_tables must be above 0"),
+            (
+                self.level0_stop <= self.level0_tables,
+                "level0_stop must be above level0_tables, else writes wait for a merge that never starts",
+            ),
+            (self.level_ratio < 2, "level_ratio must be at least 2"),
+            (self.waiting_reads_max == 0, "waiting_reads_max must be above 0"),
+        ];
+        match wrong.iter().find(|(bad, _)| *bad) {
+            Some((_, why)) => Err(OpenError::Options((*why).to_string())),
+            None => Ok(()),
+        }
+    }
+}

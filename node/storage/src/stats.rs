@@ -1,0 +1,80 @@
+//! Figures of a store: atomics inside, a plain copy outside.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A copy of every counter (since open) and gauge (now). Bytes unless the name says otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Gauge: bytes in the active and frozen memtables.
+    pub memtable_bytes: u64,
+    /// Gauge: frozen memtables waiting for their flush.
+    pub immutable_memtables: u64,
+    /// Gauge: tables by level, level 0 first.
+    pub tables_by_level: Vec<u64>,
+    /// Gauge: bytes of all tables.
+    pub table_bytes: u64,
+    /// Gauge: bytes held by the block cache.
+    pub cache_bytes: u64,
+    /// Gauge: bytes of log segments on disk.
+    pub log_bytes: u64,
+    /// Gauge: updates waiting for memory, the log or their key.
+    pub waiting_updates: u64,
+    /// Gauge: lookups waiting for the disk.
+    pub waiting_reads: u64,
+    /// Lookups answered by a memtable.
+    pub memtable_hits: u64,
+    /// Tables probed by lookups (their filter did not exclude the key).
+    pub table_reads: u64,
+    /// Tables that a Bloom filter excluded.
+    pub filter_negatives: u64,
+    /// Tables probed in vain after their filter said "maybe".
+    pub filter_false_positives: u64,
+    /// Blocks found in the cache.
+    pub cache_hits: u64,
+    /// Blocks not found in the cache.
+    pub cache_misses: u64,
+    /// Lookups that needed a reader of the pool.
+    pub pool_reads: u64,
+    /// Syncs of the log.
+    pub log_syncs: u64,
+    /// Batches written to the log.
+    pub log_batches: u64,
+    /// Bytes written to the log.
+    pub log_bytes_written: u64,
+    /// Memtables flushed.
+    pub flushes: u64,
+    /// Compactions finished.
+    pub compactions: u64,
+    /// Bytes written to tables by flushes.
+    pub flush_bytes_written: u64,
+    /// Bytes written to tables by compactions.
+    pub compaction_bytes_written: u64,
+    /// Updates that had to wait because memory, the log buffer or level 0 was full.
+    pub stalls: u64,
+    /// Updates refused because too many waited.
+    pub refused: u64,
+    /// Background jobs that failed and will be tried again.
+    pub background_errors: u64,
+    /// Records replayed from the log at open.
+    pub replayed_records: u64,
+    /// Bytes of a torn log tail dropped at open.
+    pub torn_bytes_dropped: u64,
+}
+
+/// One counter.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Relaxed);
+    }
+
+    pub(crate) fn sub(&self, amount: u64) {
+        self.0.fetch_sub(amount, Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
