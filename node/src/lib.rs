@@ -1,1 +1,4 @@
 //! The Kvasir node.
+
+pub mod coordinator;
+pub mod http;

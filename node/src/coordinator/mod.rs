@@ -1,0 +1,3 @@
+//! The life of one client request.
+
+pub mod request;

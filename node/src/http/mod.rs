@@ -1,0 +1,1 @@
+//! The client API over HTTP/1.1.
