@@ -7,6 +7,7 @@
 //! Reading order: names ([`id`]) and bounds ([`limits`]) first, then what is stored under a key
 //! ([`version`]). [`explore`] searches small models of the protocols for broken promises.
 
+pub mod admin_api;
 pub mod id;
 pub mod limits;
 pub mod quorum;

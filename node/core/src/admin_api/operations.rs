@@ -1,0 +1,221 @@
+//! Operations on the topology: posted, planned, watched.
+//!
+//! An operation is idempotent by its id: posting the same again answers with its state, posting
+//! something else under the same id is 409 `operation_conflict`. With `?dryRun=true` nothing is
+//! posted and the answer is the [`OperationPlan`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::admin_api::problem::{Problem, code};
+use crate::id::NodeId;
+
+/// What an operation does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OperationKind {
+    /// Add a node; with `rebalance: false` it owns nothing at first.
+    Join,
+    /// Remove a node after its data moved away; with `rebalance: false` only one that owns
+    /// nothing.
+    Leave,
+    /// Put a node in the place of a dead one.
+    Replace,
+    /// Fill a node's replicas again from the others.
+    Rebuild,
+    /// Note that a node runs on another machine now.
+    Relocate,
+    /// Even out who owns what.
+    Rebalance,
+    /// Cut every partition in two.
+    Double,
+    /// Move everything off a node without removing it.
+    Drain,
+    /// Compare all replicas of a node and exchange what differs.
+    Repair,
+}
+
+/// `POST /v1/operations`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OperationRequest {
+    /// Chosen by the caller: 1 to 64 of `a-z`, `0-9`, `.`, `_`, `-`.
+    pub id: String,
+    /// What to do.
+    pub kind: OperationKind,
+    /// The node it is about; not for `rebalance` and `double`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
+    /// `replace` only: the dead node whose place `node` takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<NodeId>,
+    /// `relocate` only: the machine that the node runs on now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
+    /// `join` and `leave` only: whether data moves; `true` when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebalance: Option<bool>,
+}
+
+impl OperationRequest {
+    /// Whether data moves with it.
+    pub fn moves_data(&self) -> bool {
+        let membership = matches!(self.kind, OperationKind::Join | OperationKind::Leave);
+        !(membership && self.rebalance == Some(false)) && self.kind != OperationKind::Relocate
+    }
+
+    /// Whether the fields fit the kind; the problem is a 400 `bad_request` that names the field.
+    pub fn validate(&self) -> Result<(), Problem> {
+        let refuse = |detail: String| Err(Problem::new(code::BAD_REQUEST, detail));
+        let plain =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+        if !(1..=64).contains(&self.id.len()) || !self.id.bytes().all(plain) {
+            return refuse("`id` has 1 to 64 of a-z, 0-9, `.`, `_` and `-`".to_owned());
+        }
+        let kind = self.kind;
+        let about_all = matches!(kind, OperationKind::Rebalance | OperationKind::Double);
+        for (field, given, wanted, required) in [
+            ("node", self.node.is_some(), !about_all, !about_all),
+            ("replaces", self.replaces.is_some(), kind == OperationKind::Replace, true),
+            ("machine", self.machine.is_some(), kind == OperationKind::Relocate, true),
+            (
+                "rebalance",
+                self.rebalance.is_some(),
+                matches!(kind, OperationKind::Join | OperationKind::Leave),
+                false,
+            ),
+        ] {
+            if given && !wanted {
+                return refuse(format!("`{field}` does not go with this kind"));
+            }
+            if !given && wanted && required {
+                return refuse(format!("`{field}` is missing"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How far an operation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OperationState {
+    /// In the document, nothing done yet.
+    Planned,
+    /// Being carried out.
+    Running,
+    /// Finished; final.
+    Done,
+    /// Given up with a reason; final.
+    Failed,
+    /// Taken back before data depended on it; final.
+    Cancelled,
+}
+
+/// Answer of `POST /v1/operations` and `GET /v1/operations/{id}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperationStatus {
+    /// As it was posted.
+    pub request: OperationRequest,
+    /// How far it is.
+    pub state: OperationState,
+    /// Epoch of the document that took it in.
+    pub posted_epoch: u64,
+    /// Epoch of the document that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_epoch: Option<u64>,
+    /// Moves of partition replicas that it consists of.
+    pub moves_total: u32,
+    /// Moves that are over.
+    pub moves_done: u32,
+    /// Bytes moved so far.
+    pub moved_bytes: u64,
+    /// Why it waits or failed, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// A partition by name: never by index alone, since doubling renames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PartitionName {
+    /// log2 of the number of partitions.
+    pub bits: u8,
+    /// Which of them, from 0.
+    pub index: u32,
+}
+
+/// Answer of `POST /v1/operations?dryRun=true`: who would give what to whom.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperationPlan {
+    /// As it was asked.
+    pub request: OperationRequest,
+    /// Epoch of the document that was planned on.
+    pub base_epoch: u64,
+    /// Every move, in the order of their partitions.
+    pub moves: Vec<PlannedMove>,
+    /// Bytes that would go over the network in all.
+    pub total_bytes: u64,
+    /// The same per node, only nodes that give or get something.
+    pub nodes: Vec<NodePlan>,
+    /// What is at stake while it runs.
+    pub risk: Risk,
+}
+
+/// One replica of one partition changing hands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedMove {
+    /// The partition.
+    pub partition: PartitionName,
+    /// The data center whose slot moves.
+    pub datacenter: String,
+    /// Who gives; none when a copy is added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<NodeId>,
+    /// Who gets.
+    pub to: NodeId,
+    /// Estimated size.
+    pub bytes: u64,
+}
+
+/// What a plan means for one node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodePlan {
+    /// The node.
+    pub node: NodeId,
+    /// Partition replicas it owns now.
+    pub partitions_before: u32,
+    /// Partition replicas it owns afterwards.
+    pub partitions_after: u32,
+    /// Bytes it receives.
+    pub in_bytes: u64,
+    /// Bytes it sends.
+    pub out_bytes: u64,
+}
+
+/// What is at stake while a plan runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Risk {
+    /// How bad at worst.
+    pub level: RiskLevel,
+    /// Why, for people; empty when there is none.
+    pub reasons: Vec<String>,
+}
+
+/// How bad a plan can get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RiskLevel {
+    /// Nothing moves.
+    None,
+    /// Copies and failure domains stay as they are throughout.
+    Low,
+    /// Some partition runs with fewer copies or failure domains than wished.
+    Reduced,
+    /// Some partition would lose its quorum if one more node failed.
+    High,
+}

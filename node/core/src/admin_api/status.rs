@@ -1,0 +1,206 @@
+//! `GET /v1/status`: the cluster as one node sees it.
+//!
+//! The first thing in it answers "is my data safe now?" ([`Safety`]); the rest says why: the
+//! document, the partitions, and one row per node that the document or gossip knows.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::admin_api::{OperationStatus, PartitionHealth, Safety};
+use crate::id::{ClusterId, NodeId};
+use crate::quorum::Level;
+
+/// Answer of `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Is my data safe now?
+    pub safety: Safety,
+    /// Who answers.
+    pub answered_by: NodeId,
+    /// Version of the program that answers.
+    pub server_version: String,
+    /// The cluster; none before it is formed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterStatus>,
+    /// The partitions counted by what is up.
+    pub partitions: PartitionHealth,
+    /// Every node of the document and every other that gossip knows, by id.
+    pub nodes: Vec<NodeStatus>,
+    /// Operations that are not over.
+    #[serde(default)]
+    pub operations: Vec<OperationStatus>,
+}
+
+/// What the document says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterStatus {
+    /// Never changes.
+    pub cluster_id: ClusterId,
+    /// For people.
+    pub cluster_name: String,
+    /// Number of the document that the answering node uses.
+    pub epoch: u64,
+    /// Its hash, hexadecimal.
+    pub document_hash: String,
+    /// Whether every member that is up uses this very document.
+    pub settled: bool,
+    /// Members in the document.
+    pub members: u32,
+    /// Members that are up (alive or suspect).
+    pub members_up: u32,
+    /// Copies in each data center.
+    pub replication: BTreeMap<String, u32>,
+    /// log2 of the number of partitions.
+    pub partition_bits: u8,
+    /// Settings of buckets without an entry.
+    pub defaults: DefaultsStatus,
+}
+
+/// Settings of buckets without an entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DefaultsStatus {
+    /// Read level.
+    pub r: Level,
+    /// Write level.
+    pub w: Level,
+    /// Whether stand-ins count.
+    pub sloppy: bool,
+    /// `memory`, `periodic`, `group` or `each`.
+    pub durability: String,
+    /// `siblings` or `lww`.
+    pub mode: String,
+}
+
+/// What gossip says about a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Liveness {
+    /// Its heartbeats arrive.
+    Alive,
+    /// They are late; it still counts as up.
+    Suspect,
+    /// They stopped, or it said goodbye.
+    Down,
+    /// The document names it, but gossip never heard of it.
+    Unheard,
+}
+
+impl Liveness {
+    /// Whether requests are sent there and its copies count as reachable.
+    pub fn is_up(self) -> bool {
+        matches!(self, Self::Alive | Self::Suspect)
+    }
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// Its identity.
+    pub id: NodeId,
+    /// What gossip says.
+    pub liveness: Liveness,
+    /// Milliseconds since `liveness` changed; none for `unheard`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_ms: Option<u64>,
+    /// Its state in the document; none when the document does not name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<String>,
+    /// Where clients reach it (`host:port`); empty when unknown. So for the next two.
+    pub http: String,
+    /// Where other nodes reach it.
+    pub peer: String,
+    /// Where the admin API of this node is.
+    pub admin: String,
+    /// Physical machine.
+    pub machine: String,
+    /// Rack.
+    pub rack: String,
+    /// Zone.
+    pub zone: String,
+    /// Data center.
+    pub datacenter: String,
+    /// Share of the data it should hold, relative to the others.
+    pub weight: u32,
+    /// Partition replicas that it owns.
+    pub partitions: u32,
+    /// The same as a part of all partition replicas, 0 to 1.
+    pub owned: f64,
+    /// Epoch of the document that it uses, as far as it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// Number of its present start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<u64>,
+    /// The mark that it last said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<u64>,
+    /// Suspicion, as the negative decimal logarithm of the chance that it is alive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phi: Option<f64>,
+    /// Version of its program; empty when unknown.
+    pub version: String,
+    /// What its store holds; the answering node knows only its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<NodeLoad>,
+}
+
+/// What a node's store holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeLoad {
+    /// Bytes of its tables and log on disk.
+    pub disk_bytes: u64,
+    /// Bytes of writes in memory, not yet in a table.
+    pub memory_bytes: u64,
+    /// Free bytes on its volume.
+    pub free_bytes: u64,
+    /// Estimated number of records, tombstones included.
+    pub records: u64,
+    /// Why writes are refused, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+impl Status {
+    /// The first line of `kvasir status`: name, verdict and sentence.
+    pub fn headline(&self) -> String {
+        let word = self.safety.verdict.word();
+        match &self.cluster {
+            Some(cluster) => format!("{}  {word}  {}", cluster.cluster_name, self.safety.sentence),
+            None => format!("{word}  {}", self.safety.sentence),
+        }
+    }
+
+    /// The second line: nodes, n/r/w, ring, operations. None before the cluster is formed.
+    pub fn summary(&self) -> Option<String> {
+        let cluster = self.cluster.as_ref()?;
+        let copies = match cluster.replication.len() {
+            1 => cluster.replication.values().sum::<u32>().to_string(),
+            _ => cluster
+                .replication
+                .iter()
+                .map(|(name, copies)| format!("{name}:{copies}"))
+                .collect::<Vec<_>>()
+                .join("+"),
+        };
+        let settled = if cluster.settled { "settled" } else { "spreading" };
+        Some(format!(
+            "nodes {} ({} up)   n/r/w {copies}/{}/{}   ring epoch {} {settled}   partitions {} \
+             ({} under-replicated, {} without quorum, {} moving)",
+            cluster.members,
+            cluster.members_up,
+            cluster.defaults.r,
+            cluster.defaults.w,
+            cluster.epoch,
+            self.partitions.total,
+            self.partitions.under_replicated,
+            self.partitions.no_quorum,
+            self.partitions.moving,
+        ))
+    }
+}
