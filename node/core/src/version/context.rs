@@ -104,9 +104,17 @@ impl Context {
         vector.chain(cloud.map(|dot| (dot.actor, dot.count)))
     }
 
-    /// Takes one entry of a vector that is being read in order.
-    pub(super) fn push_vector(&mut self, actor: Actor, count: u64) {
-        self.vector.insert(actor, count);
+    /// The context with these parts, or `None` if they are not in canonical form.
+    pub(super) fn from_canonical(
+        vector: BTreeMap<Actor, u64>,
+        cloud: BTreeSet<Dot>,
+    ) -> Option<Self> {
+        let context = Self { vector, cloud };
+        let counted = context.vector.values().all(|&count| count > 0);
+        let beyond_a_hole =
+            |dot: &Dot| dot.count.saturating_sub(1) > context.contiguous(&dot.actor);
+        let canonical = counted && context.cloud.iter().all(beyond_a_hole);
+        canonical.then_some(context)
     }
 
     /// Moves into the vector what is next in line for it.

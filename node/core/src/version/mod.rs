@@ -16,14 +16,25 @@
 //! Data Types", 2018) used as a multi-value register, and dotted version vectors (Preguiça et al.,
 //! 2012).
 
+pub mod codec;
 pub mod context;
 pub mod dot;
+pub mod lww;
+pub mod mint;
+pub mod record;
 pub mod set;
 pub mod sibling;
 pub mod stamp;
+pub mod token;
+pub mod view;
 
+pub use codec::{CodecError, Digest};
 pub use context::Context;
 pub use dot::{Actor, Dot};
+pub use mint::{ContextRefused, Minted, Minter, SerialFloor};
+pub use record::Record;
 pub use set::SiblingSet;
 pub use sibling::{Payload, Sibling};
 pub use stamp::{HybridClock, Stamp};
+pub use token::{Token, TokenError, TokenKey};
+pub use view::{Etag, Group, View, Vtag};
