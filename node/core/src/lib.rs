@@ -11,6 +11,7 @@ pub mod admin_api;
 pub mod id;
 pub mod limits;
 pub mod quorum;
+pub mod ring;
 pub mod version;
 
 pub mod explore;
