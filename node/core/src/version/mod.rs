@@ -38,3 +38,6 @@ pub use sibling::{Payload, Sibling};
 pub use stamp::{HybridClock, Stamp};
 pub use token::{Token, TokenError, TokenKey};
 pub use view::{Etag, Group, View, Vtag};
+
+#[cfg(test)]
+mod tests;
