@@ -7,10 +7,17 @@
 
 pub mod disk;
 pub mod error;
+mod guard;
+mod health;
 pub mod key;
+mod log;
 pub mod maintenance;
+mod memtable;
+mod merge;
+pub mod meta;
 pub mod observer;
 pub mod options;
+mod sealed;
 pub mod stats;
 pub mod store;
 pub mod ticket;

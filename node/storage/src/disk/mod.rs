@@ -79,7 +79,8 @@ pub trait AppendFile: Send {
     /// Makes everything appended so far durable (fdatasync). Never repeat it after an error.
     fn sync(&mut self) -> io::Result<()>;
 
-    /// Cuts the file back to `length` bytes, durably: undoes an append that failed half way.
+    /// Cuts the file back to `length` bytes: undoes an append that failed half way. Durable with
+    /// the next sync.
     fn cut(&mut self, length: u64) -> io::Result<()>;
 
     /// Reserves space so that appends up to `bytes` cannot fail for lack of it, where the file

@@ -1,0 +1,159 @@
+//! One record of the commit log, and how a torn tail is told from damage.
+//!
+//! Layout (little endian): `crc32c u32 | body length u32 | kind u8 | synced u32 | sequence u64 |
+//! key length u16 | key | value`. The checksum covers all of it behind itself, the segment's id and
+//! the record's offset. `synced` is how many bytes of the segment were durable when the record was
+//! written: a sound record whose `synced` lies behind a bad one proves that the bad one was durable
+//! once, so it is damage; without such a proof it is the torn tail of a write that nobody was
+//! promised (rule R4).
+
+use crate::key::TableKey;
+use crate::sealed::{placed_crc, u32_at, u64_at};
+use bytes::Bytes;
+
+/// Bytes before the body.
+pub(crate) const HEAD_BYTES: usize = 21;
+
+const PUT: u8 = 1;
+const ERASE: u8 = 2;
+
+/// A change in the order of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) sequence: u64,
+    pub(crate) key: TableKey,
+    /// `None` erases.
+    pub(crate) value: Option<Bytes>,
+}
+
+impl Record {
+    /// Bytes that the record takes in a segment.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        stored_bytes(&self.key, self.value.as_ref())
+    }
+
+    /// Appends the record to `out`, which will be written so that it ends up at `offset`.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>, segment: u64, offset: u64, synced: u32) {
+        let start = out.len();
+        let key = self.key.as_bytes();
+        let value = self.value.as_deref().unwrap_or_default();
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&((2 + key.len() + value.len()) as u32).to_le_bytes());
+        out.push(if self.value.is_some() { PUT } else { ERASE });
+        out.extend_from_slice(&synced.to_le_bytes());
+        out.extend_from_slice(&self.sequence.to_le_bytes());
+        out.extend_from_slice(&(key.len() as u16).to_le_bytes());
+        out.extend_from_slice(key);
+        out.extend_from_slice(value);
+        let crc = placed_crc(&[&out[start + 4..]], segment, offset);
+        out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+/// Bytes that a change of this key to this value takes in a segment.
+pub(crate) fn stored_bytes(key: &TableKey, value: Option<&Bytes>) -> usize {
+    HEAD_BYTES + 2 + key.as_bytes().len() + value.map_or(0, Bytes::len)
+}
+
+/// A record found in a segment.
+pub(crate) struct Found {
+    pub(crate) record: Record,
+    /// Bytes of it in the segment.
+    pub(crate) length: usize,
+    /// Bytes of the segment that were durable when it was written.
+    pub(crate) synced: u64,
+}
+
+/// Reads the record at `offset` of a segment's bytes; `None` if there is no sound one.
+pub(crate) fn decode(segment: &Bytes, id: u64, offset: usize) -> Option<Found> {
+    let head = segment.get(offset..offset.checked_add(HEAD_BYTES)?)?;
+    let (body_bytes, kind, synced) = (u32_at(head, 4) as usize, head[8], u32_at(head, 9));
+    if !matches!(kind, PUT | ERASE) || body_bytes < 2 {
+        return None;
+    }
+    let length = HEAD_BYTES + body_bytes;
+    let whole = segment.get(offset..offset.checked_add(length)?)?;
+    if placed_crc(&[&whole[4..]], id, offset as u64) != u32_at(head, 0) {
+        return None;
+    }
+    let body = segment.slice(offset + HEAD_BYTES..offset + length);
+    let key_bytes = usize::from(u16::from_le_bytes([body[0], body[1]]));
+    if body.len() < 2 + key_bytes {
+        return None;
+    }
+    let key = TableKey::from_encoded(body.slice(2..2 + key_bytes)).ok()?;
+    let value = (kind == PUT).then(|| body.slice(2 + key_bytes..));
+    let record = Record { sequence: u64_at(head, 13), key, value };
+    Some(Found { record, length, synced: u64::from(synced) })
+}
+
+/// Whether a sound record behind `bad` proves that the bytes at `bad` were durable once.
+pub(crate) fn proves_damage(segment: &Bytes, id: u64, bad: usize) -> bool {
+    let last = segment.len().saturating_sub(HEAD_BYTES);
+    (bad + 1..last.max(bad + 1)).any(|at| {
+        // The cheap test first: most positions hold no plausible head.
+        let synced = u32_at(segment, at + 9) as usize;
+        synced > bad && synced <= at && decode(segment, id, at).is_some()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn record(sequence: u64, value: Option<&[u8]>) -> Record {
+        let key = TableKey::new(sequence, b"bucket", b"key");
+        Record { sequence, key, value: value.map(Bytes::copy_from_slice) }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_comes_back_only_at_its_place(
+            value in prop::option::of(prop::collection::vec(any::<u8>(), 0..40)), synced in 0..100u32,
+        ) {
+            let (record, mut out) = (record(7, value.as_deref()), vec![9; 100]);
+            record.encode(&mut out, 3, 100, synced);
+            let segment = Bytes::from(out);
+            let found = decode(&segment, 3, 100).unwrap();
+            prop_assert_eq!(&found.record, &record);
+            prop_assert_eq!((found.length, found.synced), (record.stored_bytes(), u64::from(synced)));
+            prop_assert_eq!(segment.len(), 100 + record.stored_bytes());
+            prop_assert!(decode(&segment, 4, 100).is_none(), "another segment");
+            prop_assert!(decode(&segment.slice(1..), 3, 99).is_none(), "another offset");
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), at in 0..220usize) {
+            let segment = Bytes::from(bytes);
+            decode(&segment, 1, at);
+            proves_damage(&segment, 1, at);
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let mut out = Vec::new();
+        record(1, Some(b"value")).encode(&mut out, 1, 0, 0);
+        for bit in 0..out.len() * 8 {
+            let mut flipped = out.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&Bytes::from(flipped), 1, 0).is_none(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn only_a_record_written_after_a_sync_proves_damage() {
+        let first = record(1, Some(b"one"));
+        let end = first.stored_bytes();
+        for (synced, proof) in [(0, false), (end as u32, true)] {
+            let mut out = Vec::new();
+            first.encode(&mut out, 1, 0, 0);
+            record(2, Some(b"two")).encode(&mut out, 1, end as u64, synced);
+            out[HEAD_BYTES] ^= 1;
+            let segment = Bytes::from(out);
+            assert!(decode(&segment, 1, 0).is_none());
+            assert_eq!(proves_damage(&segment, 1, 0), proof);
+        }
+    }
+}

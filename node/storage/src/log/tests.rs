@@ -1,0 +1,264 @@
+use super::*;
+use crate::disk::MemoryDisk;
+use crate::disk::memory::{Crash, Fault, Op};
+use crate::error::OpenError;
+use std::collections::BTreeSet;
+
+const DIR: &str = "/d/log";
+
+fn key(number: u64) -> TableKey {
+    TableKey::new(number, b"bucket", b"key")
+}
+
+fn disk() -> MemoryDisk {
+    let disk = MemoryDisk::new();
+    disk.create_dir(Path::new(DIR)).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    disk.sync_dir(Path::new("/d")).unwrap();
+    disk
+}
+
+fn log_after(disk: &MemoryDisk, segment_bytes: u64, last: u64, next_id: u64) -> (Log, Arc<Health>) {
+    let health = Arc::new(Health::default());
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    (Log::new(disk, DIR.into(), segment_bytes, health.clone(), last, next_id, vec![]), health)
+}
+
+fn log(disk: &MemoryDisk) -> (Log, Arc<Health>) {
+    log_after(disk, 1 << 20, 0, 1)
+}
+
+fn put(log: &Log, durability: Durability) -> Appended {
+    let number = log.last() + 1;
+    log.append(&key(number), Some(&Bytes::from(vec![number as u8; 50])), durability)
+}
+
+fn replayed(disk: &MemoryDisk, floor: u64) -> Result<(Vec<u64>, replay::Replayed), OpenError> {
+    let mut sequences = Vec::new();
+    let all = replay::replay(disk, Path::new(DIR), floor, &mut |record| {
+        let value = Bytes::from(vec![record.sequence as u8; 50]);
+        assert_eq!((record.key, record.value), (key(record.sequence), Some(value)));
+        sequences.push(record.sequence);
+        Ok(())
+    })?;
+    Ok((sequences, all))
+}
+
+fn to(last: u64) -> Vec<u64> {
+    (1..=last).collect()
+}
+
+#[test]
+fn one_sync_serves_a_batch_and_each_mode_waits_for_its_own() {
+    let disk = disk();
+    let (log, _) = log(&disk);
+    let memory = put(&log, Durability::Memory);
+    assert!(memory.durable.is_ready() && !memory.schedule);
+    let periodic = put(&log, Durability::Periodic);
+    assert!(!periodic.durable.is_ready() && periodic.schedule);
+    assert!(!log.run());
+    assert_eq!(periodic.durable.wait(), Ok(()));
+    assert_eq!(log.figures.syncs.get(), 1, "only the segment's head");
+    let grouped: Vec<Appended> = (0..10).map(|_| put(&log, Durability::Group)).collect();
+    assert_eq!(grouped.iter().filter(|appended| appended.schedule).count(), 1);
+    let (keep, _) = log.durable(2, Durability::Group);
+    assert!(!keep.is_ready(), "record 2 was written but never synced");
+    assert!(!log.run());
+    assert!(grouped.into_iter().all(|appended| appended.durable.wait() == Ok(())));
+    assert_eq!((keep.wait(), log.figures.syncs.get()), (Ok(()), 2));
+    assert!(log.durable(12, Durability::Each).0.is_ready());
+    let image = disk.image(Crash::DropAll, 0);
+    assert_eq!(replayed(&image, 0).unwrap().0, to(12));
+    assert_eq!(replayed(&image, 10).unwrap().0, [11, 12]);
+}
+
+#[test]
+fn segments_end_by_size_or_on_demand_and_go_when_released() {
+    let disk = disk();
+    let (log, _) = log_after(&disk, 200, 0, 1);
+    for _ in 0..20 {
+        put(&log, Durability::Group);
+        log.run();
+    }
+    let count = |disk: &MemoryDisk| replay::segments(disk, Path::new(DIR)).unwrap().len();
+    let before = count(&disk);
+    assert!(before > 4);
+    log.new_segment_soon();
+    put(&log, Durability::Group);
+    log.run();
+    assert_eq!(count(&disk), before + 1);
+    log.release(20);
+    assert_eq!((count(&disk), replayed(&disk, 20).unwrap().0), (1, vec![21]));
+    log.finish(21);
+    assert_eq!((count(&disk), log.figures.bytes_on_disk.get()), (0, 0));
+}
+
+#[test]
+fn a_failed_sync_ends_acknowledgements_for_good() {
+    let disk = disk();
+    let (log, health) = log(&disk);
+    disk.fail(Fault::once(Some(Op::Sync), "log", 2, io::ErrorKind::Other));
+    let first = put(&log, Durability::Group);
+    log.run();
+    assert!(matches!(first.durable.wait(), Err(WriteError::Failed(_))));
+    assert!(health.failed().unwrap().contains("sync"));
+    let calls = disk.total_calls();
+    let second = put(&log, Durability::Group);
+    assert!(second.schedule && !log.run());
+    assert!(matches!(second.durable.wait(), Err(WriteError::Failed(_))));
+    assert_eq!(disk.total_calls(), calls, "nothing is tried again");
+}
+
+#[test]
+fn a_full_disk_keeps_the_batch_and_goes_on_when_there_is_space() {
+    let disk = disk();
+    let (log, health) = log(&disk);
+    put(&log, Durability::Group);
+    log.run();
+    disk.set_capacity(Some(200));
+    let failed: Vec<_> = (0..5).map(|_| put(&log, Durability::Group).durable).collect();
+    assert!(!log.run());
+    assert!(health.refusing().is_some() && health.failed().is_none());
+    for ticket in failed {
+        assert!(matches!(ticket.wait(), Err(WriteError::Full(_))));
+    }
+    assert_eq!(replayed(&disk.image(Crash::DropAll, 0), 0).unwrap().0, [1]);
+    assert!(log.nudge(false) && !log.run(), "still full");
+    disk.heal();
+    assert!(log.nudge(true) && !log.run());
+    assert!(health.refusing().is_none());
+    assert_eq!(replayed(&disk.image(Crash::DropAll, 0), 0).unwrap().0, to(6));
+}
+
+#[test]
+fn a_crash_at_any_call_keeps_a_prefix_with_everything_acknowledged() {
+    let (mut images, mut torn) = (0, 0);
+    for calls in 0.. {
+        let disk = disk();
+        let (log, health) = log_after(&disk, 600, 0, 1);
+        let before = disk.total_calls();
+        disk.stop_after(calls);
+        let mut acknowledged = 0;
+        for batch in 0..8 {
+            let tickets: Vec<_> = (0..4)
+                .map(|_| put(&log, [Durability::Group, Durability::Periodic][batch % 2]).durable)
+                .collect();
+            log.run();
+            if batch % 2 == 0 && tickets.into_iter().all(|ticket| ticket.wait().is_ok()) {
+                acknowledged = log.last();
+            }
+        }
+        for seed in 0..8 {
+            for crash in [
+                Crash::DropAll,
+                Crash::KeepAll,
+                Crash::Subset(512),
+                Crash::Subset(4096),
+                Crash::Torn(512),
+            ] {
+                let image = disk.image(crash, seed);
+                let (found, all) = replayed(&image, 0).unwrap();
+                assert_eq!(found, to(found.len() as u64), "{calls} {crash:?} {seed}");
+                assert!(found.len() as u64 >= acknowledged, "{calls} {crash:?} {seed}");
+                torn += u64::from(all.torn_bytes > 0);
+                images += 1;
+                let again = replayed(&image.image(Crash::DropAll, 0), 0).unwrap();
+                assert_eq!(
+                    (again.0, again.1.torn_bytes),
+                    (found, 0),
+                    "a second start finds the same"
+                );
+            }
+        }
+        if health.failed().is_none() {
+            assert!(calls < 200 && before < 10);
+            break;
+        }
+    }
+    assert!(images > 500 && torn > 50, "{images} {torn}");
+}
+
+#[test]
+fn damage_before_the_tail_is_named_and_never_cut() {
+    let disk = disk();
+    let (log, _) = log_after(&disk, 600, 0, 1);
+    for _ in 0..12 {
+        put(&log, Durability::Group);
+        log.run();
+    }
+    let ids = replay::segments(&disk, Path::new(DIR)).unwrap();
+    assert!(ids.len() >= 2);
+    for id in &ids {
+        let path = segment_path(Path::new(DIR), *id);
+        let whole = disk.content(&path).unwrap();
+        let last_record =
+            whole.len() - record::stored_bytes(&key(1), Some(&Bytes::from(vec![0; 50])));
+        for offset in 0..whole.len() {
+            let image = disk.image(Crash::KeepAll, 0);
+            image.flip_bit(&path, offset as u64, (offset % 8) as u8);
+            let in_tail = Some(id) == ids.last() && offset >= last_record;
+            match replayed(&image, 0) {
+                Ok((found, all)) => {
+                    assert!(in_tail, "segment {id}, byte {offset}: damage was taken for a tail");
+                    assert_eq!((found, all.torn_bytes > 0), (to(11), true));
+                }
+                Err(OpenError::Damaged(damage)) => {
+                    assert!(!in_tail && damage.path == path && damage.offset <= offset as u64);
+                    assert_eq!(image.content(&path).unwrap().len(), whole.len(), "nothing was cut");
+                }
+                Err(OpenError::NewerVersion { .. }) => panic!("a flipped version is damage"),
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_missing_segment_is_noticed_and_a_released_one_is_not() {
+    let disk = disk();
+    let (log, _) = log_after(&disk, 200, 0, 1);
+    for _ in 0..12 {
+        put(&log, Durability::Group);
+        log.run();
+    }
+    let ids = replay::segments(&disk, Path::new(DIR)).unwrap();
+    for id in &ids[..ids.len() - 1] {
+        let image = disk.image(Crash::KeepAll, 0);
+        image.remove(&segment_path(Path::new(DIR), *id)).unwrap();
+        assert!(matches!(replayed(&image, 0), Err(OpenError::Damaged(_))), "segment {id}");
+        assert_eq!(replayed(&image, 12).unwrap().0, [], "all of it is in tables");
+    }
+}
+
+#[test]
+fn a_newer_segment_is_refused_by_version() {
+    let disk = disk();
+    let newer = crate::sealed::Kind { version: 2, ..segment::SEGMENT };
+    let head = crate::sealed::seal(&newer, 1, &1u64.to_le_bytes());
+    disk.plant(&segment_path(Path::new(DIR), 1), &head);
+    assert!(matches!(replayed(&disk, 0), Err(OpenError::NewerVersion { found: 2, .. })));
+}
+
+#[test]
+fn threads_append_while_batches_are_written() {
+    let disk = disk();
+    let (log, _) = log_after(&disk, 4_000, 0, 1);
+    let (log, acknowledged) = (&log, Mutex::new(BTreeSet::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    let value = Bytes::from(vec![1; 50]);
+                    let appended = log.append(&key(1), Some(&value), Durability::Group);
+                    if appended.schedule {
+                        while log.run() {}
+                    }
+                    assert_eq!(appended.durable.wait(), Ok(()));
+                    lock(&acknowledged).insert(appended.sequence);
+                }
+            });
+        }
+    });
+    assert_eq!(lock(&acknowledged).len(), 800);
+    assert!(log.figures.batches.get() <= 800);
+}
