@@ -1,0 +1,391 @@
+//! Receiving: of two heartbeats of one member the larger is taken.
+
+use crate::gossip::member::{Ghost, Member, RETIRED_TAGS_MAX};
+use crate::gossip::message::{Body, Entry, Message, Pulse, Send, Standing, Target};
+use crate::gossip::profile::{Profile, Tag};
+use crate::gossip::rows::{Row, Unreadable};
+use crate::gossip::spread::STANDINGS_MAX;
+use crate::gossip::state::{Gossip, TagPlace, is_ours};
+use crate::gossip::view::{Event, Refusal, Status};
+use crate::id::NodeId;
+
+/// Tags in one question. Their answers fill at most a few messages.
+const WANT_MAX: usize = 256;
+/// Questions sent in answer to one list.
+const WANTS_AT_ONCE: usize = 8;
+/// Foreign clusters that are told of by name.
+const FOREIGN_TOLD_MAX: usize = 16;
+/// Intervals for which a process with an older boot must go on beating before it counts as a copy
+/// of the volume: longer than a message can be late.
+const GHOST_INTERVALS: u64 = 5;
+
+/// What one list showed about the state of its sender.
+#[derive(Default)]
+struct Seen {
+    /// By index: whether the list had a row of the member.
+    rows: Vec<bool>,
+    /// Members of which the sender has a superseded profile.
+    behind: Vec<usize>,
+    /// Tags that nobody here knows.
+    unknown: Vec<Tag>,
+}
+
+impl Gossip {
+    /// Takes in a message that came from the node `from` (as its connection says), and returns
+    /// what to send in answer.
+    pub fn receive(&mut self, now_ms: u64, from: NodeId, message: Message) -> Vec<Send> {
+        self.live_until(now_ms);
+        self.counters.received += 1;
+        let Message { sender, body } = message;
+        if sender.profile.id != from {
+            self.refuse(Refusal::NotItsSender);
+            return Vec::new();
+        }
+        let echo = from == self.me.id
+            && (sender.profile.boot, sender.profile.nonce) == (self.me.boot, self.me.nonce);
+        if echo || !self.absorb(sender, now_ms, true) || from == self.me.id {
+            return Vec::new();
+        }
+        match body {
+            Body::List { complete, standings, rows } => {
+                self.take_list(now_ms, from, complete, &standings, &rows)
+            }
+            Body::Want { tags } => self.answer_want(from, &tags),
+            Body::Profiles { entries } => {
+                for entry in entries {
+                    self.asked.remove(&entry.profile.tag());
+                    self.absorb(entry, now_ms, false);
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    fn take_list(
+        &mut self,
+        now_ms: u64,
+        from: NodeId,
+        complete: bool,
+        standings: &[Standing],
+        rows: &[u8],
+    ) -> Vec<Send> {
+        if standings.len() > STANDINGS_MAX || rows.len() > self.config.message_max_bytes {
+            self.refuse(Refusal::Oversize);
+            return Vec::new();
+        }
+        let mut seen = Seen { rows: vec![false; self.members.len()], ..Seen::default() };
+        if self.take_rows(now_ms, from, standings, rows, &mut seen).is_err() {
+            self.refuse(Refusal::Malformed);
+            return Vec::new();
+        }
+        let mut sends = Vec::new();
+        for tags in seen.unknown.chunks(WANT_MAX).take(WANTS_AT_ONCE) {
+            self.asked.extend(tags.iter().map(|tag| (*tag, self.lived_ms)));
+            sends.push(self.reply(Target::Node(from), Body::Want { tags: tags.to_vec() }));
+        }
+        if complete {
+            sends.extend(self.complete_list(from, seen));
+        }
+        sends
+    }
+
+    /// Walks the rows and the own list side by side, since both are in the order of tags.
+    fn take_rows(
+        &mut self,
+        now_ms: u64,
+        from: NodeId,
+        standings: &[Standing],
+        mut bytes: &[u8],
+        seen: &mut Seen,
+    ) -> Result<(), Unreadable> {
+        let mut cursor = 0;
+        while !bytes.is_empty() {
+            let row = Row::unpack(&mut bytes)?;
+            let standing = *standings.get(usize::from(row.standing)).ok_or(Unreadable)?;
+            if row.tag == self.my_tag {
+                self.hear_of_me(from, &row);
+                continue;
+            }
+            if self.by_tag.get(cursor).is_none_or(|place| place.tag > row.tag) {
+                cursor = self.by_tag.partition_point(|place| place.tag < row.tag);
+            }
+            while self.by_tag.get(cursor).is_some_and(|place| place.tag < row.tag) {
+                cursor += 1;
+            }
+            match self.by_tag.get(cursor).filter(|place| place.tag == row.tag) {
+                Some(&TagPlace { index, current, .. }) => {
+                    let index = index as usize;
+                    seen.rows[index] = true;
+                    if current {
+                        self.take_row(index, &row, standing, now_ms);
+                    } else {
+                        seen.behind.push(index);
+                    }
+                }
+                None if self.worth_asking(&row) => seen.unknown.push(row.tag),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn take_row(&mut self, index: usize, row: &Row, standing: Standing, now_ms: u64) {
+        let member = &self.members[index];
+        if (row.refutation, row.counter) > member.pulse.age() {
+            let pulse = Pulse {
+                refutation: row.refutation,
+                counter: row.counter,
+                mark: row.mark(&member.profile),
+                standing,
+                leaving: row.leaving,
+            };
+            self.advance(index, pulse, now_ms);
+        }
+    }
+
+    /// Somebody's row of this very node: if it is not held for alive, and the belief is not older
+    /// than the last answer to one, raise the refutation counter.
+    fn hear_of_me(&mut self, accuser: NodeId, row: &Row) {
+        let accused = row.opinion != Status::Alive && !row.leaving;
+        if accused && !self.pulse.leaving && row.refutation >= self.pulse.refutation {
+            self.pulse.refutation = row.refutation.saturating_add(1);
+            self.beat();
+            let refutation = self.pulse.refutation;
+            self.tell(Event::Refuted { accuser, refutation });
+        }
+    }
+
+    /// Whether to ask for the profile of an unknown tag: not if its member is down (it would never
+    /// be forgotten everywhere), not if it was asked for just now, not if it is an own old one.
+    fn worth_asking(&self, row: &Row) -> bool {
+        let again = 2 * self.config.interval_ms;
+        let recent = |asked: &u64| self.lived_ms.saturating_sub(*asked) < again;
+        row.opinion.is_up()
+            && !row.leaving
+            && !self.my_retired.contains(&row.tag)
+            && !self.asked.get(&row.tag).is_some_and(recent)
+    }
+
+    /// Answers a complete list with the rows of members that its sender does not know, or knows by
+    /// a superseded profile only.
+    fn complete_list(&mut self, from: NodeId, seen: Seen) -> Option<Send> {
+        let mut lacking: Vec<usize> = (0..seen.rows.len())
+            .filter(|&index| !seen.rows[index] && self.members[index].status.is_up())
+            .filter(|&index| self.members[index].profile.id != from)
+            .chain(seen.behind)
+            .collect();
+        if lacking.is_empty() {
+            return None;
+        }
+        lacking.sort_unstable_by_key(|&index| self.members[index].tag);
+        lacking.dedup();
+        let body = self.list(lacking.into_iter(), false);
+        Some(self.reply(Target::Node(from), body))
+    }
+
+    fn answer_want(&mut self, from: NodeId, tags: &[Tag]) -> Vec<Send> {
+        if tags.len() > WANT_MAX {
+            self.refuse(Refusal::Oversize);
+            return Vec::new();
+        }
+        let mut batches = vec![Vec::new()];
+        let room = self.config.message_max_bytes - 4 * 1024;
+        let mut used = 0;
+        for tag in tags {
+            let place = self.by_tag.binary_search_by_key(tag, |place| place.tag);
+            let Ok(place) = place.map(|at| self.by_tag[at]) else { continue };
+            let member = &self.members[place.index as usize];
+            let size = member.profile.size_bound() + 80;
+            if used + size > room {
+                batches.push(Vec::new());
+                used = 0;
+            }
+            used += size;
+            if let Some(batch) = batches.last_mut() {
+                batch.push(Entry { profile: member.profile.clone(), pulse: member.pulse });
+            }
+        }
+        batches.retain(|entries| !entries.is_empty());
+        batches
+            .into_iter()
+            .map(|entries| self.reply(Target::Node(from), Body::Profiles { entries }))
+            .collect()
+    }
+
+    /// Takes in a member in full; `direct` when it says so itself. False when it was refused.
+    fn absorb(&mut self, entry: Entry, now_ms: u64, direct: bool) -> bool {
+        let profile = &entry.profile;
+        if profile.check().is_err() {
+            self.refuse(Refusal::Malformed);
+            return false;
+        }
+        if !is_ours(self.me.cluster, profile.cluster) {
+            self.refuse(Refusal::Foreign);
+            let (cluster, address) = (profile.cluster, profile.addresses.peer.clone());
+            if self.foreign_told.len() < FOREIGN_TOLD_MAX && self.foreign_told.insert(cluster) {
+                self.tell(Event::Foreign { cluster, address });
+            }
+            return false;
+        }
+        if profile.id == self.me.id {
+            self.absorb_own_id(profile);
+            return true;
+        }
+        match self.by_id.get(&profile.id) {
+            Some(&index) => {
+                self.absorb_known(index, entry, now_ms, direct);
+                true
+            }
+            None => self.admit(entry, now_ms),
+        }
+    }
+
+    fn admit(&mut self, entry: Entry, now_ms: u64) -> bool {
+        let id = entry.profile.id;
+        if self.members.len() >= self.config.members_max && !self.pinned.contains(&id) {
+            self.refuse(Refusal::Full);
+            return false;
+        }
+        let (tag, index, mark) = (entry.profile.tag(), self.members.len(), entry.pulse.mark);
+        let interval_ms = self.config.interval_ms;
+        self.members.push(Member::new(entry, tag, self.lived_ms, now_ms, interval_ms));
+        self.by_id.insert(id, index);
+        self.insert_tag(TagPlace { tag, index: index as u32, current: true });
+        self.tell(Event::Joined(id));
+        self.check_mark(index, mark);
+        true
+    }
+
+    fn absorb_known(&mut self, index: usize, entry: Entry, now_ms: u64, direct: bool) {
+        let member = &self.members[index];
+        let theirs = (entry.profile.boot, entry.profile.nonce);
+        if theirs.0 == member.profile.boot && theirs.1 != member.profile.nonce {
+            self.tell_of_clone(index, &entry.profile);
+        }
+        if theirs > self.members[index].process() {
+            self.supersede(index, entry, now_ms);
+        } else if theirs == self.members[index].process() {
+            if entry.profile.revision > self.members[index].profile.revision {
+                self.replace_profile(index, &entry);
+            }
+            if entry.pulse.age() > self.members[index].pulse.age() {
+                self.advance(index, entry.pulse, now_ms);
+            }
+            self.retire_tag(index, entry.profile.tag());
+        } else {
+            if direct {
+                self.notice_ghost(index, &entry);
+            }
+            self.retire_tag(index, entry.profile.tag());
+        }
+    }
+
+    /// A later start of a known node: its history is another's.
+    fn supersede(&mut self, index: usize, entry: Entry, now_ms: u64) {
+        let (id, boot, pulse) = (entry.profile.id, entry.profile.boot, entry.pulse);
+        let interval_ms = self.config.interval_ms;
+        let restarted = boot > self.members[index].profile.boot;
+        self.replace_profile(index, &entry);
+        let member = &mut self.members[index];
+        let old = std::mem::replace(
+            member,
+            Member::new(entry, member.tag, self.lived_ms, now_ms, interval_ms),
+        );
+        let fresh = member.status;
+        (member.status, member.since_ms, member.retired) = (old.status, old.since_ms, old.retired);
+        member.clone_told = old.clone_told && !restarted;
+        if restarted {
+            self.tell(Event::Restarted { id, boot });
+        }
+        self.believe(index, fresh, now_ms);
+        self.check_mark(index, pulse.mark);
+    }
+
+    fn replace_profile(&mut self, index: usize, entry: &Entry) {
+        let old = self.members[index].tag;
+        let tag = entry.profile.tag();
+        self.by_tag.retain(|place| place.tag != old && place.tag != tag);
+        let member = &mut self.members[index];
+        member.retired.retain(|other| *other != tag);
+        (member.profile, member.tag) = (entry.profile.clone(), tag);
+        self.insert_tag(TagPlace { tag, index: index as u32, current: true });
+        self.retire_tag(index, old);
+    }
+
+    /// Remembers that a tag is an old one of this member, so that it is not asked for again.
+    fn retire_tag(&mut self, index: usize, tag: Tag) {
+        let member = &mut self.members[index];
+        if tag == member.tag || member.retired.contains(&tag) {
+            return;
+        }
+        member.retired.insert(0, tag);
+        let dropped = member.retired.split_off(member.retired.len().min(RETIRED_TAGS_MAX));
+        self.by_tag.retain(|place| !dropped.contains(&place.tag));
+        self.insert_tag(TagPlace { tag, index: index as u32, current: false });
+    }
+
+    fn insert_tag(&mut self, place: TagPlace) {
+        let at = self.by_tag.partition_point(|other| other.tag < place.tag);
+        self.by_tag.insert(at, place);
+    }
+
+    fn advance(&mut self, index: usize, pulse: Pulse, now_ms: u64) {
+        self.members[index].advance(pulse, self.lived_ms);
+        let status = if pulse.leaving { Status::Down } else { Status::Alive };
+        self.believe(index, status, now_ms);
+        self.check_mark(index, pulse.mark);
+    }
+
+    fn check_mark(&mut self, index: usize, heard: u64) {
+        let id = self.members[index].profile.id;
+        let remembered = self.marks.get(&id).copied().unwrap_or(0);
+        if heard < remembered && !self.members[index].mark_told {
+            self.members[index].mark_told = true;
+            self.tell(Event::MarkBehind { id, heard, remembered });
+        }
+        if heard > remembered {
+            self.remember_mark(id, heard);
+        }
+    }
+
+    fn absorb_own_id(&mut self, profile: &Profile) {
+        let (theirs, mine) = ((profile.boot, profile.nonce), (self.me.boot, self.me.nonce));
+        if profile.boot < mine.0 || theirs == mine {
+            let tag = profile.tag();
+            if tag != self.my_tag && !self.my_retired.contains(&tag) {
+                self.my_retired.insert(0, tag);
+                self.my_retired.truncate(RETIRED_TAGS_MAX);
+            }
+        } else if self.rival_told != Some(theirs) {
+            self.rival_told = Some(theirs);
+            let address = profile.addresses.peer.clone();
+            self.tell(Event::OwnIdInUse { boot: profile.boot, address });
+        }
+    }
+
+    /// A process with an older boot says by itself that it is this member. One message may be late;
+    /// one that goes on beating is a second process.
+    fn notice_ghost(&mut self, index: usize, entry: &Entry) {
+        let (lived, wait) = (self.lived_ms, GHOST_INTERVALS * self.config.interval_ms);
+        let process = (entry.profile.boot, entry.profile.nonce);
+        let counter = entry.pulse.counter;
+        let ghost = &mut self.members[index].ghost;
+        match ghost.filter(|ghost| ghost.process == process) {
+            None => *ghost = Some(Ghost { process, counter, first_ms: lived }),
+            Some(known) if counter > known.counter && lived - known.first_ms >= wait => {
+                self.tell_of_clone(index, &entry.profile);
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn tell_of_clone(&mut self, index: usize, other: &Profile) {
+        let member = &mut self.members[index];
+        if !member.clone_told {
+            member.clone_told = true;
+            let name = |profile: &Profile| (profile.boot, profile.addresses.peer.clone());
+            let (id, listed) = (other.id, name(&member.profile));
+            self.tell(Event::Cloned { id, listed, other: name(other) });
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What nodes send each other: lists, questions for profiles, and answers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::gossip::profile::{Profile, Tag};
+use crate::id::NodeId;
+
+/// A version of the cluster document, by number and hash.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DocumentId {
+    /// Its epoch.
+    pub epoch: u64,
+    /// SHA-256 of its canonical JSON.
+    pub hash: [u8; 32],
+}
+
+impl std::fmt::Debug for DocumentId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, ..] = self.hash;
+        write!(f, "{}:{a:02x}{b:02x}{c:02x}{d:02x}", self.epoch)
+    }
+}
+
+/// What many members have in common at a time: sent once per list, not once per row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Standing {
+    /// The document that the member uses, if it has one.
+    pub document: Option<DocumentId>,
+    /// The generation (G of reclaim) that it has reached.
+    pub generation: u64,
+}
+
+/// What changes every interval about a member.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pulse {
+    /// How often it answered a suspicion in this start.
+    pub refutation: u32,
+    /// Raised every interval.
+    pub counter: u64,
+    /// The number that it fsyncs every second and with every vote.
+    pub mark: u64,
+    /// Which document and generation it is at.
+    pub standing: Standing,
+    /// It is stopping in good order.
+    pub leaving: bool,
+}
+
+impl Pulse {
+    /// What decides between two pulses of one process.
+    pub fn age(&self) -> (u32, u64) {
+        (self.refutation, self.counter)
+    }
+}
+
+/// A member in full.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// What changes rarely.
+    pub profile: Arc<Profile>,
+    /// What changes every interval.
+    pub pulse: Pulse,
+}
+
+/// One message; carries its sender in full, so that one message is enough to become known.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who sends.
+    pub sender: Entry,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What a message says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Body {
+    /// The member list, or a part of it.
+    List {
+        /// Whether it names every member that the sender knows.
+        complete: bool,
+        /// The standings that the rows refer to by position.
+        standings: Vec<Standing>,
+        /// Packed rows in the order of their tags.
+        rows: Bytes,
+    },
+    /// The receiver's list named profiles that the sender does not know.
+    Want {
+        /// Their tags.
+        tags: Vec<Tag>,
+    },
+    /// The profiles that were asked for.
+    Profiles {
+        /// Each in full.
+        entries: Vec<Entry>,
+    },
+}
+
+/// Where a message goes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    /// A known member; its address is [`crate::gossip::Gossip::peer_address`].
+    Node(NodeId),
+    /// An address of the seed list, whoever answers there.
+    Seed(String),
+}
+
+/// A message to be sent. It may be lost, doubled or late without harm.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Send {
+    /// Where it goes.
+    pub to: Target,
+    /// What it says.
+    pub message: Message,
+}
+
+impl Message {
+    /// An upper bound of its encoded size in bytes.
+    pub fn size_bound(&self) -> usize {
+        // A pulse and a standing have at most 80 and 56 bytes.
+        let entry = |entry: &Entry| entry.profile.size_bound() + 80;
+        let body = match &self.body {
+            Body::List { standings, rows, .. } => 16 + standings.len() * 56 + rows.len(),
+            Body::Want { tags } => 8 + tags.len() * 6,
+            Body::Profiles { entries } => 8 + entries.iter().map(entry).sum::<usize>(),
+        };
+        entry(&self.sender) + body
+    }
+}
