@@ -16,6 +16,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use sha2::{Digest, Sha256};
 
+use super::layout::{PlanError, PlanWarning, plan_first};
 use super::names::{BucketName, TokenSecret, from_hex, hex_u64, to_hex};
 use super::operation::OperationRecord;
 use super::partition::Partition;
@@ -176,7 +177,55 @@ pub struct Owner {
     pub datacenter: String,
 }
 
+/// What whoever forms a cluster decides about it; everything else follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewCluster {
+    /// Drawn at random by whoever forms the cluster.
+    pub cluster_id: ClusterId,
+    /// For people.
+    pub cluster_name: String,
+    /// Drawn at random.
+    pub seed: u64,
+    /// Drawn at random.
+    pub token_secret: TokenSecret,
+    /// See [`super::layout::suggest_bits`].
+    pub partition_bits: u8,
+    /// The first members; all of them must accept.
+    pub members: BTreeMap<NodeId, Member>,
+    /// Copies per data center.
+    pub replication: BTreeMap<String, u32>,
+    /// Settings of buckets without an entry.
+    pub defaults: BucketSettings,
+}
+
 impl Document {
+    /// The document of epoch 1: plans the first layout. The warnings say which wishes about racks
+    /// and zones the members' places do not allow.
+    pub fn first(cluster: NewCluster) -> Result<(Self, Vec<PlanWarning>), PlanError> {
+        let plan = plan_first(&cluster.members, &cluster.replication, cluster.partition_bits)?;
+        let document = Self {
+            cluster_id: cluster.cluster_id,
+            cluster_name: cluster.cluster_name,
+            epoch: 1,
+            parent_hash: None,
+            seed: cluster.seed,
+            token_secret: cluster.token_secret,
+            partition_bits: cluster.partition_bits,
+            members: cluster.members,
+            replication: cluster.replication,
+            defaults: cluster.defaults,
+            buckets: BTreeMap::new(),
+            table: plan.table,
+            operations: BTreeMap::new(),
+        };
+        Ok((document, plan.warnings))
+    }
+
+    /// A child that differs only in what makes it one: the next epoch, and this one's hash.
+    pub fn child(&self) -> Self {
+        Self { epoch: self.epoch + 1, parent_hash: Some(self.hash()), ..self.clone() }
+    }
+
     /// The canonical bytes: compact JSON.
     pub fn canonical(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("plain structs with string keys always have a JSON form")
@@ -184,7 +233,7 @@ impl Document {
 
     /// SHA-256 of the canonical bytes. Costs a pass over the whole document: see [`Sealed`].
     pub fn hash(&self) -> DocumentHash {
-        DocumentHash(Sha256::digest(self.canonical()).into())
+        DocumentHash::of(&self.canonical())
     }
 
     /// The partition of this ring in which a hash lies.
@@ -242,6 +291,12 @@ impl PartitionEntry {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DocumentHash(pub [u8; 32]);
 
+impl DocumentHash {
+    fn of(canonical: &[u8]) -> Self {
+        Self(Sha256::digest(canonical).into())
+    }
+}
+
 impl fmt::Display for DocumentHash {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&to_hex(&self.0))
@@ -281,13 +336,20 @@ impl<'de> Deserialize<'de> for DocumentHash {
 pub struct Sealed {
     document: Arc<Document>,
     hash: DocumentHash,
+    size: usize,
 }
 
 impl Sealed {
     /// Takes the document's hash.
     pub fn new(document: Document) -> Self {
-        let hash = document.hash();
-        Self { document: Arc::new(document), hash }
+        let canonical = document.canonical();
+        let hash = DocumentHash::of(&canonical);
+        Self { document: Arc::new(document), hash, size: canonical.len() }
+    }
+
+    /// Length of the canonical form in bytes.
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     /// The document's hash.

@@ -1,21 +1,34 @@
 //! The ring: where a key lies and who owns it.
 //!
 //! A key hashes to a point (`hash`), the point lies in one of 2^k equal arcs (`partition`), and the
-//! cluster document (`document`) names the owners of every arc.
+//! cluster document (`document`, valid by itself if `check` says so) names the owners of every arc.
+//! `layout` plans the first table, `judge` says which document may follow which, `operation` turns
+//! a posted operation into the next document, and `placement` is the view that requests are routed
+//! with.
 //!
 //! Everything here is a pure function of its arguments: same inputs, same bytes.
 
+pub mod check;
 pub mod document;
 pub mod hash;
+pub mod judge;
+pub mod layout;
 pub mod names;
 pub mod operation;
 pub mod partition;
+pub mod placement;
 
+#[cfg(test)]
+pub(crate) mod fixtures;
+
+pub use check::InvalidDocument;
 pub use document::{
-    BucketSettings, Document, DocumentHash, Durability, Member, MemberState, Mode, Owner,
-    PartitionEntry, Sealed, Slot, SlotState,
+    BucketSettings, Document, DocumentHash, Durability, Member, MemberState, Mode, NewCluster,
+    Owner, PartitionEntry, Sealed, Slot, SlotState,
 };
 pub use hash::key_hash;
+pub use judge::{IllegalChange, legal_child};
 pub use names::{BucketName, TokenSecret};
 pub use operation::{Operation, OperationKind, OperationRecord, OperationState};
 pub use partition::Partition;
+pub use placement::Ring;

@@ -6,8 +6,109 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::document::Member;
+use super::document::{Document, Member, Sealed};
+use super::judge::{IllegalChange, legal_child};
 use crate::id::NodeId;
+
+/// What became of a posted operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Planned {
+    /// Propose this child of the document.
+    Child(Box<Document>),
+    /// The document already holds the operation under its id.
+    AlreadyRecorded(Box<OperationRecord>),
+}
+
+/// Why an operation cannot be done. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OperationRefused {
+    /// It would move data, or is of a kind that is not built. Asking again is no use.
+    #[error("{kind:?} is not supported{}", if *.rebalance { " with rebalancing" } else { "" })]
+    Unsupported {
+        /// What was asked for.
+        kind: OperationKind,
+        /// Whether data would have moved.
+        rebalance: bool,
+    },
+    /// The id is taken by another operation. Use a new id.
+    #[error("operation {0} was recorded before with other contents")]
+    IdReused(String),
+    /// A field that this kind needs is missing, or one is there that it does not take.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// A join names a member that stands in the document with another place.
+    #[error("node {0} is a member already, with another place")]
+    MemberExists(NodeId),
+    /// The child would not be a legal step.
+    #[error(transparent)]
+    Illegal(#[from] IllegalChange),
+}
+
+/// Turns a posted operation into the next document. The same id and contents again find the record;
+/// a join of a member that is there, and a leave of a node that is not, are recorded as done.
+pub fn plan(parent: &Sealed, id: &str, operation: &Operation) -> Result<Planned, OperationRefused> {
+    if let Some(record) = parent.operations.get(id) {
+        return if record.operation == *operation {
+            Ok(Planned::AlreadyRecorded(Box::new(record.clone())))
+        } else {
+            Err(OperationRefused::IdReused(id.to_owned()))
+        };
+    }
+    let mut child = Document {
+        epoch: parent.epoch + 1,
+        parent_hash: Some(parent.hash()),
+        ..Document::clone(parent)
+    };
+    match operation.kind {
+        _ if operation.rebalance => return Err(unsupported(operation)),
+        OperationKind::Join => join(&mut child, operation)?,
+        OperationKind::Leave => leave(&mut child, operation)?,
+        _ => return Err(unsupported(operation)),
+    }
+    while child.operations.len() >= KEPT_OPERATIONS {
+        let oldest = child.operations.iter().min_by_key(|(id, record)| (record.finished, *id));
+        let Some(oldest) = oldest.map(|(id, _)| id.clone()) else { break };
+        child.operations.remove(&oldest);
+    }
+    let record = OperationRecord {
+        operation: operation.clone(),
+        state: OperationState::Done,
+        started: child.epoch,
+        finished: child.epoch,
+    };
+    child.operations.insert(id.to_owned(), record);
+    let child = Sealed::new(child);
+    legal_child(parent, &child)?;
+    Ok(Planned::Child(Box::new(Document::clone(&child))))
+}
+
+fn unsupported(operation: &Operation) -> OperationRefused {
+    OperationRefused::Unsupported { kind: operation.kind, rebalance: operation.rebalance }
+}
+
+fn join(child: &mut Document, operation: &Operation) -> Result<(), OperationRefused> {
+    let (Some(node), Some(member)) = (operation.node, &operation.member) else {
+        return Err(OperationRefused::Malformed("join needs a node and its member entry"));
+    };
+    match child.members.get(&node) {
+        Some(present) if present != member => Err(OperationRefused::MemberExists(node)),
+        _ => {
+            child.members.insert(node, member.clone());
+            Ok(())
+        }
+    }
+}
+
+fn leave(child: &mut Document, operation: &Operation) -> Result<(), OperationRefused> {
+    let Some(node) = operation.node else {
+        return Err(OperationRefused::Malformed("leave needs a node"));
+    };
+    if operation.member.is_some() {
+        return Err(OperationRefused::Malformed("leave takes no member entry"));
+    }
+    child.members.remove(&node);
+    Ok(())
+}
 
 /// How many finished records a document keeps; the oldest go first.
 pub const KEPT_OPERATIONS: usize = 64;
@@ -70,4 +171,88 @@ pub struct OperationRecord {
     pub started: u64,
     /// The epoch in which it was finished.
     pub finished: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::fixtures::{cluster, member, node};
+
+    fn ask(kind: OperationKind, number: u8) -> Operation {
+        let member = (kind == OperationKind::Join).then(|| member(number));
+        Operation { kind, node: Some(node(number)), member, rebalance: false }
+    }
+
+    fn child(planned: Planned) -> Sealed {
+        match planned {
+            Planned::Child(child) => Sealed::new(*child),
+            Planned::AlreadyRecorded(record) => panic!("recorded: {record:?}"),
+        }
+    }
+
+    #[test]
+    fn a_join_adds_a_member_that_owns_nothing_and_a_leave_removes_it() {
+        let first = Sealed::new(cluster(3, 3));
+        let joined = child(plan(&first, "j", &ask(OperationKind::Join, 3)).unwrap());
+        assert!(joined.members.contains_key(&node(3)));
+        assert!(!joined.owns_anything(node(3)));
+        assert_eq!(joined.operations["j"].finished, 2);
+        let left = child(plan(&joined, "l", &ask(OperationKind::Leave, 3)).unwrap());
+        assert_eq!(left.members, first.members);
+        assert_eq!(left.table, first.table);
+    }
+
+    #[test]
+    fn the_same_id_is_the_same_operation() {
+        let first = Sealed::new(cluster(3, 3));
+        let joined = child(plan(&first, "j", &ask(OperationKind::Join, 3)).unwrap());
+        let again = plan(&joined, "j", &ask(OperationKind::Join, 3)).unwrap();
+        assert!(matches!(again, Planned::AlreadyRecorded(record) if record.finished == 2));
+        let other = plan(&joined, "j", &ask(OperationKind::Join, 4));
+        assert_eq!(other, Err(OperationRefused::IdReused("j".into())));
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused() {
+        let first = Sealed::new(cluster(3, 3));
+        for kind in [OperationKind::Drain, OperationKind::Double, OperationKind::Replace] {
+            let refused = plan(&first, "x", &ask(kind, 0));
+            assert!(matches!(refused, Err(OperationRefused::Unsupported { .. })));
+        }
+        let moving = Operation { rebalance: true, ..ask(OperationKind::Join, 3) };
+        let refused = plan(&first, "x", &moving).unwrap_err();
+        assert_eq!(refused.to_string(), "Join is not supported with rebalancing");
+    }
+
+    #[test]
+    fn an_owner_cannot_leave() {
+        let first = Sealed::new(cluster(3, 3));
+        let refused = plan(&first, "x", &ask(OperationKind::Leave, 0));
+        let illegal = OperationRefused::Illegal(IllegalChange::MemberOwns(node(0)));
+        assert_eq!(refused, Err(illegal));
+        let elsewhere = Operation { node: None, ..ask(OperationKind::Leave, 0) };
+        assert!(matches!(plan(&first, "x", &elsewhere), Err(OperationRefused::Malformed(_))));
+    }
+
+    #[test]
+    fn a_member_joins_once_with_one_place() {
+        let first = Sealed::new(cluster(3, 3));
+        let same = plan(&first, "x", &ask(OperationKind::Join, 0)).unwrap();
+        assert_eq!(child(same).members, first.members);
+        let mut moved = ask(OperationKind::Join, 0);
+        moved.member = Some(member(9));
+        assert_eq!(plan(&first, "x", &moved), Err(OperationRefused::MemberExists(node(0))));
+    }
+
+    #[test]
+    fn only_the_oldest_records_are_forgotten() {
+        let mut document = Sealed::new(cluster(3, 3));
+        for number in 0..KEPT_OPERATIONS + 5 {
+            let kind = if number % 2 == 0 { OperationKind::Join } else { OperationKind::Leave };
+            document = child(plan(&document, &format!("op{number}"), &ask(kind, 3)).unwrap());
+        }
+        assert_eq!(document.operations.len(), KEPT_OPERATIONS);
+        assert!(!document.operations.contains_key("op4"));
+        assert!(document.operations.contains_key("op5"));
+    }
 }

@@ -1,0 +1,191 @@
+//! Is this a document at all? What must hold of every document by itself, whatever its parent.
+//!
+//! Bounds come first, so that no later step works on something huge; then the table: one entry per
+//! partition, N slots in every data center, each owner a member of that data center, no two copies
+//! on one machine.
+
+use std::collections::BTreeSet;
+
+use super::document::{Document, Mode, PartitionEntry, Sealed};
+use super::operation::KEPT_OPERATIONS;
+use super::partition::{self, MAX_PARTITION_BITS};
+
+/// Most members of a cluster.
+pub const MAX_MEMBERS: usize = 2_048;
+/// Most data centers.
+pub const MAX_DATACENTERS: usize = 16;
+/// Most copies in one data center (N).
+pub const MAX_REPLICATION: u32 = 16;
+/// Most buckets with settings of their own.
+pub const MAX_BUCKETS: usize = 4_096;
+/// Longest label, cluster name or operation id, in bytes.
+pub const MAX_NAME_BYTES: usize = 128;
+/// Largest weight of a member.
+pub const MAX_WEIGHT: u32 = 1_000_000;
+/// Largest canonical form of a document, in bytes.
+pub const DOCUMENT_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// Something that no document may be. The document is refused as a whole; the same document is
+/// refused again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct InvalidDocument {
+    /// Where in the document, as a path of JSON names.
+    pub field: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+fn wrong(field: impl Into<String>, problem: impl Into<String>) -> InvalidDocument {
+    InvalidDocument { field: field.into(), problem: problem.into() }
+}
+
+fn require(holds: bool, field: &str, problem: &str) -> Result<(), InvalidDocument> {
+    if holds { Ok(()) } else { Err(wrong(field, problem)) }
+}
+
+impl Sealed {
+    /// [`Document::validate`], and the bound on the canonical form.
+    pub fn validate(&self) -> Result<(), InvalidDocument> {
+        require(self.size() <= DOCUMENT_MAX_BYTES, "document", "larger than 16 MiB")?;
+        Document::validate(self)
+    }
+}
+
+impl Document {
+    /// Checks everything that must hold of a document by itself; the first problem found is the
+    /// answer.
+    pub fn validate(&self) -> Result<(), InvalidDocument> {
+        self.validate_identity()?;
+        self.validate_members()?;
+        self.validate_buckets()?;
+        self.validate_operations()?;
+        let expected = partition::count(self.partition_bits) as usize;
+        if self.table.len() != expected {
+            let found = self.table.len();
+            return Err(wrong("table", format!("has {found} entries instead of {expected}")));
+        }
+        self.table
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, entry)| self.validate_entry(index, entry))
+    }
+
+    fn validate_identity(&self) -> Result<(), InvalidDocument> {
+        require(!self.cluster_id.is_nil(), "clusterId", "is nil")?;
+        require(is_name(&self.cluster_name), "clusterName", "must be 1 to 128 printable bytes")?;
+        require(self.epoch >= 1, "epoch", "starts at 1")?;
+        require(
+            self.parent_hash.is_none() == (self.epoch == 1),
+            "parentHash",
+            "is absent at epoch 1 and only there",
+        )?;
+        require(self.partition_bits <= MAX_PARTITION_BITS, "partitionBits", "is at most 16")?;
+        let centers = self.replication.len();
+        require(
+            (1..=MAX_DATACENTERS).contains(&centers),
+            "replication",
+            "names 1 to 16 data centers",
+        )?;
+        for (datacenter, copies) in &self.replication {
+            require(is_name(datacenter), "replication", "has an empty or overlong name")?;
+            require(
+                (1..=MAX_REPLICATION).contains(copies),
+                "replication",
+                "is 1 to 16 copies in each data center",
+            )?;
+        }
+        Ok(())
+    }
+
+    fn validate_members(&self) -> Result<(), InvalidDocument> {
+        let count = self.members.len();
+        require((1..=MAX_MEMBERS).contains(&count), "members", "are 1 to 2048")?;
+        for (id, member) in &self.members {
+            let problem = if id.is_nil() {
+                "has a nil id"
+            } else if !is_name(&member.machine) || !is_name(&member.datacenter) {
+                "needs a machine and a datacenter of 1 to 128 printable bytes"
+            } else if [&member.rack, &member.zone].iter().any(|l| !l.is_empty() && !is_name(l)) {
+                "has a rack or zone that is not 0 to 128 printable bytes"
+            } else if member.weight > MAX_WEIGHT {
+                "has a weight above 1000000"
+            } else {
+                continue;
+            };
+            return Err(wrong(format!("members.{id}"), problem));
+        }
+        Ok(())
+    }
+
+    fn validate_buckets(&self) -> Result<(), InvalidDocument> {
+        require(
+            self.defaults.mode == Mode::Siblings,
+            "defaults.mode",
+            "is siblings: another mode needs a bucket entry",
+        )?;
+        require(self.buckets.len() <= MAX_BUCKETS, "buckets", "are at most 4096")?;
+        let all = self.buckets.values().chain([&self.defaults]);
+        for settings in all {
+            require(settings.ttl != Some(0), "buckets", "have no ttl or one of at least 1 second")?;
+        }
+        Ok(())
+    }
+
+    fn validate_operations(&self) -> Result<(), InvalidDocument> {
+        require(self.operations.len() <= KEPT_OPERATIONS, "operations", "are at most 64")?;
+        for (id, record) in &self.operations {
+            let problem = if !is_name(id) {
+                "has an id that is not 1 to 128 printable bytes"
+            } else if record.started == 0
+                || record.finished < record.started
+                || record.finished > self.epoch
+            {
+                "was not started and finished between epoch 1 and this one"
+            } else {
+                continue;
+            };
+            return Err(wrong(format!("operations.{id}"), problem));
+        }
+        Ok(())
+    }
+
+    fn validate_entry(&self, index: usize, entry: &PartitionEntry) -> Result<(), InvalidDocument> {
+        let at = |problem: &str| Err(wrong(format!("table.{index}"), problem));
+        if entry.version == 0 || entry.version > self.epoch {
+            return at("has a version outside 1 to the epoch");
+        }
+        if !entry.slots.keys().eq(self.replication.keys()) {
+            return at("does not name exactly the data centers of the replication");
+        }
+        for (slots, copies) in entry.slots.values().zip(self.replication.values()) {
+            if slots.len() != *copies as usize {
+                return at("has more or fewer slots than the replication asks for");
+            }
+        }
+        for (datacenter, slots) in &entry.slots {
+            let mut machines = BTreeSet::new();
+            for slot in slots {
+                if slot.since == 0 || slot.since > entry.version {
+                    return at("has a slot gained outside epoch 1 to the entry's version");
+                }
+                match self.members.get(&slot.owner) {
+                    None => return at("names an owner that is no member"),
+                    Some(member) if member.datacenter != *datacenter => {
+                        return at("names an owner of another data center");
+                    }
+                    Some(member) if !machines.insert(&member.machine) => {
+                        return at("puts two copies on one machine");
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// 1 to 128 bytes without control characters.
+fn is_name(text: &str) -> bool {
+    (1..=MAX_NAME_BYTES).contains(&text.len()) && !text.chars().any(char::is_control)
+}

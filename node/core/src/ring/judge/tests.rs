@@ -1,0 +1,150 @@
+use super::*;
+use crate::ring::fixtures::{cluster, member, node};
+use crate::ring::{BucketName, BucketSettings, Mode, Operation, OperationKind, OperationRecord};
+use crate::ring::{OperationState, SlotState, TokenSecret};
+use proptest::prelude::*;
+
+/// The code with which a change of the plain child is refused, or "legal".
+fn verdict(change: impl FnOnce(&mut Document)) -> &'static str {
+    let mut parent = cluster(5, 3);
+    parent.buckets.insert(BucketName::new(b"declared").unwrap(), BucketSettings::default());
+    parent.members.insert(node(9), member(9));
+    parent.operations.insert("done".into(), record(1));
+    let mut child = parent.child();
+    change(&mut child);
+    let verdict = legal_child(&Sealed::new(parent), &Sealed::new(child));
+    verdict.map_or_else(|illegal| illegal.code(), |()| "legal")
+}
+
+fn record(epoch: u64) -> OperationRecord {
+    let kind = OperationKind::Leave;
+    let operation = Operation { kind, node: None, member: None, rebalance: false };
+    OperationRecord { operation, state: OperationState::Done, started: epoch, finished: epoch }
+}
+
+#[test]
+fn what_may_change() {
+    assert_eq!(verdict(|_| ()), "legal");
+    assert_eq!(verdict(|child| child.defaults.sloppy = false), "legal");
+    assert_eq!(verdict(|child| drop(child.members.insert(node(7), member(7)))), "legal");
+    assert_eq!(verdict(|child| drop(child.members.remove(&node(9)))), "legal");
+    let heavier = |child: &mut Document| child.members.get_mut(&node(0)).unwrap().weight = 7;
+    assert_eq!(verdict(heavier), "legal");
+    let relabel = |child: &mut Document| child.members.get_mut(&node(0)).unwrap().rack = "x".into();
+    assert_eq!(verdict(relabel), "legal");
+    let lww = BucketSettings { mode: Mode::LastWriteWins, ..BucketSettings::default() };
+    let declare =
+        |child: &mut Document| drop(child.buckets.insert(BucketName::new(b"new").unwrap(), lww));
+    assert_eq!(verdict(declare), "legal");
+    assert_eq!(verdict(|child| drop(child.operations.insert("new".into(), record(2)))), "legal");
+}
+
+#[test]
+fn what_may_not_change() {
+    let refused = |code: &str, change: fn(&mut Document)| assert_eq!(verdict(change), code);
+    refused("wrong_epoch", |child| child.epoch = 3);
+    refused("wrong_epoch", |child| child.epoch = 1);
+    refused("wrong_parent", |child| child.parent_hash = Some(crate::ring::DocumentHash([1; 32])));
+    refused("wrong_parent", |child| child.parent_hash = None);
+    refused("identity_changed", |child| child.cluster_id = crate::id::ClusterId::nil());
+    refused("identity_changed", |child| child.cluster_name = "other".into());
+    refused("identity_changed", |child| child.seed += 1);
+    refused("identity_changed", |child| child.token_secret = TokenSecret([8; 32]));
+    refused("replication_changed", |child| *child.replication.get_mut("dc1").unwrap() = 2);
+    refused("replication_changed", |child| {
+        child.replication.insert("dc2".into(), 1);
+    });
+    refused("partition_bits_changed", |child| child.partition_bits += 1);
+    refused("member_owns_partitions", |child| drop(child.members.remove(&node(0))));
+    refused("member_moved", |child| {
+        child.members.get_mut(&node(0)).unwrap().datacenter = "dc2".into();
+    });
+    refused("bucket_removed", |child| child.buckets.clear());
+    refused("bucket_mode_changed", |child| {
+        child.buckets.values_mut().for_each(|settings| settings.mode = Mode::LastWriteWins);
+    });
+    refused("finished_operation_changed", |child| child.operations.clear());
+    refused("finished_operation_changed", |child| {
+        child.operations.get_mut("done").unwrap().operation.rebalance = true;
+    });
+    refused("finished_operation_changed", |child| {
+        child.operations.insert("backdated".into(), record(1));
+    });
+}
+
+#[test]
+fn the_table_is_fixed() {
+    let refused = |code: &str, change: fn(&mut Document)| assert_eq!(verdict(change), code);
+    refused("table_changed", |child| child.table[3].version = 2);
+    refused("table_changed", |child| {
+        child.table[0].slots.get_mut("dc1").unwrap().rotate_left(1);
+    });
+    refused("table_changed", |child| {
+        let absent = (0..5).map(node).find(|id| !child.table[0].names(*id)).unwrap();
+        let slots = child.table[0].slots.get_mut("dc1").unwrap();
+        slots[0].owner = absent;
+        slots[0].state = SlotState::Stable;
+    });
+    refused("invalid_document", |child| drop(child.table.pop()));
+    refused("invalid_document", |child| {
+        child.table[0].slots.get_mut("dc1").unwrap().pop();
+    });
+    refused("invalid_document", |child| {
+        child.table[0].slots.get_mut("dc1").unwrap()[0].owner = node(77);
+    });
+    refused("invalid_document", |child| {
+        let machine = child.members[&node(0)].machine.clone();
+        child.members.values_mut().for_each(|member| member.machine = machine.clone());
+    });
+    refused("invalid_document", |child| child.defaults.mode = Mode::LastWriteWins);
+    refused("invalid_document", |child| {
+        child.members.insert(crate::id::NodeId::nil(), member(7));
+    });
+    refused("invalid_document", |child| {
+        child.members.get_mut(&node(0)).unwrap().machine = String::new();
+    });
+}
+
+#[test]
+fn two_nodes_of_one_machine_may_share_a_cluster_but_not_a_partition() {
+    let mut document = cluster(5, 3);
+    assert_eq!(document.validate(), Ok(()));
+    let pair = [document.table[0].owners().next().unwrap().node];
+    let absent = (0..5).map(node).find(|id| !document.table[0].names(*id)).unwrap();
+    let machine = document.members[&pair[0]].machine.clone();
+    document.members.get_mut(&absent).unwrap().machine = machine;
+    let shared = document.table.iter().any(|entry| entry.names(pair[0]) && entry.names(absent));
+    assert_eq!(document.validate().is_err(), shared);
+}
+
+#[test]
+fn the_text_form_is_canonical_and_strict() {
+    let document = cluster(3, 3).child();
+    let text = serde_json::to_string_pretty(&document).unwrap();
+    let back: Document = serde_json::from_str(&text).unwrap();
+    assert_eq!(back, document);
+    assert_eq!(back.hash(), document.hash());
+    let sealed: Sealed = serde_json::from_str(&text).unwrap();
+    assert_eq!(sealed.hash(), document.hash());
+    assert_eq!(sealed.size(), document.canonical().len());
+    let extra = text.replacen('{', "{\"extra\": 1,", 1);
+    assert!(serde_json::from_str::<Document>(&extra).is_err(), "unknown fields are refused");
+    assert!(text.contains("\"seed\": \"000000000000002a\""), "{text}");
+    assert!(text.contains("\"parentHash\""));
+}
+
+proptest! {
+    /// Whatever single byte of the canonical form is changed, the hash differs or the text is no
+    /// document any more.
+    #[test]
+    fn the_hash_covers_every_byte(at in 0usize..4_000, to in b' '..=b'~') {
+        let document = cluster(3, 3);
+        let mut bytes = document.canonical();
+        let at = at % bytes.len();
+        prop_assume!(bytes[at] != to);
+        bytes[at] = to;
+        if let Ok(other) = serde_json::from_slice::<Document>(&bytes) {
+            prop_assert!(other == document || other.hash() != document.hash());
+        }
+    }
+}
