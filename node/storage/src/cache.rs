@@ -2,7 +2,7 @@
 //!
 //! Why not a plain LRU: one scan over cold data would push out everything hot. `quick_cache` evicts by
 //! S3-FIFO-like rules (Yang et al. 2023): a newcomer must be asked for again before it may displace what
-//! is hot. Besides, scans and compactions look into the cache but never fill it.
+//! is hot. Besides, scans and compactions go past the cache altogether.
 //!
 //! Keys are (table id, offset); table ids are never used twice, so an entry can never be stale and
 //! blocks of removed tables just age out. Invariant: the sum of the weights (content plus a fixed charge

@@ -5,6 +5,7 @@
 //! clock nor randomness nor what a value means: merging is a closure handed to `update`, and an
 //! [`Observer`] is told of every change.
 
+pub mod cache;
 pub mod disk;
 pub mod error;
 mod guard;
@@ -20,6 +21,7 @@ pub mod options;
 mod sealed;
 pub mod stats;
 pub mod store;
+pub mod table;
 pub mod ticket;
 
 pub use disk::{AppendFile, DirLock, Disk, MemoryDisk, RandomRead, RealDisk};

@@ -120,7 +120,12 @@ pub(crate) fn seal(content: &mut Vec<u8>, kind: Kind, table: TableId, offset: u6
 }
 
 /// Verifies a stored block and gives its content back.
-pub(crate) fn unseal(stored: &Bytes, kind: Kind, table: TableId, offset: u64) -> Result<Bytes, Unsealed> {
+pub(crate) fn unseal(
+    stored: &Bytes,
+    kind: Kind,
+    table: TableId,
+    offset: u64,
+) -> Result<Bytes, Unsealed> {
     let body = stored.len().checked_sub(SEAL_BYTES).ok_or(Unsealed::Short)?;
     let (covered, sum) = stored.split_at(body + 2);
     if placed_crc(&[covered], table, offset).to_le_bytes() != *sum {

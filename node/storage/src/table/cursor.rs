@@ -1,0 +1,253 @@
+//! Walking a table in order, for scans, streams of a partition and compaction.
+//!
+//! A cursor reads the file in windows that grow from 16 KiB to the read-ahead that it was given and
+//! never reach behind the end of its range; it holds one window at a time. It goes past the block cache
+//! in both directions, so a scan can neither push out hot blocks nor skew the cache's counters.
+
+use super::TableError;
+use super::block::{BadBlock, Block, BlockCursor};
+use super::frame::{Handle, Kind};
+use super::reader::{ReadMode, Table};
+use bytes::Bytes;
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// First window of a cursor in bytes.
+const FIRST_WINDOW_BYTES: usize = 16 << 10;
+
+/// A walk over entries in table order: key ascending, newest version first.
+///
+/// After an error the cursor is spent; what it stood on before was right.
+pub trait Cursor {
+    /// Whether the cursor stands on an entry.
+    fn valid(&self) -> bool;
+    /// Encoded key of the entry. Meaningful only while [`valid`](Cursor::valid).
+    fn key(&self) -> &[u8];
+    /// Sequence number of the entry.
+    fn seq(&self) -> u64;
+    /// Value of the entry, `None` for an erase mark. May share a larger piece of memory.
+    fn value(&self) -> Option<Bytes>;
+    /// Goes to the next entry.
+    fn advance(&mut self) -> Result<(), TableError>;
+}
+
+impl<C: Cursor + ?Sized> Cursor for Box<C> {
+    fn valid(&self) -> bool {
+        (**self).valid()
+    }
+
+    fn key(&self) -> &[u8] {
+        (**self).key()
+    }
+
+    fn seq(&self) -> u64 {
+        (**self).seq()
+    }
+
+    fn value(&self) -> Option<Bytes> {
+        (**self).value()
+    }
+
+    fn advance(&mut self) -> Result<(), TableError> {
+        (**self).advance()
+    }
+}
+
+struct Window {
+    offset: u64,
+    bytes: Bytes,
+}
+
+/// A [`Cursor`] over a range of one table. Waits for the disk.
+pub struct TableCursor {
+    table: Arc<Table>,
+    end: Bound<Bytes>,
+    read_ahead: usize,
+    next_window: usize,
+    /// No window reaches behind this offset.
+    limit: u64,
+    window: Window,
+    upper: BlockCursor,
+    partition_at: Handle,
+    lower: Option<BlockCursor>,
+    entries: Option<BlockCursor>,
+    data_at: Handle,
+}
+
+impl Table {
+    /// A cursor on the first entry of a range of encoded keys. Windows hold at most
+    /// `read_ahead_bytes`, or one block if it is larger.
+    pub fn scan(
+        self: &Arc<Self>,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        read_ahead_bytes: usize,
+    ) -> Result<TableCursor, TableError> {
+        let mut limit = self.properties.data_end;
+        if let Bound::Included(key) | Bound::Excluded(key) = end {
+            // Versions of the last key may span blocks: stop behind the first greater key's block.
+            let mut beyond = key.to_vec();
+            beyond.push(0);
+            limit = self.place_of(&beyond)?.and_then(Handle::end).unwrap_or(limit);
+        }
+        let from: &[u8] = match start {
+            Bound::Included(key) | Bound::Excluded(key) => key,
+            Bound::Unbounded => &[],
+        };
+        let top_at = self.properties.top;
+        let upper = BlockCursor::seek(self.top.clone(), from, u64::MAX)
+            .map_err(|BadBlock| self.malformed(top_at))?;
+        let mut cursor = TableCursor {
+            table: self.clone(),
+            end: end.map(Bytes::copy_from_slice),
+            read_ahead: read_ahead_bytes,
+            next_window: FIRST_WINDOW_BYTES.min(read_ahead_bytes),
+            limit,
+            window: Window { offset: 0, bytes: Bytes::new() },
+            upper,
+            partition_at: top_at,
+            lower: None,
+            entries: None,
+            data_at: top_at,
+        };
+        cursor.open_partition(Some(from))?;
+        cursor.settle(Some(from))?;
+        while matches!(start, Bound::Excluded(key) if cursor.valid() && cursor.key() == key) {
+            cursor.advance()?;
+        }
+        cursor.stop_behind_end();
+        Ok(cursor)
+    }
+}
+
+impl TableCursor {
+    fn malformed(&self, at: Handle) -> TableError {
+        self.table.malformed(at)
+    }
+
+    /// Opens the index partition that `upper` stands on.
+    fn open_partition(&mut self, from: Option<&[u8]>) -> Result<(), TableError> {
+        self.lower = None;
+        if !self.upper.valid() {
+            return Ok(());
+        }
+        let at = self.table.handle_in(self.upper.value_slice(), self.table.properties.top)?;
+        let Some(block) = self.table.block(at, Kind::Index, ReadMode::Blocking)? else {
+            return Err(self.malformed(at));
+        };
+        let lower = match from {
+            Some(key) => BlockCursor::seek(block, key, u64::MAX),
+            None => BlockCursor::first(block),
+        };
+        self.lower = Some(lower.map_err(|BadBlock| self.malformed(at))?);
+        self.partition_at = at;
+        Ok(())
+    }
+
+    /// Opens the data block that the index stands on, and the next ones until there is an entry.
+    fn settle(&mut self, from: Option<&[u8]>) -> Result<(), TableError> {
+        self.entries = None;
+        loop {
+            let Some(lower) = &self.lower else { return Ok(()) };
+            if lower.valid() {
+                let at = self.table.handle_in(lower.value_slice(), self.partition_at)?;
+                self.data_at = at;
+                let block = self.data_block(at)?;
+                let entries = match from {
+                    Some(key) => BlockCursor::seek(block, key, u64::MAX),
+                    None => BlockCursor::first(block),
+                };
+                let entries = entries.map_err(|BadBlock| self.malformed(at))?;
+                if entries.valid() {
+                    self.entries = Some(entries);
+                    return Ok(());
+                }
+                self.step_index()?;
+            } else {
+                let top_at = self.table.properties.top;
+                self.upper.advance().map_err(|BadBlock| self.table.malformed(top_at))?;
+                self.open_partition(None)?;
+            }
+        }
+    }
+
+    fn step_index(&mut self) -> Result<(), TableError> {
+        if let Some(lower) = &mut self.lower {
+            lower.advance().map_err(|BadBlock| self.table.malformed(self.partition_at))?;
+        }
+        Ok(())
+    }
+
+    fn data_block(&mut self, at: Handle) -> Result<Block, TableError> {
+        self.table.check_place(at)?;
+        let inside = |window: &Window| {
+            let start = usize::try_from(at.offset.checked_sub(window.offset)?).ok()?;
+            let end = start.checked_add(at.len as usize)?;
+            (end <= window.bytes.len()).then(|| window.bytes.slice(start..end))
+        };
+        let stored = match inside(&self.window) {
+            Some(stored) => stored,
+            None => {
+                let room = self.limit.saturating_sub(at.offset);
+                let bytes = self.next_window.min(usize::try_from(room).unwrap_or(usize::MAX));
+                self.next_window = (self.next_window.saturating_mul(2)).min(self.read_ahead);
+                let mut buffer = vec![0; bytes.max(at.len as usize)];
+                self.table.read(at.offset, &mut buffer)?;
+                self.window = Window { offset: at.offset, bytes: buffer.into() };
+                self.window.bytes.slice(..at.len as usize)
+            }
+        };
+        let content = self.table.open_block(&stored, at, Kind::Data)?;
+        Block::parse(content).map_err(|BadBlock| self.malformed(at))
+    }
+
+    fn stop_behind_end(&mut self) {
+        let inside = match (&self.end, &self.entries) {
+            (_, None) | (Bound::Unbounded, _) => true,
+            (Bound::Included(end), Some(entries)) => entries.key() <= end.as_ref(),
+            (Bound::Excluded(end), Some(entries)) => entries.key() < end.as_ref(),
+        };
+        if !inside {
+            self.entries = None;
+            self.lower = None;
+        }
+    }
+
+    fn step(&mut self) -> Result<(), TableError> {
+        let Some(entries) = &mut self.entries else { return Ok(()) };
+        entries.advance().map_err(|BadBlock| self.table.malformed(self.data_at))?;
+        if !entries.valid() {
+            self.step_index()?;
+            self.settle(None)?;
+        }
+        Ok(())
+    }
+}
+
+impl Cursor for TableCursor {
+    fn valid(&self) -> bool {
+        self.entries.is_some()
+    }
+
+    fn key(&self) -> &[u8] {
+        self.entries.as_ref().map_or(&[], BlockCursor::key)
+    }
+
+    fn seq(&self) -> u64 {
+        self.entries.as_ref().map_or(0, BlockCursor::seq)
+    }
+
+    fn value(&self) -> Option<Bytes> {
+        self.entries.as_ref().and_then(BlockCursor::value)
+    }
+
+    fn advance(&mut self) -> Result<(), TableError> {
+        let done = self.step();
+        if done.is_err() {
+            self.entries = None;
+            self.lower = None;
+        }
+        self.stop_behind_end();
+        done
+    }
+}
