@@ -16,8 +16,6 @@ use std::collections::HashSet;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-use xxhash_rust::xxh3::xxh3_128;
-
 /// A protocol small enough to be searched.
 pub trait Model {
     /// Everything that matters about the system at one moment. Keep it small and canonical: two
@@ -108,25 +106,57 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Collects what `Hash` feeds so that a whole state is fingerprinted at once.
-#[derive(Default)]
-struct Collector(Vec<u8>);
+/// A 128-bit fingerprint of what `Hash` feeds: two lanes of multiply-and-fold with different
+/// constants. Written out here because it is the inner loop of every search.
+struct Fingerprint(u64, u64);
 
-impl Hasher for Collector {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.extend_from_slice(bytes);
-    }
-
-    fn finish(&self) -> u64 {
-        xxh3_128(&self.0) as u64
+impl Fingerprint {
+    fn of<S: Hash>(state: &S) -> u128 {
+        let mut lanes = Fingerprint(0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344);
+        state.hash(&mut lanes);
+        lanes.write_u64(0);
+        u128::from(lanes.0) << 64 | u128::from(lanes.1)
     }
 }
 
-impl Collector {
-    fn fingerprint<S: Hash>(&mut self, state: &S) -> u128 {
-        self.0.clear();
-        state.hash(self);
-        xxh3_128(&self.0)
+fn fold(value: u64, factor: u64) -> u64 {
+    let product = u128::from(value) * u128::from(factor);
+    (product >> 64) as u64 ^ product as u64
+}
+
+impl Hasher for Fingerprint {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+        self.write_u64(bytes.len() as u64);
+    }
+
+    fn write_u8(&mut self, value: u8) {
+        self.write_u64(value.into());
+    }
+
+    fn write_u16(&mut self, value: u16) {
+        self.write_u64(value.into());
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(value.into());
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = fold(self.0 ^ value, 0x9e37_79b9_7f4a_7c15);
+        self.1 = fold(self.1.rotate_left(23) ^ value, 0xd6e8_feb8_6659_fd93);
+    }
+
+    fn write_usize(&mut self, value: usize) {
+        self.write_u64(value as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
@@ -170,12 +200,11 @@ const ROOT: u32 = u32::MAX;
 /// not small.
 pub fn search<M: Model>(model: &M, max_states: usize) -> Verdict {
     assert!(max_states < ROOT as usize, "max_states must fit in 32 bits");
-    let mut collector = Collector::default();
     let mut seen = Seen::default();
     let mut links: Vec<Link> = Vec::new();
     let mut level: Vec<(u32, M::State)> = Vec::new();
     for (index, state) in model.initial().into_iter().enumerate() {
-        if seen.insert(collector.fingerprint(&state)) {
+        if seen.insert(Fingerprint::of(&state)) {
             let link = Link { parent: ROOT, choice: narrow(index) };
             if let Some(why) = model.broken(&state) {
                 links.push(link);
@@ -193,7 +222,7 @@ pub fn search<M: Model>(model: &M, max_states: usize) -> Verdict {
         for (id, state) in &level {
             model.steps(state, &mut steps);
             for (choice, (_, successor)) in steps.drain(..).enumerate() {
-                if !seen.insert(collector.fingerprint(&successor)) {
+                if !seen.insert(Fingerprint::of(&successor)) {
                     continue;
                 }
                 links.push(Link { parent: *id, choice: narrow(choice) });
