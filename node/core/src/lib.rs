@@ -8,6 +8,7 @@
 //! ([`version`]). [`explore`] searches small models of the protocols for broken promises.
 
 pub mod admin_api;
+pub mod consensus;
 pub mod gossip;
 pub mod id;
 pub mod limits;
