@@ -6,6 +6,7 @@
 //! [`Observer`] is told of every change.
 
 pub mod cache;
+pub mod compaction;
 pub mod disk;
 pub mod error;
 mod guard;
