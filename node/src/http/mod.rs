@@ -1,18 +1,28 @@
 //! The client API over HTTP/1.1.
 //!
 //! Bytes come in through [`screen`], which lets only well-framed requests through; [`server`] runs
-//! one connection over any byte stream; the parsers ([`path`], [`query`], [`headers`], [`body`])
-//! turn a request into the plain structs of [`crate::coordinator::request`], and the writers
-//! (`get`, `put`, `delete`) turn outcomes into answers. Every error is a [`problem::Problem`].
+//! the connections of a listener over any byte stream ([`connection`] is one of them); [`api`] is
+//! the life of one request: the parsers ([`path`], [`query`], [`headers`], [`body`]) turn it into
+//! the plain structs of [`crate::coordinator::request`], and the writers ([`get`], [`write`]) turn
+//! outcomes into answers. Every error is a [`problem::Problem`].
 //!
 //! Nothing here decides about replicas, and nothing here is allocated by a length that a client
 //! merely claims.
 
+pub mod api;
+pub mod body;
+pub mod connection;
 pub mod date;
+pub mod get;
 pub mod headers;
+pub mod limits;
 pub mod path;
 pub mod problem;
 pub mod query;
+pub mod screen;
+pub mod server;
+pub mod stats;
+pub mod write;
 
 use bytes::Bytes;
 use http_body_util::Full;

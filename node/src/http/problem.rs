@@ -128,9 +128,10 @@ impl Code {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Problem {
     code: Code,
-    body: admin_api::Problem,
-    headers: Vec<(HeaderName, HeaderValue)>,
     close: bool,
+    // Boxed, so that the answers that are no errors do not pay for its size.
+    body: Box<admin_api::Problem>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
@@ -138,20 +139,20 @@ impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let (name, status, title, next) = code.row();
         let body = admin_api::Problem::new(name, detail).with_status(status, title).hint(next);
-        Self { code, body, headers: Vec::new(), close: false }
+        Self { code, close: false, body: Box::new(body), headers: Vec::new() }
     }
 
     /// Replaces the table's advice.
     #[must_use]
     pub fn next(mut self, next: impl Into<String>) -> Self {
-        self.body = self.body.hint(next);
+        *self.body = self.body.hint(next);
         self
     }
 
     /// Adds a field to the body.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.body = self.body.fact(name, value);
+        *self.body = self.body.fact(name, value);
         self
     }
 
@@ -237,7 +238,7 @@ mod tests {
         assert_eq!(answer.headers()["content-type"], "application/problem+json");
         assert_eq!(answer.headers()["retry-after"], "2");
         assert_eq!(answer.headers()["connection"], "close");
-        let body = serde_json::to_value(&problem.body).unwrap();
+        let body = serde_json::to_value(&*problem.body).unwrap();
         assert_eq!(body["code"], "quorum_not_reached");
         assert_eq!(body["acks"], 1);
         assert_eq!(body["may_be_stored"], true);

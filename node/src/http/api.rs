@@ -1,0 +1,216 @@
+//! One request of the client API from its head to its answer.
+//!
+//! The order is: path, query, headers, body, conditions, coordinator. So whatever is wrong with a
+//! head is said before its body is read in, and nothing reaches the coordinator half checked.
+//!
+//! Conditions on writes are a read followed by the write. They are best effort, as in other stores
+//! without locks: a write that slips in between is not lost but becomes a sibling. For that, a
+//! conditional write without a token takes the token of the read that judged it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::Bytes;
+use hyper::body::{Body, Incoming};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Request};
+use tokio::time::Instant;
+
+use super::Answer;
+use super::body::{self, Budget};
+use super::get::{self, Wishes};
+use super::headers::{self, Conditions, Verdict};
+use super::limits::HttpLimits;
+use super::path::{self, Action, Route};
+use super::problem::{Code, Problem};
+use super::query::{self, Query};
+use super::server::Handler;
+use super::stats::{HttpStats, Operation, Raised};
+use super::write;
+use crate::coordinator::request::{Coordinator, DeleteRequest, GetOutcome, GetRequest, PutRequest};
+
+/// The client API over one coordinator; one per worker.
+pub struct Api<C> {
+    coordinator: Rc<C>,
+    limits: HttpLimits,
+    budget: Budget,
+    stats: Arc<HttpStats>,
+}
+
+/// A key request after its head was read.
+struct KeyRequest {
+    bucket: Bytes,
+    key: Bytes,
+    query: Query,
+    deadline: Instant,
+}
+
+impl<C: Coordinator> Api<C> {
+    /// The API with its own body budget.
+    pub fn new(coordinator: Rc<C>, limits: HttpLimits, stats: Arc<HttpStats>) -> Self {
+        let budget = Budget::new(limits.bodies_max_bytes);
+        Self { coordinator, limits, budget, stats }
+    }
+
+    /// Answers one request, and counts it.
+    pub async fn answer<B>(&self, request: Request<B>) -> Answer
+    where
+        B: Body<Data = Bytes>,
+        B::Error: std::fmt::Display,
+    {
+        let started = Instant::now();
+        let _in_flight = Raised::by_one(&self.stats.in_flight);
+        let (head, body) = request.into_parts();
+        let (operation, answer) = match path::route(&head.method, head.uri.path()) {
+            Ok(Route::Key { bucket, key, action }) => {
+                let operation = match action {
+                    Action::Get => Operation::Get,
+                    Action::Put => Operation::Put,
+                    Action::Delete => Operation::Delete,
+                };
+                (operation, self.key(head, body, (bucket, key), action, started).await)
+            }
+            Err(problem) => (Operation::Other, Err(problem)),
+        };
+        let answer = answer.unwrap_or_else(|problem| problem.answer());
+        let bytes = answer.body().size_hint().exact().unwrap_or(0);
+        self.stats.answered(operation, answer.status().as_u16(), started.elapsed(), bytes);
+        answer
+    }
+
+    async fn key<B>(
+        &self,
+        head: Parts,
+        body: B,
+        (bucket, key): (Bytes, Bytes),
+        action: Action,
+        started: Instant,
+    ) -> Result<Answer, Problem>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: std::fmt::Display,
+    {
+        let query = query::parse(head.uri.query(), action, self.limits.timeout_max)?;
+        let deadline = started + query.timeout.unwrap_or(self.limits.timeout_default);
+        let request = KeyRequest { bucket, key, query, deadline };
+        match action {
+            Action::Get => self.get(request, &head.headers).await,
+            Action::Put => self.put(request, &head.headers, body).await,
+            Action::Delete => self.delete(request, &head.headers).await,
+        }
+    }
+
+    async fn get(&self, request: KeyRequest, headers: &HeaderMap) -> Result<Answer, Problem> {
+        let wishes = Wishes {
+            vtag: request.query.vtag,
+            conditions: Conditions::parse(headers)?,
+            form: headers::sibling_form(headers),
+        };
+        let outcome = self.look(&request, false).await?;
+        if get::view(&outcome).groups.len() > 1 {
+            self.stats.conflicts_shown.fetch_add(1, Relaxed);
+        }
+        Ok(get::answer(&outcome, &wishes))
+    }
+
+    async fn put<B>(
+        &self,
+        request: KeyRequest,
+        headers: &HeaderMap,
+        body: B,
+    ) -> Result<Answer, Problem>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: std::fmt::Display,
+    {
+        let token = headers::token(headers)?;
+        let content_type = headers::content_type(headers)?;
+        let conditions = Conditions::parse(headers)?;
+        let form = headers::sibling_form(headers);
+        let (value, _taken) =
+            body::read(body, headers, &self.limits, &self.budget, request.deadline).await?;
+        self.stats.of(Operation::Put).request_bytes.fetch_add(value.len() as u64, Relaxed);
+        let token = self.judged(&request, &conditions, token).await?;
+        let KeyRequest { bucket, key, query, deadline } = request;
+        let put = PutRequest {
+            bucket,
+            key,
+            value,
+            content_type,
+            token,
+            w: query.w,
+            ttl_ms: query.ttl_ms,
+            sloppy: query.sloppy,
+            durability: query.durability,
+            return_set: query.returnbody,
+            deadline,
+        };
+        match self.coordinator.put(put).await {
+            Ok(outcome) => Ok(write::put_answer(&outcome, form)),
+            Err(error) => Err(write::problem(&error, true)),
+        }
+    }
+
+    async fn delete(&self, request: KeyRequest, headers: &HeaderMap) -> Result<Answer, Problem> {
+        let token = headers::token(headers)?;
+        let conditions = Conditions::parse(headers)?;
+        let token = self.judged(&request, &conditions, token).await?;
+        let KeyRequest { bucket, key, query, deadline } = request;
+        let delete = DeleteRequest {
+            bucket,
+            key,
+            token,
+            w: query.w,
+            sloppy: query.sloppy,
+            durability: query.durability,
+            deadline,
+        };
+        match self.coordinator.delete(delete).await {
+            Ok(outcome) => Ok(write::delete_answer(&outcome)),
+            Err(error) => Err(write::problem(&error, true)),
+        }
+    }
+
+    /// Judges the conditions of a write; returns the token to write with.
+    async fn judged(
+        &self,
+        request: &KeyRequest,
+        conditions: &Conditions,
+        token: Option<String>,
+    ) -> Result<Option<String>, Problem> {
+        if conditions.is_empty() {
+            return Ok(token);
+        }
+        let outcome = self.look(request, true).await?;
+        let tag = get::view(&outcome).etag().map(|etag| etag.to_string());
+        let failed = match conditions.judge(tag.as_deref()) {
+            Verdict::Hold => return Ok(token.or(outcome.token)),
+            Verdict::MatchFailed => "If-Match names another state than the present one",
+            Verdict::NoneMatchFailed => "If-None-Match names the present state",
+        };
+        let mut problem =
+            Problem::new(Code::PreconditionFailed, failed).with("may_be_stored", false);
+        if let Some(token) = &outcome.token {
+            problem = problem.header(headers::CONTEXT, token);
+        }
+        Err(problem)
+    }
+
+    async fn look(&self, request: &KeyRequest, for_write: bool) -> Result<GetOutcome, Problem> {
+        let get = GetRequest {
+            bucket: request.bucket.clone(),
+            key: request.key.clone(),
+            r: request.query.r,
+            sloppy: request.query.sloppy,
+            deadline: request.deadline,
+        };
+        self.coordinator.get(get).await.map_err(|error| write::problem(&error, for_write))
+    }
+}
+
+impl<C: Coordinator + 'static> Handler for Api<C> {
+    async fn handle(self: Rc<Self>, request: Request<Incoming>) -> Answer {
+        self.answer(request).await
+    }
+}

@@ -1,0 +1,279 @@
+//! Connections of one listener: accepted up to a bound, served, drained.
+//!
+//! A connection is one task on the worker that accepted it. Draining stops accepting, lets every
+//! request in flight finish, closes idle connections at once and cuts the rest off after a grace.
+//! HTTP/1.1 only: what is not spoken cannot be flooded.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::header::{DATE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::Answer;
+use super::connection::{FAULT_TARGET, Screened, Shared};
+use super::date::http_date;
+use super::limits::HttpLimits;
+use super::problem::{Code, Problem};
+use super::screen::Fault;
+use super::stats::{HttpStats, Raised};
+
+/// Bytes of an unwanted body that are read and dropped after the answer, so that the client gets
+/// to read it: closing earlier would reset the connection under the answer.
+const LINGER_BYTES: usize = 64 * 1024;
+const LINGER: Duration = Duration::from_secs(1);
+/// Refusals written at once to connections beyond the bound.
+const REFUSALS_MAX: usize = 64;
+
+/// Answers the requests of a listener.
+pub trait Handler: 'static {
+    /// Answers one request. Runs on the thread that accepted the connection.
+    fn handle(self: Rc<Self>, request: Request<Incoming>) -> impl Future<Output = Answer>;
+}
+
+/// Where connections come from.
+pub trait Accept {
+    /// A connection's byte stream.
+    type Stream: AsyncRead + AsyncWrite + Unpin + 'static;
+    /// The next connection. Cancelling the future loses none.
+    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Stream>>;
+}
+
+/// One listener's worth of connections.
+pub struct Server<H> {
+    handler: Rc<H>,
+    limits: HttpLimits,
+    stats: Arc<HttpStats>,
+    wall_ms: Rc<dyn Fn() -> u64>,
+}
+
+impl<H: Handler> Server<H> {
+    /// `wall_ms` is the wall clock in Unix milliseconds, for `Date`.
+    pub fn new(
+        handler: Rc<H>,
+        limits: HttpLimits,
+        stats: Arc<HttpStats>,
+        wall_ms: Rc<dyn Fn() -> u64>,
+    ) -> Self {
+        Self { handler, limits, stats, wall_ms }
+    }
+
+    /// Serves until `drain` turns true (or its sender is gone), then waits up to `grace` for the
+    /// requests in flight. Must run inside a `LocalSet`.
+    pub async fn run<A: Accept>(
+        self: Rc<Self>,
+        mut listener: A,
+        mut drain: watch::Receiver<bool>,
+        grace: Duration,
+    ) {
+        let mut tasks = JoinSet::new();
+        let open = Rc::new(Cell::new(0));
+        let stop = drain.clone();
+        loop {
+            tokio::select! {
+                biased;
+                _ = drain.wait_for(|draining| *draining) => break,
+                Some(ended) = tasks.join_next() => log_panic(ended),
+                accepted = listener.accept() => match accepted {
+                    Ok(stream) => self.admit(stream, &open, &stop, &mut tasks),
+                    Err(error) => {
+                        // Out of descriptors, most likely: a pause lets others finish.
+                        tracing::warn!(%error, "accepting a connection failed");
+                        sleep(Duration::from_millis(50)).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        let all = async { while tasks.join_next().await.map(log_panic).is_some() {} };
+        if timeout(grace, all).await.is_err() {
+            tracing::warn!(left = open.get(), "connections cut off at the end of the grace period");
+        }
+    }
+
+    fn admit<S>(
+        self: &Rc<Self>,
+        stream: S,
+        open: &Rc<Cell<usize>>,
+        drain: &watch::Receiver<bool>,
+        tasks: &mut JoinSet<()>,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        self.stats.accepted.fetch_add(1, Relaxed);
+        if open.get() < self.limits.connections_max {
+            let (server, open, drain) = (self.clone(), Counted::new(open), drain.clone());
+            tasks.spawn_local(async move {
+                server.serve(stream, drain).await;
+                drop(open);
+            });
+            return;
+        }
+        self.stats.refused_connections.fetch_add(1, Relaxed);
+        if tasks.len() < self.limits.connections_max + REFUSALS_MAX {
+            tasks.spawn_local(async move {
+                let _ = timeout(LINGER, refuse(stream)).await;
+            });
+        }
+    }
+
+    /// Serves one connection until either side ends it.
+    pub async fn serve<S>(&self, stream: S, mut drain: watch::Receiver<bool>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let _open = Raised::by_one(&self.stats.connections);
+        let shared = Rc::new(Shared::default());
+        let screened = Screened::new(stream, &self.limits, shared.clone());
+        let service = service_fn(|request| self.respond(request, shared.clone()));
+        let mut connection = http1::Builder::new()
+            .half_close(true)
+            .auto_date_header(false)
+            .serve_connection(TokioIo::new(screened), service);
+        let mut draining = false;
+        loop {
+            tokio::select! {
+                biased;
+                _ = drain.wait_for(|draining| *draining), if !draining => {
+                    draining = true;
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+                ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
+                    if let Err(error) = ended {
+                        self.note_end(&error);
+                    }
+                    break;
+                }
+            }
+        }
+        let (stream, unread) = connection.into_parts().io.into_inner().into_inner();
+        let _ = timeout(LINGER, finish(stream, unread)).await;
+    }
+
+    fn respond(
+        &self,
+        request: Request<Incoming>,
+        shared: Rc<Shared>,
+    ) -> Pin<Box<dyn Future<Output = Result<Answer, Infallible>>>> {
+        let handler = self.handler.clone();
+        let wall_ms = self.wall_ms.clone();
+        let fault = shared.fault.get().filter(|_| request.uri().path() == FAULT_TARGET);
+        if let Some(fault) = fault {
+            self.note_fault(fault);
+        }
+        let counted = InFlight::new(shared);
+        Box::pin(async move {
+            let mut answer = match fault {
+                Some(fault) => Problem::new(fault.code, fault.detail).close().answer(),
+                None => handler.handle(request).await,
+            };
+            if let Ok(date) = HeaderValue::try_from(http_date(wall_ms())) {
+                answer.headers_mut().insert(DATE, date);
+            }
+            drop(counted);
+            Ok(answer)
+        })
+    }
+
+    fn note_fault(&self, fault: Fault) {
+        let slow = fault.code == Code::RequestTimeout;
+        let counter = if slow { &self.stats.timeouts } else { &self.stats.malformed };
+        counter.fetch_add(1, Relaxed);
+        tracing::debug!(code = fault.code.name(), detail = fault.detail, "connection ended");
+    }
+
+    fn note_end(&self, error: &hyper::Error) {
+        let source = std::error::Error::source(error).and_then(|e| e.downcast_ref::<io::Error>());
+        if source.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            self.stats.timeouts.fetch_add(1, Relaxed);
+        }
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// A request of a connection while it is being answered.
+struct InFlight(Rc<Shared>);
+
+impl InFlight {
+    fn new(shared: Rc<Shared>) -> Self {
+        shared.in_flight.set(shared.in_flight.get() + 1);
+        Self(shared)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
+    }
+}
+
+/// A connection that counts towards the bound.
+struct Counted(Rc<Cell<usize>>);
+
+impl Counted {
+    fn new(open: &Rc<Cell<usize>>) -> Self {
+        open.set(open.get() + 1);
+        Self(open.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection's task panicked");
+    }
+}
+
+/// Ends the sending side, and reads on a little where the client is still sending.
+async fn finish<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, unread: bool) {
+    if stream.shutdown().await.is_err() || !unread {
+        return;
+    }
+    let mut waste = [0; 4_096];
+    let mut left = LINGER_BYTES;
+    while left > 0 {
+        match stream.read(&mut waste).await {
+            Ok(count) if count > 0 => left = left.saturating_sub(count),
+            _ => return,
+        }
+    }
+}
+
+/// Tells a client that the node has too many connections.
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<()> {
+    let detail = "no further connection is taken now";
+    let answer = Problem::new(Code::TooManyConnections, detail).retry_after_ms(1_000).answer();
+    let body = http_body_util::BodyExt::collect(answer.into_body()).await;
+    let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n\
+         Content-Length: {}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(&body).await?;
+    finish(stream, true).await;
+    Ok(())
+}
