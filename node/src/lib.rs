@@ -1,5 +1,7 @@
 //! The Kvasir node.
 
+pub mod cli;
 pub mod coordinator;
+pub mod dev;
 pub mod http;
 pub mod seam;

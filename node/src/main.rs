@@ -1,2 +1,44 @@
-//! Entry point of the `kvasir` binary.
-fn main() {}
+//! Entry point of the `kvasir` binary: the first word of the command line decides what runs.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use kvasir::cli;
+
+/// A Dynamo-style key-value store: storage node, command line and local cluster in one binary.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kvasir",
+    version,
+    propagate_version = true,
+    after_help = "\
+First steps:
+  kvasir dev                                    three nodes on this machine
+  kvasir put default cart/42 milk               (in another terminal)
+  kvasir get default cart/42
+  kvasir status
+
+Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 quorum not reached or unavailable, 5 siblings."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    word: Word,
+}
+
+#[derive(Debug, Subcommand)]
+enum Word {
+    #[command(flatten)]
+    Client(cli::Word),
+    /// Print the version
+    Version,
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().word {
+        Word::Client(word) => cli::run(&word),
+        Word::Version => {
+            println!("kvasir {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! `kvasir dev`: a whole cluster on one machine.
