@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 /// The media type of every error body.
@@ -94,11 +94,11 @@ pub mod code {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
-    /// A URI of the kind of problem: `about:blank`, since `code` says it.
-    #[serde(rename = "type", default = "about_blank")]
-    pub kind: String,
+    /// A URI of the kind of problem: always `about:blank`, since `code` says it.
+    #[serde(rename = "type", default)]
+    pub kind: AboutBlank,
     /// Short, the same for every problem of this code.
-    pub title: String,
+    pub title: Box<str>,
     /// The HTTP status, repeated.
     pub status: u16,
     /// What programs match on: one of [`code`].
@@ -113,8 +113,20 @@ pub struct Problem {
     pub facts: BTreeMap<String, Value>,
 }
 
-fn about_blank() -> String {
-    "about:blank".to_owned()
+/// The one value of `type`. Any other that a peer might send is read as this one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AboutBlank;
+
+impl Serialize for AboutBlank {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("about:blank")
+    }
+}
+
+impl<'de> Deserialize<'de> for AboutBlank {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|_| Self)
+    }
 }
 
 impl Problem {
@@ -125,8 +137,8 @@ impl Problem {
         let known = code::ALL.iter().find(|(known, _, _)| *known == code);
         let (status, title) = known.map_or((500, code), |&(_, status, title)| (status, title));
         Self {
-            kind: about_blank(),
-            title: title.to_owned(),
+            kind: AboutBlank,
+            title: title.into(),
             status,
             code: code.to_owned(),
             detail: detail.into(),
@@ -136,7 +148,7 @@ impl Problem {
     }
 
     /// The same with another HTTP status and title, for codes of the client API.
-    pub fn with_status(mut self, status: u16, title: impl Into<String>) -> Self {
+    pub fn with_status(mut self, status: u16, title: impl Into<Box<str>>) -> Self {
         self.status = status;
         self.title = title.into();
         self

@@ -1,7 +1,7 @@
 //! Receiving: of two heartbeats of one member the larger is taken.
 
 use crate::gossip::member::{Ghost, Member, RETIRED_TAGS_MAX};
-use crate::gossip::message::{Body, Entry, Message, Pulse, Send, Standing, Target};
+use crate::gossip::message::{Body, Entry, Message, Part, Pulse, Send, Standing, Target};
 use crate::gossip::profile::{Profile, Tag};
 use crate::gossip::rows::{Row, Unreadable};
 use crate::gossip::spread::STANDINGS_MAX;
@@ -19,13 +19,22 @@ const FOREIGN_TOLD_MAX: usize = 16;
 /// of the volume: longer than a message can be late.
 const GHOST_INTERVALS: u64 = 5;
 
+/// What the sender of a list knows of a member.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// The list had no row of it.
+    Unnamed,
+    /// Less than this node.
+    Less,
+    /// As much as this node, or more.
+    Enough,
+}
+
 /// What one list showed about the state of its sender.
 #[derive(Default)]
 struct Seen {
-    /// By index: whether the list had a row of the member.
-    rows: Vec<bool>,
-    /// Members of which the sender has a superseded profile.
-    behind: Vec<usize>,
+    /// By index: what the sender knows of the member.
+    news: Vec<Known>,
     /// Tags that nobody here knows.
     unknown: Vec<Tag>,
 }
@@ -41,14 +50,27 @@ impl Gossip {
             self.refuse(Refusal::NotItsSender);
             return Vec::new();
         }
-        let echo = from == self.me.id
-            && (sender.profile.boot, sender.profile.nonce) == (self.me.boot, self.me.nonce);
-        if echo || !self.absorb(sender, now_ms, true) || from == self.me.id {
+        let process = (sender.profile.boot, sender.profile.nonce);
+        let peer = sender.profile.addresses.peer.clone();
+        let echo = from == self.me.id && process == (self.me.boot, self.me.nonce);
+        if echo || !self.absorb(sender, now_ms, true) {
             return Vec::new();
         }
+        let listed = if from == self.me.id {
+            self.my_entry()
+        } else {
+            let Some(&index) = self.by_id.get(&from) else { return Vec::new() };
+            let member = &self.members[index];
+            Entry { profile: member.profile.clone(), pulse: member.pulse }
+        };
+        if (listed.profile.boot, listed.profile.nonce) != process {
+            // The sender is not the process that the list leads to: tell it which one is.
+            let body = Body::Profiles { entries: vec![listed] };
+            return vec![self.reply(Target::Address(peer), body)];
+        }
         match body {
-            Body::List { complete, standings, rows } => {
-                self.take_list(now_ms, from, complete, &standings, &rows)
+            Body::List { part, standings, rows } => {
+                self.take_list(now_ms, from, part, &standings, &rows)
             }
             Body::Want { tags } => self.answer_want(from, &tags),
             Body::Profiles { entries } => {
@@ -65,7 +87,7 @@ impl Gossip {
         &mut self,
         now_ms: u64,
         from: NodeId,
-        complete: bool,
+        part: Part,
         standings: &[Standing],
         rows: &[u8],
     ) -> Vec<Send> {
@@ -73,7 +95,7 @@ impl Gossip {
             self.refuse(Refusal::Oversize);
             return Vec::new();
         }
-        let mut seen = Seen { rows: vec![false; self.members.len()], ..Seen::default() };
+        let mut seen = Seen { news: vec![Known::Unnamed; self.members.len()], ..Seen::default() };
         if self.take_rows(now_ms, from, standings, rows, &mut seen).is_err() {
             self.refuse(Refusal::Malformed);
             return Vec::new();
@@ -83,8 +105,8 @@ impl Gossip {
             self.asked.extend(tags.iter().map(|tag| (*tag, self.lived_ms)));
             sends.push(self.reply(Target::Node(from), Body::Want { tags: tags.to_vec() }));
         }
-        if complete {
-            sends.extend(self.complete_list(from, seen));
+        if part != Part::Answer {
+            sends.extend(self.answer_list(from, part, &seen.news));
         }
         sends
     }
@@ -115,12 +137,10 @@ impl Gossip {
             match self.by_tag.get(cursor).filter(|place| place.tag == row.tag) {
                 Some(&TagPlace { index, current, .. }) => {
                     let index = index as usize;
-                    seen.rows[index] = true;
-                    if current {
-                        self.take_row(index, &row, standing, now_ms);
-                    } else {
-                        seen.behind.push(index);
-                    }
+                    seen.news[index] = match current {
+                        true => self.take_row(index, &row, standing, now_ms),
+                        false => Known::Less,
+                    };
                 }
                 None if self.worth_asking(&row) => seen.unknown.push(row.tag),
                 None => {}
@@ -129,9 +149,10 @@ impl Gossip {
         Ok(())
     }
 
-    fn take_row(&mut self, index: usize, row: &Row, standing: Standing, now_ms: u64) {
+    fn take_row(&mut self, index: usize, row: &Row, standing: Standing, now_ms: u64) -> Known {
         let member = &self.members[index];
-        if (row.refutation, row.counter) > member.pulse.age() {
+        let age = (row.refutation, row.counter);
+        if age > member.pulse.age() {
             let pulse = Pulse {
                 refutation: row.refutation,
                 counter: row.counter,
@@ -140,7 +161,9 @@ impl Gossip {
                 leaving: row.leaving,
             };
             self.advance(index, pulse, now_ms);
+            return Known::Enough;
         }
+        if age < member.pulse.age() { Known::Less } else { Known::Enough }
     }
 
     /// Somebody's row of this very node: if it is not held for alive, and the belief is not older
@@ -166,21 +189,28 @@ impl Gossip {
             && !self.asked.get(&row.tag).is_some_and(recent)
     }
 
-    /// Answers a complete list with the rows of members that its sender does not know, or knows by
-    /// a superseded profile only.
-    fn complete_list(&mut self, from: NodeId, seen: Seen) -> Option<Send> {
-        let mut lacking: Vec<usize> = (0..seen.rows.len())
-            .filter(|&index| !seen.rows[index] && self.members[index].status.is_up())
-            .filter(|&index| self.members[index].profile.id != from)
-            .chain(seen.behind)
-            .collect();
-        if lacking.is_empty() {
-            return None;
+    /// Answers a list with the rows of members of which its sender knows less. Members that the
+    /// list does not name are told of if it named all that its sender knows, unless they are down:
+    /// else a forgotten member would come back for ever.
+    fn answer_list(&mut self, from: NodeId, part: Part, news: &[Known]) -> Option<Send> {
+        let mut body = None;
+        {
+            let wanted = |place: &&TagPlace| {
+                let member = &self.members[place.index as usize];
+                let unnamed = part == Part::All && member.status.is_up();
+                match news.get(place.index as usize) {
+                    _ if !place.current || member.profile.id == from => false,
+                    Some(Known::Less) => true,
+                    Some(Known::Unnamed) => unnamed,
+                    Some(Known::Enough) | None => false,
+                }
+            };
+            let mut indexes = self.by_tag.iter().filter(wanted).map(|place| place.index as usize);
+            if let Some(first) = indexes.next() {
+                body = Some(self.list(std::iter::once(first).chain(indexes), Part::Answer));
+            }
         }
-        lacking.sort_unstable_by_key(|&index| self.members[index].tag);
-        lacking.dedup();
-        let body = self.list(lacking.into_iter(), false);
-        Some(self.reply(Target::Node(from), body))
+        body.map(|body| self.reply(Target::Node(from), body))
     }
 
     fn answer_want(&mut self, from: NodeId, tags: &[Tag]) -> Vec<Send> {

@@ -20,7 +20,7 @@ pub struct GossipConfig {
     pub forget_after_ms: u64,
     /// Most members that are remembered; those that the document names are always taken.
     pub members_max: usize,
-    /// Most bytes of one message.
+    /// Most bytes of one message: room for a row of every member, 12 bytes each, and 8 KiB.
     pub message_max_bytes: usize,
 }
 
@@ -31,7 +31,7 @@ impl Default for GossipConfig {
             fanout: 2,
             phi_suspect: 3.0,
             phi_down: 8.0,
-            pause_ms: 3_000,
+            pause_ms: 2_500,
             deviation_floor_ms: 500,
             forget_after_ms: 3_600_000,
             members_max: 4_096,
@@ -67,11 +67,11 @@ impl GossipConfig {
                 "at least 60 intervals",
                 self.forget_after_ms >= 60 * self.interval_ms,
             ),
-            ("members_max", "8 to 65536", (8..=65_536).contains(&self.members_max)),
+            ("members_max", "8 to 32768", (8..=32_768).contains(&self.members_max)),
             (
                 "message_max_bytes",
-                "16384 to 1048576",
-                (16_384..=1_048_576).contains(&self.message_max_bytes),
+                "at least 8192 and 12 for each of members_max, at most 1048576",
+                (8_192 + 12 * self.members_max..=1_048_576).contains(&self.message_max_bytes),
             ),
         ];
         match rules.into_iter().find(|(_, _, holds)| !holds) {

@@ -78,8 +78,8 @@ pub struct Message {
 pub enum Body {
     /// The member list, or a part of it.
     List {
-        /// Whether it names every member that the sender knows.
-        complete: bool,
+        /// What part of it.
+        part: Part,
         /// The standings that the rows refer to by position.
         standings: Vec<Standing>,
         /// Packed rows in the order of their tags.
@@ -97,13 +97,24 @@ pub enum Body {
     },
 }
 
+/// What part of its sender's list a message carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// All of it: what the receiver knows besides, the sender does not know.
+    All,
+    /// As much as fits into a message.
+    Some,
+    /// What the sender of another list did not know, or knew less of. Not answered again.
+    Answer,
+}
+
 /// Where a message goes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
     /// A known member; its address is [`crate::gossip::Gossip::peer_address`].
     Node(NodeId),
-    /// An address of the seed list, whoever answers there.
-    Seed(String),
+    /// A peer address, whoever answers there: a seed, or a process that the list does not lead to.
+    Address(String),
 }
 
 /// A message to be sent. It may be lost, doubled or late without harm.

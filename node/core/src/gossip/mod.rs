@@ -2,8 +2,8 @@
 //! accrual.
 //!
 //! Every node keeps a list of members with a heartbeat counter each. Every interval it raises its
-//! own counter and sends the list to a few random members; of two counters for one member the
-//! larger is taken. A member whose counter stands still is suspected, then held for down. What is
+//! own counter and sends the list to a few random members, who answer with the rows of which they
+//! know a larger counter; of two counters for one member the larger is taken. A member whose counter stands still is suspected, then held for down. What is
 //! believed here steers requests and stand-ins only: it never decides who owns data (that is the
 //! cluster document).
 //!
@@ -38,7 +38,10 @@ mod state;
 pub mod view;
 
 pub use config::{ConfigError, GossipConfig};
-pub use message::{Body, DocumentId, Entry, Message, Pulse, Send, Standing, Target};
+pub use message::{Body, DocumentId, Entry, Message, Part, Pulse, Send, Standing, Target};
 pub use profile::{Addresses, Heartbeat, Labels, Profile, ProfileError, Tag};
 pub use state::{Gossip, GossipError, Me};
 pub use view::{Counters, Event, MemberView, Refusal, Status};
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rand::{Rng, RngExt};
 
 use crate::gossip::member::Member;
-use crate::gossip::message::{Body, Message, Pulse, Send, Standing, Target};
+use crate::gossip::message::{Body, Message, Part, Pulse, Send, Standing, Target};
 use crate::gossip::rows::{ROW_MAX_BYTES, Row};
 use crate::gossip::state::Gossip;
 use crate::gossip::view::{Event, Status};
@@ -134,7 +134,7 @@ impl Gossip {
             let other = rng.random_range(place..open.len());
             open.swap(place, other);
         }
-        open[..count].iter().map(|seed| Target::Seed((*seed).clone())).collect()
+        open[..count].iter().map(|seed| Target::Address((*seed).clone())).collect()
     }
 
     fn list_to<R: Rng + ?Sized>(&mut self, targets: Vec<Target>, rng: &mut R) -> Vec<Send> {
@@ -146,16 +146,17 @@ impl Gossip {
         let rounds = self.by_tag.len();
         let order = (0..rounds).map(|step| self.by_tag[(start + step) % rounds]);
         let current = order.filter(|place| place.current).map(|place| place.index as usize);
-        let message = self.message(self.list(current, true));
+        let message = self.message(self.list(current, Part::All));
         self.counters.sent += targets.len() as u64;
         targets.into_iter().map(|to| Send { to, message: message.clone() }).collect()
     }
 
-    /// The list of these members, as far as they fit. `complete` if that would be all of them.
-    pub(super) fn list(&self, indexes: impl Iterator<Item = usize>, complete: bool) -> Body {
+    /// The list of these members, as far as they fit. A `part` of all becomes one of some when they
+    /// do not.
+    pub(super) fn list(&self, indexes: impl Iterator<Item = usize>, part: Part) -> Body {
         let room = self.config.message_max_bytes - RESERVED_BYTES;
         let mut standings: Vec<Standing> = Vec::new();
-        let (mut rows, mut complete) = (Vec::new(), complete);
+        let (mut rows, mut part) = (Vec::new(), part);
         for index in indexes {
             let member = &self.members[index];
             let standing = member.pulse.standing;
@@ -163,7 +164,7 @@ impl Gossip {
             if rows.len() + ROW_MAX_BYTES > room
                 || (known.is_none() && standings.len() == STANDINGS_MAX)
             {
-                complete = false;
+                part = if part == Part::All { Part::Some } else { part };
                 continue;
             }
             let place = known.unwrap_or_else(|| {
@@ -173,7 +174,7 @@ impl Gossip {
             Row::new(member.tag, &member.profile, &member.pulse, member.status, place as u16)
                 .pack(&mut rows);
         }
-        Body::List { complete, standings, rows: Bytes::from(rows) }
+        Body::List { part, standings, rows: Bytes::from(rows) }
     }
 
     /// One message to one member, counted.
