@@ -4,4 +4,6 @@ pub mod cli;
 pub mod coordinator;
 pub mod dev;
 pub mod http;
+pub mod peer;
 pub mod seam;
+pub mod serve;

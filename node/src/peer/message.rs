@@ -1,0 +1,326 @@
+//! What nodes ask of each other and answer: postcard bodies of request, reply and notice frames.
+//!
+//! Protocols whose messages belong to a core (gossip, ballots, the cluster document) or to the
+//! coordinator travel as bytes that their rooms encode: this room needs to know none of them. The
+//! order of variants is the format: new ones go to the end, none is ever removed or moved while a
+//! protocol version that knows it is spoken (DESIGN section 9).
+
+use bytes::Bytes;
+use kvasir_core::limits::{BUCKET_MAX_BYTES, KEY_MAX_BYTES};
+use kvasir_core::ring::Durability;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::frame::Class;
+
+/// Something asked of another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// A gossip message (`kvasir_core::gossip`). Sent as a notice; answered by notices.
+    Gossip(Bytes),
+    /// A message of the ballots by which members accept the next cluster document.
+    Ballot(Bytes),
+    /// Send the newest cluster document if its epoch is above this one.
+    FetchDocument {
+        /// The newest epoch that the sender holds; 0 when it holds none.
+        have_epoch: u64,
+    },
+    /// Merge this set into the record of the key.
+    Apply {
+        /// The bucket, 1 to 255 bytes.
+        bucket: Bytes,
+        /// The key, 1 to 4,096 bytes.
+        key: Bytes,
+        /// A canonical encoded set.
+        delta: Bytes,
+        /// What the acknowledgement promises.
+        durability: Durability,
+    },
+    /// Send the set of the key.
+    Read {
+        /// The bucket, 1 to 255 bytes.
+        bucket: Bytes,
+        /// The key, 1 to 4,096 bytes.
+        key: Bytes,
+    },
+    /// Send the digest of the set of the key.
+    ReadDigest {
+        /// The bucket, 1 to 255 bytes.
+        bucket: Bytes,
+        /// The key, 1 to 4,096 bytes.
+        key: Bytes,
+    },
+    /// Coordinate a client's request, which the coordinator room encoded.
+    Coordinate(Bytes),
+}
+
+/// What a node answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The answer to [`Request::Ballot`], or to gossip that was sent as a request.
+    Message(Bytes),
+    /// The newest cluster document as canonical JSON; none when the asker's is as new.
+    Document(Option<Bytes>),
+    /// The set was merged and is as durable as was asked for.
+    Applied,
+    /// The set of the key, canonical; an empty set where nothing is stored.
+    Set(Bytes),
+    /// The digest of the set of the key; none where nothing is stored.
+    Digest(Option<[u8; 32]>),
+    /// The outcome of [`Request::Coordinate`], encoded by the coordinator room.
+    Coordinated(Bytes),
+    /// It was not done, or nobody can say. See the variant.
+    Refused(Refusal),
+}
+
+/// Why a node did not do what was asked. Nothing was applied, except where the variant says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The frame names an entry of the table that is not the newest. A retry with the newer
+    /// document helps.
+    #[error("the request names a stale partition entry; the newest document has epoch {epoch}")]
+    StaleEntry {
+        /// Epoch of the newest document here.
+        epoch: u64,
+        /// That document as canonical JSON, unless it is large: then fetch it.
+        document: Option<Bytes>,
+    },
+    /// The frame names a newer document than is held here. A retry helps once it was fetched.
+    #[error("the request names a newer document than this node's epoch {epoch}")]
+    BehindSender {
+        /// Epoch of the newest document here.
+        epoch: u64,
+    },
+    /// The newest document does not name this node for the partition. Ask an owner.
+    #[error("this node owns no copy of the key (document epoch {epoch})")]
+    NotOwner {
+        /// Epoch of the newest document here.
+        epoch: u64,
+    },
+    /// Too much is in flight. A retry after the pause helps.
+    #[error("too much is in flight, retry after {retry_after_ms} ms")]
+    Overloaded {
+        /// Suggested pause in milliseconds.
+        retry_after_ms: u64,
+    },
+    /// The deadline had passed before the work began.
+    #[error("the deadline passed before the work began")]
+    Deadline,
+    /// The context names a write that this node never made.
+    #[error("{0}")]
+    ContextRefused(String),
+    /// The request does not decode or breaks a bound. A retry does not help.
+    #[error("malformed request: {0}")]
+    Malformed(String),
+    /// The node draws to an end, or serves nothing yet. Another node can.
+    #[error("the node does not serve now: {0}")]
+    NotServing(String),
+    /// The disk takes no more writes. A retry helps once there is room.
+    #[error("the disk is full")]
+    DiskFull,
+    /// The disk failed before anything was written. Another node can serve.
+    #[error("the disk failed: {0}")]
+    WriteFailed(String),
+    /// The record could not be read. Another node can serve.
+    #[error("the read failed: {0}")]
+    ReadFailed(String),
+    /// The answer is longer than a frame may be. A retry does not help.
+    #[error("the answer has {bytes} bytes, more than a frame may carry")]
+    TooLarge {
+        /// Its length.
+        bytes: u64,
+    },
+    /// The work began and its outcome is not known: it may be applied.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+}
+
+impl Refusal {
+    /// Whether nothing was applied for sure.
+    pub fn not_applied(&self) -> bool {
+        !matches!(self, Self::Unknown(_))
+    }
+}
+
+/// A body is not what its frame says it is. The connection may go on: framing is intact.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The bytes do not decode.
+    #[error("undecodable body: {0}")]
+    Undecodable(String),
+    /// Bytes are left over behind the value.
+    #[error("{0} bytes behind the end of the body")]
+    Trailing(usize),
+    /// A bucket or key is empty or too long.
+    #[error("{what} of {bytes} bytes; it has 1 to {limit}")]
+    OutOfBounds {
+        /// What breaks its bound.
+        what: &'static str,
+        /// Its length.
+        bytes: usize,
+        /// Its limit.
+        limit: usize,
+    },
+}
+
+impl Request {
+    /// Which connection it travels on: what keeps the cluster together never queues behind data.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Gossip(_) | Self::Ballot(_) | Self::FetchDocument { .. } => Class::Control,
+            Self::Apply { .. }
+            | Self::Read { .. }
+            | Self::ReadDigest { .. }
+            | Self::Coordinate(_) => Class::Data,
+        }
+    }
+
+    /// A word for logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Gossip(_) => "gossip",
+            Self::Ballot(_) => "ballot",
+            Self::FetchDocument { .. } => "fetch_document",
+            Self::Apply { .. } => "apply",
+            Self::Read { .. } => "read",
+            Self::ReadDigest { .. } => "read_digest",
+            Self::Coordinate(_) => "coordinate",
+        }
+    }
+
+    /// The body of its frame.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads a body and checks the bounds of bucket and key.
+    ///
+    /// # Errors
+    /// [`BodyError`]; nothing was changed.
+    pub fn decode(body: &[u8]) -> Result<Self, BodyError> {
+        let request: Self = decode(body)?;
+        match &request {
+            Self::Apply { bucket, key, .. }
+            | Self::Read { bucket, key }
+            | Self::ReadDigest { bucket, key } => {
+                bounded("bucket", bucket, BUCKET_MAX_BYTES)?;
+                bounded("key", key, KEY_MAX_BYTES)?;
+            }
+            Self::Gossip(_)
+            | Self::Ballot(_)
+            | Self::FetchDocument { .. }
+            | Self::Coordinate(_) => {}
+        }
+        Ok(request)
+    }
+}
+
+impl Reply {
+    /// A word for logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Message(_) => "message",
+            Self::Document(_) => "document",
+            Self::Applied => "applied",
+            Self::Set(_) => "set",
+            Self::Digest(_) => "digest",
+            Self::Coordinated(_) => "coordinated",
+            Self::Refused(_) => "refused",
+        }
+    }
+
+    /// The body of its frame.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// [`BodyError`]; nothing was changed.
+    pub fn decode(body: &[u8]) -> Result<Self, BodyError> {
+        decode(body)
+    }
+}
+
+fn bounded(what: &'static str, bytes: &Bytes, limit: usize) -> Result<(), BodyError> {
+    if bytes.is_empty() || bytes.len() > limit {
+        return Err(BodyError::OutOfBounds { what, bytes: bytes.len(), limit });
+    }
+    Ok(())
+}
+
+/// Encodes any plain message.
+pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("plain data of known lengths always encodes into a vector")
+}
+
+/// Decodes a plain message that fills `body` exactly.
+pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BodyError> {
+    match postcard::take_from_bytes(body) {
+        Ok((value, [])) => Ok(value),
+        Ok((_, rest)) => Err(BodyError::Trailing(rest.len())),
+        Err(error) => Err(BodyError::Undecodable(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn apply(bucket: &[u8], key: &[u8]) -> Request {
+        Request::Apply {
+            bucket: Bytes::copy_from_slice(bucket),
+            key: Bytes::copy_from_slice(key),
+            delta: Bytes::from_static(b"delta"),
+            durability: Durability::Group,
+        }
+    }
+
+    #[test]
+    fn bodies_round_trip() {
+        for request in [
+            apply(b"b", b"k"),
+            Request::Gossip(Bytes::from_static(b"g")),
+            Request::FetchDocument { have_epoch: u64::MAX },
+            Request::Coordinate(Bytes::new()),
+        ] {
+            assert_eq!(Request::decode(&request.encode()), Ok(request));
+        }
+        for reply in [
+            Reply::Applied,
+            Reply::Digest(Some([7; 32])),
+            Reply::Refused(Refusal::StaleEntry { epoch: 3, document: None }),
+        ] {
+            assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
+        }
+    }
+
+    #[test]
+    fn bounds_of_bucket_and_key_are_checked() {
+        for (bucket, key, good) in [
+            (1, 1, true),
+            (BUCKET_MAX_BYTES, KEY_MAX_BYTES, true),
+            (0, 1, false),
+            (1, 0, false),
+            (BUCKET_MAX_BYTES + 1, 1, false),
+            (1, KEY_MAX_BYTES + 1, false),
+        ] {
+            let body = apply(&vec![1; bucket], &vec![2; key]).encode();
+            assert_eq!(Request::decode(&body).is_ok(), good, "{bucket} {key}");
+        }
+        let mut body = Reply::Applied.encode();
+        body.push(0);
+        assert_eq!(Reply::decode(&body), Err(BodyError::Trailing(1)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_are_refused(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(request) = Request::decode(&body) {
+                prop_assert_eq!(Request::decode(&request.encode()), Ok(request));
+            }
+            let _ = Reply::decode(&body);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! One process: workers, start, drain, stop.
+
+pub mod net;
