@@ -3,8 +3,9 @@
 //! The oracle knows every write with the set of writes that its client had seen, and for every
 //! replica the set of writes it knows of. What a replica must show is the maximal ones: those that
 //! no other known write had seen. Random runs write with tokens of any age, merge replicas, deliver
-//! deltas late and repeatedly, and restart nodes with their unsynced tail lost. Everything passes
-//! through its bytes on the way.
+//! deltas late and repeatedly, restart nodes with their unsynced tail lost, let records vanish
+//! (hand-back, erase) or fall back to an older state (a quarantined file). Everything passes through
+//! its bytes on the way.
 
 use std::collections::BTreeSet;
 
@@ -30,6 +31,10 @@ enum Step {
     Sync { node: usize },
     /// The node starts again with what its disk holds.
     Restart { node: usize },
+    /// The record vanishes while the node runs on: handed back, or erased.
+    Forget { node: usize },
+    /// A file is quarantined while the node runs on: an older record shows again.
+    Quarantine { node: usize },
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -42,7 +47,9 @@ fn any_step() -> impl Strategy<Value = Step> {
             .prop_map(|(write, node)| Step::Deliver { write, node }),
         2 => (node.clone(), node.clone()).prop_map(|(from, to)| Step::Repair { from, to }),
         1 => node.clone().prop_map(|node| Step::Sync { node }),
-        1 => node.prop_map(|node| Step::Restart { node }),
+        1 => node.clone().prop_map(|node| Step::Restart { node }),
+        1 => node.clone().prop_map(|node| Step::Forget { node }),
+        1 => node.prop_map(|node| Step::Quarantine { node }),
     ]
 }
 
@@ -65,6 +72,7 @@ struct Stored {
 
 struct Node {
     minter: Minter,
+    floor: SerialFloor,
     memory: Stored,
     disk: Stored,
 }
@@ -101,6 +109,7 @@ impl World {
     fn new() -> Self {
         let node = |tag| Node {
             minter: Minter::new(tag),
+            floor: SerialFloor::default(),
             memory: Stored::default(),
             disk: Stored::default(),
         };
@@ -141,7 +150,17 @@ impl World {
                 let node = &mut self.nodes[node];
                 node.memory = node.disk.clone();
                 node.minter = Minter::new(self.starts);
+                node.floor = SerialFloor::default();
                 self.starts += 1;
+            }
+            Step::Forget { node } => {
+                self.nodes[node].memory = Stored::default();
+                self.nodes[node].disk = Stored::default();
+            }
+            Step::Quarantine { node } => {
+                let node = &mut self.nodes[node];
+                node.memory = node.disk.clone();
+                node.floor = node.minter.floor();
             }
         }
     }
@@ -161,7 +180,7 @@ impl World {
             false => Sibling::value(stamp, number.to_string()),
         };
         let node = &mut self.nodes[node];
-        let minted = node.minter.mint(node.memory.record(), SerialFloor(0), &seen, sibling);
+        let minted = node.minter.mint(node.memory.record(), node.floor, &seen, sibling);
         let minted = minted.expect("a token that was issued is taken");
         client.saw.insert(number);
         client.token = token_of(minted.delta.context());
@@ -172,7 +191,7 @@ impl World {
 
     fn merge(&mut self, to: usize, incoming: &SiblingSet, learned: &Writes) {
         let node = &mut self.nodes[to];
-        let accepted = node.minter.accept(node.memory.record(), SerialFloor(0), incoming);
+        let accepted = node.minter.accept(node.memory.record(), node.floor, incoming);
         let (record, _) = accepted.expect("replica traffic is taken");
         node.memory.put(&record, learned);
     }
