@@ -29,3 +29,6 @@ use http_body_util::Full;
 
 /// An answer: its body is whole before the first byte is sent.
 pub type Answer = hyper::Response<Full<Bytes>>;
+
+#[cfg(test)]
+mod tests;

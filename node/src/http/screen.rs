@@ -432,7 +432,7 @@ mod tests {
             "GET /a#b HTTP/1.1",
             "GET /\t HTTP/1.1",
             "GET a/b HTTP/1.1",
-            "GET nowhere! HTTP/1.1",
+            "GET a/b HTTP/1.1",
             "GET /<> HTTP/1.1",
         ] {
             let bytes = format!("{line}\r\nHost: x\r\n\r\n");
