@@ -16,6 +16,7 @@ mod filter;
 mod footer;
 mod frame;
 mod index;
+mod level;
 mod reader;
 mod scrub;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use cursor::{Cursor, TableCursor};
 pub use error::TableError;
 pub use filter::DEFAULT_BITS_PER_KEY;
 pub use index::ResidentBudget;
+pub use level::LevelCursor;
 pub use reader::{
     Absence, Lookup, Probe, ReadMode, Table, TableContext, TableCounters, TableStats,
 };

@@ -58,7 +58,7 @@ fn plain(count: u64, value_bytes: usize) -> Oracle {
     (0..count).map(|i| ((hashed(i), Reverse(i + 1)), value(i))).collect()
 }
 
-fn collect(mut cursor: TableCursor) -> Result<Oracle, TableError> {
+fn collect(mut cursor: impl Cursor) -> Result<Oracle, TableError> {
     let mut found = Oracle::new();
     while cursor.valid() {
         let slot = (cursor.key().to_vec(), Reverse(cursor.seq()));
@@ -157,6 +157,30 @@ proptest! {
             let report = table.verify(&mut |_| true).unwrap();
             prop_assert!(report.is_sound(), "{:?}", report);
             prop_assert_eq!(report.entries, meta.entries);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_level_reads_like_one_table(
+        entries in oracle(),
+        cuts in prop::collection::btree_set(prop::collection::vec(0u8..4, 0..4), 0..5),
+        ranges in prop::collection::vec((any_bound(), any_bound()), 8),
+    ) {
+        let (disk, context) = (empty(), TableContext::new(1 << 20, 0));
+        let mut parts: BTreeMap<usize, Oracle> = BTreeMap::new();
+        for (slot, value) in &entries {
+            let part = cuts.iter().filter(|cut| **cut <= slot.0).count();
+            parts.entry(part).or_default().insert(slot.clone(), value.clone());
+        }
+        let tables: Vec<_> = parts.values().map(|part| {
+            write(&disk, part, small());
+            open(&disk, &context).unwrap()
+        }).collect();
+        for (start, end) in &ranges {
+            let cursor = LevelCursor::new(tables.clone(), bound(start), bound(end), 500).unwrap();
+            prop_assert_eq!(collect(cursor).unwrap(), in_range(&entries, start, end));
         }
     }
 }
