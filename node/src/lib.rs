@@ -1,6 +1,7 @@
 //! The Kvasir node.
 
 pub mod cli;
+pub mod config;
 pub mod coordinator;
 pub mod dev;
 pub mod http;

@@ -1,0 +1,339 @@
+//! Configuration of one node: plain data, validated once.
+//!
+//! Sources, later ones win: built-in defaults, a YAML file, environment variables
+//! `KVASIR_SECTION__KEY`, `--set section.key=value`. Unknown fields are errors. What all nodes must
+//! agree on is not here: it stands in the cluster document (DESIGN section 5).
+
+mod load;
+mod units;
+
+use std::path::PathBuf;
+use std::time;
+
+use kvasir_core::gossip::GossipConfig;
+use kvasir_core::limits::{VALUE_DEFAULT_MAX_BYTES, VALUE_HARD_MAX_BYTES};
+use kvasir_storage::StoreOptions;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use load::{ConfigError, load, parse};
+pub use units::{Duration, Size};
+
+/// The annotated file with every default.
+pub const EXAMPLE: &str = include_str!("../../config.example.yaml");
+
+/// Everything a node can be told.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The node itself.
+    pub node: NodeConfig,
+    /// The client API.
+    pub http: HttpConfig,
+    /// Traffic between nodes.
+    pub peer: PeerConfig,
+    /// Probes, metrics, cluster administration.
+    pub admin: AdminConfig,
+    /// Who is there and who is up.
+    pub gossip: GossipSection,
+    /// The engine.
+    pub storage: StorageConfig,
+    /// Threads that serve.
+    pub workers: WorkersConfig,
+    /// Logs, to standard error.
+    pub log: LogConfig,
+}
+
+/// The node itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeConfig {
+    /// Where the node keeps its data and its identity. One process at a time.
+    pub data_dir: PathBuf,
+    /// Peer addresses (`host:port`) to ask for the others; its own may be among them.
+    pub seeds: Vec<String>,
+    /// Host that others reach this node by; absent: the host that each port listens on.
+    pub advertise: Option<String>,
+    /// The physical machine: two copies of a key never share one. Empty: the host name.
+    pub machine: String,
+    /// Rack.
+    pub rack: String,
+    /// Zone.
+    pub zone: String,
+    /// Data center.
+    pub datacenter: String,
+    /// Share of the data relative to the other nodes, at least 1.
+    pub weight: u32,
+    /// How long a stop waits for requests in flight.
+    pub grace: Duration,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("kvasir-data"),
+            seeds: Vec::new(),
+            advertise: None,
+            machine: String::new(),
+            rack: String::new(),
+            zone: String::new(),
+            datacenter: "dc1".to_string(),
+            weight: 100,
+            grace: Duration::from_millis(10_000),
+        }
+    }
+}
+
+/// The client API.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// `host:port` to listen on.
+    pub listen: String,
+    /// Largest value, at most 16 MiB.
+    pub value_max_bytes: Size,
+    /// Deadline of a request that names none.
+    pub timeout: Duration,
+    /// Largest deadline a request may name.
+    pub timeout_max: Duration,
+    /// Connections of each worker; more are refused.
+    pub connections_max: u32,
+    /// Request bodies held by each worker at once; more are refused with 429.
+    pub bodies_max_bytes: Size,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8098".to_string(),
+            value_max_bytes: Size(VALUE_DEFAULT_MAX_BYTES as u64),
+            timeout: Duration::from_millis(5_000),
+            timeout_max: Duration::from_millis(60_000),
+            connections_max: 4_096,
+            bodies_max_bytes: Size(256 << 20),
+        }
+    }
+}
+
+/// Traffic between nodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PeerConfig {
+    /// `host:port` to listen on.
+    pub listen: String,
+}
+
+impl Default for PeerConfig {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:8099".to_string() }
+    }
+}
+
+/// Probes, metrics, cluster administration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminConfig {
+    /// `host:port` to listen on.
+    pub listen: String,
+    /// File with the bearer token that mutating and replica-read routes need; without one these routes
+    /// work on a loopback listener only.
+    pub token_file: Option<PathBuf>,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:9098".to_string(), token_file: None }
+    }
+}
+
+/// Who is there and who is up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct GossipSection {
+    /// How often the heartbeat counter rises and the list is sent.
+    pub interval: Duration,
+    /// Members that the list is sent to each time.
+    pub fanout: u32,
+    /// Suspicion (phi) at which a member is suspected.
+    pub phi_suspect: f64,
+    /// Suspicion (phi) at which a member is held for down.
+    pub phi_down: f64,
+}
+
+impl Default for GossipSection {
+    fn default() -> Self {
+        let built_in = GossipConfig::default();
+        Self {
+            interval: Duration::from_millis(built_in.interval_ms),
+            fanout: built_in.fanout as u32,
+            phi_suspect: built_in.phi_suspect,
+            phi_down: built_in.phi_down,
+        }
+    }
+}
+
+impl GossipSection {
+    /// As the gossip core takes them.
+    pub fn settings(&self) -> GossipConfig {
+        GossipConfig {
+            interval_ms: self.interval.as_millis(),
+            fanout: self.fanout as usize,
+            phi_suspect: self.phi_suspect,
+            phi_down: self.phi_down,
+            ..GossipConfig::default()
+        }
+    }
+}
+
+/// The engine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageConfig {
+    /// A memtable of this size is flushed to a table.
+    pub memtable_bytes: Size,
+    /// A memtable this old is flushed whatever its size.
+    pub flush_age: Duration,
+    /// Bound of the block cache.
+    pub cache_bytes: Size,
+    /// A log segment of this size is closed and the next one begun.
+    pub log_segment_bytes: Size,
+    /// How often writes at durability `periodic` are synced.
+    pub periodic_sync: Duration,
+    /// Target size of a table below level 0.
+    pub table_bytes: Size,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        let built_in = StoreOptions::new("");
+        Self {
+            memtable_bytes: Size(built_in.memtable_bytes as u64),
+            flush_age: Duration::from_millis(built_in.flush_age_ms),
+            cache_bytes: Size(built_in.cache_bytes as u64),
+            log_segment_bytes: Size(built_in.log_segment_bytes),
+            periodic_sync: Duration::from_millis(built_in.periodic_sync_ms),
+            table_bytes: Size(built_in.table_bytes),
+        }
+    }
+}
+
+impl StorageConfig {
+    /// As the engine takes them, for a directory.
+    pub fn options(&self, dir: PathBuf) -> StoreOptions {
+        StoreOptions {
+            memtable_bytes: self.memtable_bytes.bytes(),
+            flush_age_ms: self.flush_age.as_millis(),
+            cache_bytes: self.cache_bytes.bytes(),
+            log_segment_bytes: self.log_segment_bytes.0,
+            periodic_sync_ms: self.periodic_sync.as_millis(),
+            table_bytes: self.table_bytes.0,
+            ..StoreOptions::new(dir)
+        }
+    }
+}
+
+/// Threads that serve.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkersConfig {
+    /// How many; 0: one for each core.
+    pub count: u32,
+}
+
+impl WorkersConfig {
+    /// How many, given the cores of the machine.
+    pub fn threads(&self, cores: usize) -> usize {
+        if self.count == 0 { cores.max(1) } else { self.count as usize }
+    }
+}
+
+/// Logs, to standard error.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// Their form.
+    pub format: LogFormat,
+    /// What is logged, such as `info` or `info,kvasir::peer=debug`.
+    pub filter: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, filter: "info".to_string() }
+    }
+}
+
+/// Form of the logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// Lines for people.
+    Text,
+}
+
+impl Config {
+    /// Refuses what cannot work, naming the first field.
+    ///
+    /// # Errors
+    /// The field and what to write instead.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let wrong =
+            |field: &str, why: String| Err(ConfigError::Invalid { field: field.to_string(), why });
+        for (field, address) in [
+            ("http.listen", &self.http.listen),
+            ("peer.listen", &self.peer.listen),
+            ("admin.listen", &self.admin.listen),
+        ] {
+            if let Err(why) = host_and_port(address) {
+                return wrong(field, why);
+            }
+        }
+        for seed in &self.node.seeds {
+            if let Err(why) = host_and_port(seed) {
+                return wrong("node.seeds", why);
+            }
+        }
+        if self.node.weight == 0 {
+            return wrong("node.weight", "must be at least 1".to_string());
+        }
+        if self.node.datacenter.is_empty() {
+            return wrong("node.datacenter", "must not be empty".to_string());
+        }
+        if !(1..=VALUE_HARD_MAX_BYTES as u64).contains(&self.http.value_max_bytes.0) {
+            return wrong("http.value_max_bytes", "must be between 1B and 16MiB".to_string());
+        }
+        if self.http.timeout.0.is_zero() || self.http.timeout > self.http.timeout_max {
+            return wrong(
+                "http.timeout",
+                "must be above 0 and at most http.timeout_max".to_string(),
+            );
+        }
+        if self.http.timeout_max.0 > time::Duration::from_secs(600) {
+            return wrong("http.timeout_max", "must be at most 10m".to_string());
+        }
+        if self.workers.count > 1_024 {
+            return wrong("workers.count", "must be at most 1024".to_string());
+        }
+        if let Err(error) = self.gossip.settings().check() {
+            return wrong("gossip", error.to_string());
+        }
+        if let Err(error) = self.storage.options(PathBuf::new()).check() {
+            return wrong("storage", error.to_string());
+        }
+        Ok(())
+    }
+}
+
+fn host_and_port(address: &str) -> Result<(), String> {
+    let form = || format!("`{address}` must be host:port, as in 127.0.0.1:8098");
+    let (host, port) = address.rsplit_once(':').ok_or_else(form)?;
+    let port: u16 = port.parse().map_err(|_| form())?;
+    if host.is_empty() || port == 0 { Err(form()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests;
