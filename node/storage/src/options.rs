@@ -23,12 +23,14 @@ pub struct StoreOptions {
     pub periodic_sync_ms: u64,
     /// Hard bound of the block cache.
     pub cache_bytes: usize,
+    /// Indexes and filters kept in memory besides the cache; what does not fit goes through it.
+    pub resident_bytes: usize,
     /// Target size of a table block.
     pub block_bytes: usize,
     /// Target size of a table below level 0.
     pub table_bytes: u64,
-    /// Bits of Bloom filter for each key (10 gives about 1 % false positives).
-    pub filter_bits_per_key: usize,
+    /// Bits of Bloom filter for each key (12 give about 0.4 % false positives).
+    pub filter_bits_per_key: u32,
     /// Tables in level 0 at which they are merged down.
     pub level0_tables: usize,
     /// Tables in level 0 at which updates wait for compaction.
@@ -56,9 +58,10 @@ impl StoreOptions {
             log_buffer_bytes: 8 << 20,
             periodic_sync_ms: 1_000,
             cache_bytes: 64 << 20,
-            block_bytes: 8 << 10,
+            resident_bytes: 32 << 20,
+            block_bytes: 4 << 10,
             table_bytes: 32 << 20,
-            filter_bits_per_key: 10,
+            filter_bits_per_key: 12,
             level0_tables: 4,
             level0_stop: 16,
             level1_bytes: 128 << 20,

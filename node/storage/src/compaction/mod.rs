@@ -4,3 +4,4 @@
 //! work.
 
 pub mod choose;
+mod run;

@@ -93,10 +93,10 @@ impl MemoryDisk {
         self.inner().faults.read_only = on;
     }
 
-    /// Planted bug: syncs of files and directories whose path contains `part` do nothing and say
-    /// they succeeded. An empty `part` means all of them.
-    pub fn skip_sync(&self, part: Option<&str>) {
-        self.inner().faults.skip_sync = part.map(str::to_string);
+    /// Planted bug: syncs of files and directories whose path ends with `end` do nothing and say
+    /// they succeeded. An empty `end` means all of them.
+    pub fn skip_sync(&self, end: Option<&str>) {
+        self.inner().faults.skip_sync = end.map(str::to_string);
     }
 
     /// How long, in virtual milliseconds, a job of a lane takes on this disk.

@@ -71,6 +71,8 @@ struct Buffer {
 struct Writer {
     segment: Option<Segment>,
     next_id: u64,
+    /// The store is closed and its directory may belong to another by now.
+    finished: bool,
 }
 
 /// A segment that is complete, and the last record in it.
@@ -116,7 +118,7 @@ impl Log {
             segment_bytes,
             health,
             buffer: Mutex::new(buffer),
-            writer: Mutex::new(Writer { segment: None, next_id }),
+            writer: Mutex::new(Writer { segment: None, next_id, finished: false }),
             closed: Mutex::new(closed),
             figures,
         }
@@ -226,6 +228,9 @@ impl Log {
             let buffer = lock(&self.buffer);
             (buffer.written, buffer.synced)
         };
+        if writer.finished {
+            return Ok((written, synced));
+        }
         let over = |s: &Segment| s.length() >= self.segment_bytes || (new_segment && s.last() > 0);
         if let Some(segment) = writer.segment.take_if(|segment| over(segment)) {
             self.close_segment(segment)?;
@@ -325,7 +330,11 @@ impl Log {
 
     /// Ends the log of a store whose every record is durable in tables (`floor`).
     pub(crate) fn finish(&self, floor: u64) {
-        let segment = lock(&self.writer).segment.take();
+        let segment = {
+            let mut writer = lock(&self.writer);
+            writer.finished = true;
+            writer.segment.take()
+        };
         if let Some(segment) = segment {
             let (id, last, bytes) = (segment.id(), segment.last(), segment.length());
             drop(segment);

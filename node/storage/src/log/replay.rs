@@ -58,7 +58,6 @@ pub(crate) fn replay(
     Ok(all)
 }
 
-#[expect(clippy::too_many_arguments, reason = "one step of the loop above, split off for reading")]
 fn replay_segment(
     disk: &dyn Disk,
     dir: &Path,

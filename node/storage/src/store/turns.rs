@@ -115,7 +115,10 @@ mod tests {
         assert!(matches!(turns.enter(&key(65), 3), Entered::Run(_, 3)), "same stripe, other key");
         assert!(matches!(turns.enter(&key(1), 4), Entered::Queued));
         assert!(matches!(turns.enter(&key(1), 5), Entered::Refused(5)));
-        assert_eq!((turns.waiting(), turn.next(), turn.next(), turn.next()), (2, Some(2), Some(4), None));
+        assert_eq!(
+            (turns.waiting(), turn.next(), turn.next(), turn.next()),
+            (2, Some(2), Some(4), None)
+        );
         assert!(matches!(turns.enter(&key(1), 6), Entered::Run(..)));
     }
 

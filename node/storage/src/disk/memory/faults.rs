@@ -95,7 +95,7 @@ impl Faults {
     }
 
     pub(super) fn skips(&self, path: &Path) -> bool {
-        self.skip_sync.as_deref().is_some_and(|part| path.to_string_lossy().contains(part))
+        self.skip_sync.as_deref().is_some_and(|end| path.to_string_lossy().ends_with(end))
     }
 
     /// Counts a call and decides whether it fails. A call that fails changes nothing.

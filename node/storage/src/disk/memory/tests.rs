@@ -119,10 +119,10 @@ fn faults_hit_the_call_they_name() {
 #[test]
 fn skipped_syncs_say_they_worked() {
     let disk = disk();
-    disk.skip_sync(Some("a"));
+    disk.skip_sync(Some(""));
     write(&disk, "a1", b"x").sync().unwrap();
     disk.sync_dir(&dir()).unwrap();
-    assert_eq!(disk.image(Crash::DropAll, 0).content(&path("a1")), None, "/data holds an a too");
+    assert_eq!(disk.image(Crash::DropAll, 0).content(&path("a1")), None);
     disk.skip_sync(Some("a1"));
     disk.sync_dir(&dir()).unwrap();
     assert_eq!(disk.image(Crash::DropAll, 0).content(&path("a1")), Some(vec![]));

@@ -1,0 +1,274 @@
+//! The tables of a store by level: an immutable set that readers share, and the files behind it.
+//!
+//! Level 0 holds flushed memtables, newest first, whose ranges overlap; every deeper level is sorted
+//! and disjoint, and holds older versions than the levels above it. A table that left the set keeps
+//! its file until the last reader lets go of it; then the file is removed on the compaction lane
+//! (rule R12).
+
+use crate::disk::Disk;
+use crate::error::{Damage, IoFailure, OpenError, ReadError};
+use crate::key::TableKey;
+use crate::maintenance::{Lane, Maintenance};
+use crate::manifest::{Named, table_path};
+use crate::memtable::Version;
+use crate::merge::{Item, Run};
+use crate::options::StoreOptions;
+use crate::table::{
+    Cursor, Lookup, Probe, ReadMode, Table, TableContext, TableCursor, TableError, TableId,
+    TableMeta, TableOptions,
+};
+use bytes::Bytes;
+use std::collections::BTreeSet;
+use std::io;
+use std::ops::Bound;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Window of a scan or merge over one table.
+const READ_AHEAD_BYTES: usize = 256 << 10;
+
+/// What is needed to open and to build tables.
+pub(crate) struct Tables {
+    disk: Arc<dyn Disk>,
+    maintenance: Arc<dyn Maintenance>,
+    dir: PathBuf,
+    context: TableContext,
+    writer: TableOptions,
+}
+
+/// A table in use.
+pub(crate) struct TableFile {
+    table: Arc<Table>,
+    obsolete: AtomicBool,
+    path: PathBuf,
+    disk: Arc<dyn Disk>,
+    maintenance: Arc<dyn Maintenance>,
+}
+
+/// The tables of a store.
+#[derive(Default)]
+pub(crate) struct Levels {
+    levels: Vec<Vec<Arc<TableFile>>>,
+}
+
+impl Tables {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        maintenance: Arc<dyn Maintenance>,
+        dir: PathBuf,
+        options: &StoreOptions,
+    ) -> Self {
+        let context = TableContext::new(options.cache_bytes as u64, options.resident_bytes as u64);
+        let writer = TableOptions {
+            block_bytes: options.block_bytes,
+            filter_bits_per_key: options.filter_bits_per_key,
+            ..TableOptions::default()
+        };
+        Self { disk, maintenance, dir, context, writer }
+    }
+
+    pub(crate) fn writer_options(&self) -> TableOptions {
+        self.writer
+    }
+
+    pub(crate) fn context(&self) -> &TableContext {
+        &self.context
+    }
+
+    /// Opens a table of which `bytes` must be the length.
+    pub(crate) fn open(&self, id: u64, bytes: u64) -> Result<Arc<TableFile>, TableError> {
+        let path = table_path(&self.dir, id);
+        let damaged = |detail: String| Damage { path: path.clone(), offset: 0, detail };
+        let file = self.disk.open_read(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                TableError::from(damaged("missing, though the manifest names it".into()))
+            }
+            _ => IoFailure::new(&path, "open", &error).into(),
+        })?;
+        if file.len() != bytes {
+            let detail = format!("{} bytes long, though the manifest says {bytes}", file.len());
+            return Err(damaged(detail).into());
+        }
+        let table = Arc::new(Table::open(TableId(id), &path, file, &self.context)?);
+        let (disk, maintenance) = (self.disk.clone(), self.maintenance.clone());
+        Ok(Arc::new(TableFile { table, obsolete: AtomicBool::new(false), path, disk, maintenance }))
+    }
+
+    /// Opens tables just written.
+    pub(crate) fn open_all(&self, metas: &[TableMeta]) -> Result<Vec<Arc<TableFile>>, TableError> {
+        metas.iter().map(|meta| self.open(meta.id.0, meta.bytes)).collect()
+    }
+}
+
+impl TableFile {
+    fn id(&self) -> u64 {
+        self.table.id().0
+    }
+
+    pub(crate) fn meta(&self) -> &TableMeta {
+        self.table.meta()
+    }
+
+    fn run(&self, from: &[u8]) -> Result<Run, TableError> {
+        let cursor = self.table.scan(Bound::Included(from), Bound::Unbounded, READ_AHEAD_BYTES)?;
+        Ok(Box::new(CursorRun { cursor, failed: None }))
+    }
+}
+
+impl Drop for TableFile {
+    fn drop(&mut self) {
+        if self.obsolete.load(Ordering::Acquire) {
+            let (disk, path) = (self.disk.clone(), std::mem::take(&mut self.path));
+            // An orphan if this fails or never runs; the next start removes it.
+            let job = Box::new(move || _ = disk.remove(&path));
+            self.maintenance.submit(Lane::Compact, job);
+        }
+    }
+}
+
+struct CursorRun {
+    cursor: TableCursor,
+    failed: Option<TableError>,
+}
+
+impl Iterator for CursorRun {
+    type Item = Result<Item, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error.into()));
+        }
+        if !self.cursor.valid() {
+            return None;
+        }
+        let key = Bytes::copy_from_slice(self.cursor.key());
+        let version = Version { sequence: self.cursor.seq(), value: self.cursor.value() };
+        self.failed = self.cursor.advance().err();
+        Some(Ok((key, version)))
+    }
+}
+
+impl Levels {
+    /// Opens what a manifest names.
+    pub(crate) fn open(tables: &Tables, named: &[Vec<Named>]) -> Result<Self, OpenError> {
+        let mut levels = Vec::new();
+        for level in named {
+            let opened = level.iter().map(|named| tables.open(named.id, named.bytes));
+            levels.push(opened.collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(Self { levels })
+    }
+
+    /// The newest version of a key in tables, `None` if finding it needs the disk. Version 0
+    /// without a value: no table has it.
+    pub(crate) fn get(&self, key: &TableKey, mode: ReadMode) -> Result<Option<Version>, ReadError> {
+        let probe = Probe::new(key.as_bytes());
+        for (depth, level) in self.levels.iter().enumerate() {
+            let candidates = if depth == 0 { &level[..] } else { holder(level, key.as_bytes()) };
+            for file in candidates {
+                match file.table.find(&probe, u64::MAX, mode)? {
+                    Lookup::Found { seq, value } => {
+                        return Ok(Some(Version { sequence: seq, value }));
+                    }
+                    Lookup::NeedsDisk => return Ok(None),
+                    Lookup::Absent(_) => {}
+                }
+            }
+        }
+        Ok(Some(Version { sequence: 0, value: None }))
+    }
+
+    /// Every table as a run from a key on.
+    pub(crate) fn runs(&self, from: &[u8]) -> Result<Vec<Run>, ReadError> {
+        let ahead = |file: &&Arc<TableFile>| file.meta().last.as_ref() >= from;
+        let runs = self.all().filter(ahead).map(|file| file.run(from));
+        Ok(runs.collect::<Result<Vec<_>, _>>()?)
+    }
+
+    /// The tables with these numbers, whole.
+    pub(crate) fn runs_of(&self, ids: &[u64]) -> Result<Vec<Run>, TableError> {
+        self.all().filter(|file| ids.contains(&file.id())).map(|file| file.run(&[])).collect()
+    }
+
+    /// The tables with these numbers.
+    pub(crate) fn files(&self, ids: &[u64]) -> Vec<Arc<TableFile>> {
+        self.all().filter(|file| ids.contains(&file.id())).cloned().collect()
+    }
+
+    /// This set with some tables taken out and others put into a level.
+    pub(crate) fn changed(
+        &self,
+        removed: &[u64],
+        added: Vec<Arc<TableFile>>,
+        level: usize,
+    ) -> Self {
+        let mut levels: Vec<Vec<Arc<TableFile>>> = self
+            .levels
+            .iter()
+            .map(|files| {
+                files.iter().filter(|file| !removed.contains(&file.id())).cloned().collect()
+            })
+            .collect();
+        if !added.is_empty() && levels.len() <= level {
+            levels.resize_with(level + 1, Vec::new);
+        }
+        if let Some(files) = levels.get_mut(level) {
+            files.extend(added);
+            if level == 0 {
+                files.sort_by_key(|file| std::cmp::Reverse(file.meta().max_seq));
+            } else {
+                files.sort_by(|a, b| a.meta().first.cmp(&b.meta().first));
+            }
+        }
+        while levels.last().is_some_and(Vec::is_empty) {
+            levels.pop();
+        }
+        Self { levels }
+    }
+
+    /// Says that the files of tables which `next` has no longer may go with their last reader.
+    pub(crate) fn retire_all_but(&self, next: &Levels) {
+        let kept: BTreeSet<u64> = next.all().map(|file| file.id()).collect();
+        for file in self.all().filter(|file| !kept.contains(&file.id())) {
+            file.obsolete.store(true, Ordering::Release);
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<TableFile>> {
+        self.levels.iter().flatten()
+    }
+
+    /// For the manifest.
+    pub(crate) fn named(&self) -> Vec<Vec<Named>> {
+        let name = |file: &Arc<TableFile>| Named { id: file.id(), bytes: file.meta().bytes };
+        self.levels.iter().map(|level| level.iter().map(name).collect()).collect()
+    }
+
+    /// For choosing a compaction.
+    pub(crate) fn metas(&self) -> Vec<Vec<TableMeta>> {
+        let meta = |file: &Arc<TableFile>| file.meta().clone();
+        self.levels.iter().map(|level| level.iter().map(meta).collect()).collect()
+    }
+
+    /// Tables in each level.
+    pub(crate) fn counts(&self) -> Vec<u64> {
+        self.levels.iter().map(|level| level.len() as u64).collect()
+    }
+
+    /// Tables in level 0.
+    pub(crate) fn level0(&self) -> usize {
+        self.levels.first().map_or(0, Vec::len)
+    }
+
+    /// Bytes of all tables.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.all().map(|file| file.meta().bytes).sum()
+    }
+}
+
+/// The one table of a sorted level that may hold a key.
+fn holder<'a>(level: &'a [Arc<TableFile>], key: &[u8]) -> &'a [Arc<TableFile>] {
+    let at = level.partition_point(|file| file.meta().last.as_ref() < key);
+    level.get(at..=at).unwrap_or_default()
+}

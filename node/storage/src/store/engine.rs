@@ -1,0 +1,138 @@
+//! What all parts of an open store share.
+//!
+//! Locks, outermost first: `edit` (manifest on disk; only background lanes take it, it is held over
+//! disk calls) > `gate` > `swap` > the short locks inside `log`, `turns`, `stalled` and `flushing`.
+//! The gate is held shared by every apply (log append, memtable insert, observer) and exclusively
+//! to freeze or to take a snapshot: so log position, memtable and observer agree at every cut.
+
+use super::flush::Flushing;
+use super::recovery::Recovery;
+use super::turns::Turns;
+use super::update::Work;
+use crate::disk::{DirLock, Disk};
+use crate::guard::lock;
+use crate::health::Health;
+use crate::key::TableKey;
+use crate::levels::{Levels, Tables};
+use crate::log::Log;
+use crate::maintenance::{Lane, Maintenance};
+use crate::manifest::Manifest;
+use crate::memtable::{Frozen, Memtable};
+use crate::observer::Observer;
+use crate::options::StoreOptions;
+use crate::stats::{Count, StoreStats};
+use arc_swap::ArcSwap;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, RwLock};
+
+/// Everything a read looks at: one consistent set.
+#[derive(Clone)]
+pub(crate) struct State {
+    pub(crate) active: Arc<Memtable>,
+    /// Oldest first.
+    pub(crate) frozen: Vec<Arc<Frozen>>,
+    pub(crate) levels: Arc<Levels>,
+}
+
+/// The inside of a store.
+pub(crate) struct Engine {
+    pub(crate) options: StoreOptions,
+    pub(crate) tables_dir: PathBuf,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) maintenance: Arc<dyn Maintenance>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) tables: Tables,
+    pub(crate) log: Log,
+    pub(crate) turns: Arc<Turns<Work>>,
+    pub(crate) stalled: Mutex<VecDeque<(TableKey, Work)>>,
+    pub(crate) gate: RwLock<()>,
+    pub(crate) state: ArcSwap<State>,
+    pub(crate) swap: Mutex<()>,
+    pub(crate) edit: Mutex<Manifest>,
+    pub(crate) next_file: AtomicU64,
+    pub(crate) flushing: Mutex<Flushing>,
+    pub(crate) compacting: AtomicBool,
+    /// Not before this time, after a compaction that failed.
+    pub(crate) compact_after_ms: AtomicU64,
+    pub(crate) now_ms: AtomicU64,
+    pub(crate) synced_ms: AtomicU64,
+    pub(crate) dir_lock: Mutex<Option<Box<dyn DirLock>>>,
+    pub(crate) recovery: Recovery,
+    pub(crate) figures: Figures,
+}
+
+/// Counters of the parts that have none of their own.
+#[derive(Default)]
+pub(crate) struct Figures {
+    pub(crate) memtable_hits: Count,
+    pub(crate) pool_reads: Count,
+    pub(crate) waiting_reads: Count,
+    pub(crate) flushes: Count,
+    pub(crate) compactions: Count,
+    pub(crate) flush_bytes: Count,
+    pub(crate) compaction_bytes: Count,
+    pub(crate) stalls: Count,
+    pub(crate) refused: Count,
+    pub(crate) background_errors: Count,
+}
+
+impl Engine {
+    /// Changes the set that reads look at.
+    pub(crate) fn change_state(&self, change: impl FnOnce(&mut State)) {
+        let _swap = lock(&self.swap);
+        let mut next = State::clone(&self.state.load());
+        change(&mut next);
+        self.state.store(Arc::new(next));
+    }
+
+    /// Queues a job that needs the engine.
+    pub(crate) fn submit(
+        self: &Arc<Self>,
+        lane: Lane,
+        job: impl FnOnce(&Arc<Self>) + Send + 'static,
+    ) {
+        let engine = self.clone();
+        self.maintenance.submit(lane, Box::new(move || job(&engine)));
+    }
+
+    pub(crate) fn stats(&self) -> StoreStats {
+        let state = self.state.load();
+        let memory = |frozen: &Arc<Frozen>| frozen.memtable.bytes();
+        let (cache, tables) =
+            (self.tables.context().cache.stats(), self.tables.context().counters.stats());
+        let waiting = self.turns.waiting() + lock(&self.stalled).len() as u64;
+        StoreStats {
+            memtable_bytes: (state.active.bytes() + state.frozen.iter().map(memory).sum::<usize>())
+                as u64,
+            immutable_memtables: state.frozen.len() as u64,
+            tables_by_level: state.levels.counts(),
+            table_bytes: state.levels.bytes(),
+            cache_bytes: cache.bytes,
+            log_bytes: self.log.figures.bytes_on_disk.get(),
+            waiting_updates: waiting,
+            waiting_reads: self.figures.waiting_reads.get(),
+            memtable_hits: self.figures.memtable_hits.get(),
+            table_reads: tables.found + tables.filter_false_positives,
+            filter_negatives: tables.filter_negatives,
+            filter_false_positives: tables.filter_false_positives,
+            cache_hits: cache.hits,
+            cache_misses: cache.misses,
+            pool_reads: self.figures.pool_reads.get(),
+            log_syncs: self.log.figures.syncs.get(),
+            log_batches: self.log.figures.batches.get(),
+            log_bytes_written: self.log.figures.bytes_written.get(),
+            flushes: self.figures.flushes.get(),
+            compactions: self.figures.compactions.get(),
+            flush_bytes_written: self.figures.flush_bytes.get(),
+            compaction_bytes_written: self.figures.compaction_bytes.get(),
+            stalls: self.figures.stalls.get(),
+            refused: self.figures.refused.get(),
+            background_errors: self.figures.background_errors.get(),
+            replayed_records: self.recovery.replayed_records,
+            torn_bytes_dropped: self.recovery.torn_bytes,
+        }
+    }
+}

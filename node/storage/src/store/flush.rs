@@ -1,0 +1,224 @@
+//! Freezing a memtable at a consistent cut, and writing it out as a table of level 0.
+//!
+//! Order (rule R2): the table and the observer's state are written and synced, their names are
+//! synced, the manifest is replaced; only then is the memtable dropped and the log released.
+
+use super::engine::Engine;
+use crate::error::{IoFailure, WriteError};
+use crate::guard::{exclusive, lock};
+use crate::levels::TableFile;
+use crate::maintenance::Lane;
+use crate::manifest::{self, Manifest};
+use crate::memtable::{Frozen, Memtable};
+use crate::merge::{Merge, Run};
+use crate::table::TableError;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Called when everything up to a sequence number is in tables, or when that failed.
+pub(crate) type Waiter = Box<dyn FnOnce(&Arc<Engine>, Result<(), WriteError>) + Send>;
+
+/// Who waits for flushes, and whether one is under way.
+#[derive(Default)]
+pub(crate) struct Flushing {
+    waiters: Vec<(u64, Waiter)>,
+    floor: u64,
+    scheduled: bool,
+    /// The last attempt failed; wait for a tick.
+    paused: bool,
+}
+
+impl Flushing {
+    pub(crate) fn starting_at(floor: u64) -> Self {
+        Self { floor, ..Self::default() }
+    }
+
+    /// Registers a waiter, or gives it back if there is nothing to wait for.
+    pub(crate) fn wait_for(&mut self, target: u64, waiter: Waiter) -> Option<Waiter> {
+        if target <= self.floor {
+            return Some(waiter);
+        }
+        self.waiters.push((target, waiter));
+        None
+    }
+
+    pub(crate) fn retry(&mut self) {
+        self.paused = false;
+    }
+
+    fn reached(&mut self, floor: u64) -> Vec<Waiter> {
+        self.floor = self.floor.max(floor);
+        self.waiters
+            .extract_if(.., |(target, _)| *target <= floor)
+            .map(|(_, waiter)| waiter)
+            .collect()
+    }
+}
+
+impl Engine {
+    /// Freezes the active memtable if it is full, old, or waited for, and there is room.
+    pub(super) fn freeze_if_due(&self) {
+        if !self.is_freeze_due() {
+            return;
+        }
+        let _gate = exclusive(&self.gate);
+        // Another thread may have frozen it meanwhile.
+        if !self.is_freeze_due() {
+            return;
+        }
+        let memtable = self.state.load().active.clone();
+        let (last, checkpoint) = (self.log.last(), self.observer.checkpoint());
+        let frozen = Arc::new(Frozen { memtable, last, checkpoint });
+        self.change_state(|state| {
+            state.active = Memtable::new();
+            state.frozen.push(frozen);
+        });
+        self.log.new_segment_soon();
+    }
+
+    fn is_freeze_due(&self) -> bool {
+        let state = self.state.load();
+        if state.active.is_empty() || state.frozen.len() >= self.options.immutable_memtables_max {
+            return false;
+        }
+        let now_ms = self.now_ms.load(Ordering::Relaxed);
+        let cut = state.frozen.last().map_or(0, |frozen| frozen.last);
+        state.active.bytes() >= self.options.memtable_bytes
+            || state.active.age_ms(now_ms) >= self.options.flush_age_ms
+            || lock(&self.flushing).waiters.iter().any(|(target, _)| *target > cut)
+    }
+
+    pub(super) fn schedule_flush(self: &Arc<Self>) {
+        if self.state.load().frozen.is_empty() {
+            return;
+        }
+        {
+            let mut flushing = lock(&self.flushing);
+            if flushing.paused || std::mem::replace(&mut flushing.scheduled, true) {
+                return;
+            }
+        }
+        self.submit(Lane::Flush, |engine| {
+            let outcome = engine.flush_oldest();
+            lock(&engine.flushing).scheduled = false;
+            if let Err(failure) = outcome {
+                engine.flush_failed(failure);
+            }
+            engine.work_if_due();
+            engine.admit_stalled();
+        });
+    }
+
+    fn flush_failed(self: &Arc<Self>, failure: IoFailure) {
+        self.figures.background_errors.add(1);
+        let answer = if failure.is_full() {
+            // Until a flush succeeds memory can only grow: refuse rather than queue.
+            self.health.refuse(failure.clone());
+            WriteError::Full(failure)
+        } else {
+            let reason = format!("a flush failed: {failure}");
+            self.health.fail(reason.clone());
+            self.log.abandon(&reason);
+            WriteError::Failed(reason)
+        };
+        let waiters = {
+            let mut flushing = lock(&self.flushing);
+            flushing.paused = true;
+            std::mem::take(&mut flushing.waiters)
+        };
+        for (_, waiter) in waiters {
+            waiter(self, Err(answer.clone()));
+        }
+    }
+
+    /// Writes the oldest frozen memtable out. Error: nothing changed, except that after one that is
+    /// not "full" the store must not go on.
+    pub(crate) fn flush_oldest(self: &Arc<Self>) -> Result<(), IoFailure> {
+        let Some(frozen) = self.state.load().frozen.first().cloned() else { return Ok(()) };
+        let sidecar = self.next_file.fetch_add(1, Ordering::Relaxed);
+        let mut written = Vec::new();
+        let installed = self.write_frozen(&frozen, sidecar, &mut written);
+        if let Err(failure) = installed {
+            let _ = self.disk.remove(&manifest::sidecar_path(&self.tables_dir, sidecar));
+            for id in written {
+                let _ = self.disk.remove(&manifest::table_path(&self.tables_dir, id));
+            }
+            return Err(failure);
+        }
+        self.figures.flushes.add(1);
+        self.health.accepts_again();
+        self.log.stored_elsewhere(frozen.last);
+        self.log.release(frozen.last);
+        let waiters = lock(&self.flushing).reached(frozen.last);
+        for waiter in waiters {
+            waiter(self, Ok(()));
+        }
+        Ok(())
+    }
+
+    fn write_frozen(
+        self: &Arc<Self>,
+        frozen: &Frozen,
+        sidecar: u64,
+        written: &mut Vec<u64>,
+    ) -> Result<(), IoFailure> {
+        let run: Run = Box::new(frozen.memtable.versions(bytes::Bytes::new()).map(Ok));
+        let mut items = Merge::new(vec![run]).newest(u64::MAX).peekable();
+        let metas = self.write_tables(&mut items, u64::MAX, written).map_err(as_io)?;
+        self.figures.flush_bytes.add(metas.iter().map(|meta| meta.bytes).sum());
+        let files = self.tables.open_all(&metas).map_err(as_io)?;
+        manifest::write_sidecar(&*self.disk, &self.tables_dir, sidecar, &frozen.checkpoint)?;
+        let old = self.install(&[], files, 0, |manifest| {
+            manifest.floor = manifest.floor.max(frozen.last);
+            manifest.sidecar.replace(sidecar)
+        })?;
+        if let Some(old) = old {
+            // An orphan if this fails; the next start removes it.
+            let _ = self.disk.remove(&manifest::sidecar_path(&self.tables_dir, old));
+        }
+        Ok(())
+    }
+
+    /// Replaces tables by others, on disk by one manifest, then in memory. The files of `outputs`
+    /// are synced; their names are synced here. Error: nothing changed in memory.
+    pub(crate) fn install<T>(
+        self: &Arc<Self>,
+        inputs: &[u64],
+        outputs: Vec<Arc<TableFile>>,
+        level: usize,
+        edit: impl FnOnce(&mut Manifest) -> T,
+    ) -> Result<T, IoFailure> {
+        let dir_synced = self.disk.sync_dir(&self.tables_dir);
+        dir_synced.map_err(|error| IoFailure {
+            kind: std::io::ErrorKind::Other,
+            ..IoFailure::new(&self.tables_dir, "sync the directory", &error)
+        })?;
+        let mut manifest = lock(&self.edit);
+        let mut next = manifest.clone();
+        let out = edit(&mut next);
+        next.next_file = self.next_file.load(Ordering::Relaxed);
+        let before = self.state.load().levels.clone();
+        let levels = Arc::new(before.changed(inputs, outputs, level));
+        next.levels = levels.named();
+        next.store(&*self.disk, &self.options.dir)?;
+        let floor = next.floor;
+        *manifest = next;
+        self.change_state(|state| {
+            state.levels = levels.clone();
+            state.frozen.retain(|frozen| frozen.last > floor);
+        });
+        before.retire_all_but(&levels);
+        Ok(out)
+    }
+}
+
+fn as_io(error: TableError) -> IoFailure {
+    match error {
+        TableError::Io(failure) => failure,
+        other => IoFailure {
+            path: std::path::PathBuf::new(),
+            kind: std::io::ErrorKind::Other,
+            detail: other.to_string(),
+        },
+    }
+}

@@ -1,0 +1,132 @@
+//! The public face of the engine: open, get, update, scan, flush, close.
+//!
+//! A change takes this way: its key's turn (`turns`), the old value from memory or through a reader
+//! (`read`), the caller's closure, the log buffer, the memtable, the observer (`update`); later the
+//! sync (`log`), the flush (`flush`) and compaction (`compaction`). Nothing here waits for the disk
+//! on the caller's thread.
+
+mod background;
+mod engine;
+mod flush;
+mod read;
+pub(crate) mod recovery;
+mod turns;
+mod update;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use engine::Engine;
+pub use read::{Chunk, Snapshot};
+pub use recovery::Recovery;
+pub use update::{Applied, Change, Durability};
+
+use crate::disk::Disk;
+use crate::error::{IoFailure, OpenError, ReadError, WriteError};
+use crate::key::TableKey;
+use crate::maintenance::Maintenance;
+use crate::observer::Observer;
+use crate::options::StoreOptions;
+use crate::stats::StoreStats;
+use crate::ticket::Ticket;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// An open store. Dropping it without [`Store::close`] is safe: the next open replays the log.
+pub struct Store {
+    engine: Arc<Engine>,
+}
+
+impl Store {
+    /// Opens or creates the store of a directory: takes its lock, removes what an unfinished run
+    /// left behind, loads the manifest and replays the log. Blocks on the disk; safe to repeat.
+    pub fn open(
+        options: StoreOptions,
+        disk: Arc<dyn Disk>,
+        maintenance: Arc<dyn Maintenance>,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Arc<Store>, OpenError> {
+        let engine = recovery::open(options, disk, maintenance, observer)?;
+        engine.work_if_due();
+        Ok(Arc::new(Store { engine }))
+    }
+
+    /// What the open found and did.
+    pub fn recovery(&self) -> &Recovery {
+        &self.engine.recovery
+    }
+
+    /// The value of a key. Ready at once when memory, the cache or the page cache knows; otherwise
+    /// a reader answers.
+    pub fn get(&self, key: &TableKey) -> Ticket<Result<Option<Bytes>, ReadError>> {
+        self.engine.get(key)
+    }
+
+    /// Reads the key, calls `f` with what is stored, and applies the change it returns. Updates of
+    /// one key run one after the other, each seeing the result of the one before; `f` runs on the
+    /// calling thread or on one of the store's, must not block and must not call the store.
+    pub fn update<T, F>(
+        &self,
+        key: &TableKey,
+        durability: Durability,
+        f: F,
+    ) -> Ticket<Result<Applied<T>, WriteError>>
+    where
+        T: Send + 'static,
+        F: FnOnce(Option<&[u8]>) -> (Change, T) + Send + 'static,
+    {
+        self.engine.update(key, durability, f)
+    }
+
+    /// Tells the time (milliseconds of any steady clock): flushes by age, syncs what is periodic,
+    /// tries again what failed. Call it a few times a second.
+    pub fn tick(&self, now_ms: u64) {
+        self.engine.tick(now_ms);
+    }
+
+    /// Flushes everything that is in memory now. Ready when it is in tables, or when an attempt
+    /// failed (it is tried again at later ticks).
+    pub fn flush(&self) -> Ticket<Result<(), WriteError>> {
+        self.engine.flush()
+    }
+
+    /// A consistent view of now: exactly the changes applied so far.
+    pub fn snapshot(&self) -> Snapshot {
+        self.engine.snapshot()
+    }
+
+    /// A piece of a scan of `[from, to)` in a snapshot: at most `max_entries` entries and about
+    /// `max_bytes` bytes (at least one entry if there is any). `to` `None`: to the end. Go on at
+    /// [`Chunk::next`]. Always answered by a reader.
+    pub fn scan(
+        &self,
+        snapshot: &Snapshot,
+        from: &TableKey,
+        to: Option<&TableKey>,
+        max_entries: usize,
+        max_bytes: usize,
+    ) -> Ticket<Result<Chunk, ReadError>> {
+        self.engine.scan(snapshot, from, to, max_entries, max_bytes)
+    }
+
+    /// Every counter and gauge.
+    pub fn stats(&self) -> StoreStats {
+        self.engine.stats()
+    }
+
+    /// Why the store takes no more writes and acknowledges nothing, if so: a sync failed. For good.
+    pub fn failed(&self) -> Option<String> {
+        self.engine.health.failed()
+    }
+
+    /// Why writes are refused for the moment (disk full or read-only), if so. Ends by itself.
+    pub fn refusing(&self) -> Option<IoFailure> {
+        self.engine.health.refusing()
+    }
+
+    /// Refuses new work, flushes everything, and releases the directory. Ready when done. Error: the
+    /// directory is released too; what was acknowledged as durable is still in the log.
+    pub fn close(&self) -> Ticket<Result<(), WriteError>> {
+        self.engine.close()
+    }
+}

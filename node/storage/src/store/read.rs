@@ -1,0 +1,174 @@
+//! The read path: memory first, then tables as far as nothing has to wait, then a reader.
+
+use super::engine::{Engine, State};
+use crate::error::ReadError;
+use crate::guard::exclusive;
+use crate::key::TableKey;
+use crate::maintenance::Lane;
+use crate::memtable::{Memtable, Version};
+use crate::merge::{Merge, Run};
+use crate::table::ReadMode;
+use crate::ticket::Ticket;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// A piece of a scan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// Keys and values, ascending.
+    pub entries: Vec<(TableKey, Bytes)>,
+    /// Where to go on; `None` at the end of the range.
+    pub next: Option<TableKey>,
+}
+
+/// A frozen view of the whole store. Keeps memory and files alive: drop it soon.
+#[derive(Clone)]
+pub struct Snapshot {
+    state: Arc<State>,
+    sequence: u64,
+}
+
+impl Engine {
+    pub(crate) fn get(
+        self: &Arc<Self>,
+        key: &TableKey,
+    ) -> Ticket<Result<Option<Bytes>, ReadError>> {
+        if self.health.is_closed() {
+            return Ticket::ready(Err(ReadError::Closed));
+        }
+        match self.look_now(key) {
+            Ok(Some(version)) => return Ticket::ready(Ok(version.value)),
+            Ok(None) => {}
+            Err(error) => return Ticket::ready(Err(error)),
+        }
+        let (ticket, owed) = Ticket::pair();
+        let refused = self.submit_read((key.clone(), owed), |engine, (key, owed)| {
+            owed.complete(engine.look(&key).map(|version| version.value));
+        });
+        if let Err((_, owed)) = refused {
+            owed.complete(Err(ReadError::Overloaded));
+        }
+        ticket
+    }
+
+    /// The newest version of a key, `None` if finding it needs the disk. A key that was never
+    /// stored has version 0 without a value.
+    pub(super) fn look_now(&self, key: &TableKey) -> Result<Option<Version>, ReadError> {
+        let state = self.state.load();
+        match in_memory(&state, key) {
+            Some(version) => {
+                self.figures.memtable_hits.add(1);
+                Ok(Some(version))
+            }
+            None => state.levels.get(key, ReadMode::CachedOnly),
+        }
+    }
+
+    /// The newest version of a key, waiting for the disk.
+    pub(crate) fn look(&self, key: &TableKey) -> Result<Version, ReadError> {
+        let state = self.state.load_full();
+        if let Some(version) = in_memory(&state, key) {
+            return Ok(version);
+        }
+        match state.levels.get(key, ReadMode::Blocking)? {
+            Some(version) => Ok(version),
+            None => Err(ReadError::Abandoned),
+        }
+    }
+
+    /// Queues work for a reader; given back if too much waits.
+    pub(super) fn submit_read<W: Send + 'static>(
+        self: &Arc<Self>,
+        work: W,
+        run: impl FnOnce(&Arc<Self>, W) + Send + 'static,
+    ) -> Result<(), W> {
+        let waiting = &self.figures.waiting_reads;
+        if waiting.get() >= self.options.waiting_reads_max as u64 {
+            return Err(work);
+        }
+        waiting.add(1);
+        self.figures.pool_reads.add(1);
+        let place = Place(self.clone());
+        self.submit(Lane::Read, move |engine| {
+            drop(place);
+            run(engine, work);
+        });
+        Ok(())
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let _gate = exclusive(&self.gate);
+        Snapshot { state: self.state.load_full(), sequence: self.log.last() }
+    }
+
+    pub(crate) fn scan(
+        self: &Arc<Self>,
+        snapshot: &Snapshot,
+        from: &TableKey,
+        to: Option<&TableKey>,
+        max_entries: usize,
+        max_bytes: usize,
+    ) -> Ticket<Result<Chunk, ReadError>> {
+        if self.health.is_closed() {
+            return Ticket::ready(Err(ReadError::Closed));
+        }
+        let (ticket, owed) = Ticket::pair();
+        let work = (snapshot.clone(), from.clone(), to.cloned(), owed);
+        let refused = self.submit_read(work, move |_, (snapshot, from, to, owed)| {
+            owed.complete(snapshot.chunk(&from, to.as_ref(), max_entries.max(1), max_bytes));
+        });
+        if let Err((.., owed)) = refused {
+            owed.complete(Err(ReadError::Overloaded));
+        }
+        ticket
+    }
+}
+
+/// A place among the waiting reads; given back even if the job is thrown away.
+struct Place(Arc<Engine>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.figures.waiting_reads.sub(1);
+    }
+}
+
+fn in_memory(state: &State, key: &TableKey) -> Option<Version> {
+    let frozen = state.frozen.iter().rev().map(|frozen| &frozen.memtable);
+    std::iter::once(&state.active).chain(frozen).find_map(|memtable| memtable.get(key))
+}
+
+fn memory_run(memtable: &Arc<Memtable>, from: &TableKey) -> Run {
+    Box::new(memtable.versions(from.encoded().clone()).map(Ok))
+}
+
+impl Snapshot {
+    fn chunk(
+        &self,
+        from: &TableKey,
+        to: Option<&TableKey>,
+        max_entries: usize,
+        max_bytes: usize,
+    ) -> Result<Chunk, ReadError> {
+        let mut runs = vec![memory_run(&self.state.active, from)];
+        runs.extend(self.state.frozen.iter().map(|frozen| memory_run(&frozen.memtable, from)));
+        runs.extend(self.state.levels.runs(from.encoded())?);
+        let (mut chunk, mut bytes) = (Chunk { entries: Vec::new(), next: None }, 0);
+        for item in Merge::new(runs).newest(self.sequence) {
+            let (key, version) = item?;
+            let key = TableKey::from_encoded(key).map_err(|_| ReadError::Abandoned)?;
+            if to.is_some_and(|to| key >= *to) {
+                break;
+            }
+            if chunk.entries.len() >= max_entries || (bytes >= max_bytes && bytes > 0) {
+                chunk.next = Some(key);
+                break;
+            }
+            if let Some(value) = version.value {
+                bytes += key.as_bytes().len() + value.len();
+                chunk.entries.push((key, value));
+            }
+        }
+        Ok(chunk)
+    }
+}

@@ -1,0 +1,236 @@
+//! Opening a store: from whatever a crash left to a running engine.
+//!
+//! Order: lock; make visible names durable; load the manifest; remove what it does not name; open
+//! its tables; hand the observer its state; replay the log above the floor. Each step only removes
+//! what nothing refers to, so a crash anywhere in here changes nothing for the next attempt
+//! (rule R11). A directory with data but no manifest is damage, never an empty store.
+
+use super::engine::{Engine, Figures, State};
+use super::flush::Flushing;
+use super::turns::Turns;
+use crate::disk::{DirLock, Disk};
+use crate::error::{Damage, IoFailure, OpenError, ReadError};
+use crate::health::Health;
+use crate::key::TableKey;
+use crate::levels::{Levels, Tables};
+use crate::log::record::Record;
+use crate::log::{Log, replay};
+use crate::maintenance::Maintenance;
+use crate::manifest::{self, Manifest};
+use crate::memtable::{Frozen, Memtable, Version};
+use crate::observer::Observer;
+use crate::options::StoreOptions;
+use crate::table::ReadMode;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, RwLock};
+
+/// What an open found and did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// The directory held no store.
+    pub created: bool,
+    /// Records applied from the log.
+    pub replayed_records: u64,
+    /// Bytes of a torn log tail that were dropped. None of them was acknowledged as durable.
+    pub torn_bytes: u64,
+    /// Files of an unfinished run that were removed.
+    pub orphans_removed: u64,
+}
+
+pub(crate) fn open(
+    options: StoreOptions,
+    disk: Arc<dyn Disk>,
+    maintenance: Arc<dyn Maintenance>,
+    observer: Arc<dyn Observer>,
+) -> Result<Arc<Engine>, OpenError> {
+    options.check()?;
+    let (log_dir, tables_dir) = (options.dir.join("log"), options.dir.join("tables"));
+    let dir_lock = prepare(&*disk, &options.dir, &log_dir, &tables_dir)?;
+    let (mut manifest, created) = load_or_create(&*disk, &options.dir, &log_dir, &tables_dir)?;
+    let orphans_removed = remove_orphans(&*disk, &mut manifest, &tables_dir)?;
+    let tables = Tables::new(disk.clone(), maintenance.clone(), tables_dir.clone(), &options);
+    let levels = Levels::open(&tables, &manifest.levels)?;
+    let state = match manifest.sidecar {
+        Some(id) => Some(manifest::read_sidecar(&*disk, &tables_dir, id)?),
+        None => None,
+    };
+    observer.restore(state.as_deref());
+    let mut memory = Memory::new(&options, &levels, &*observer);
+    let floor = manifest.floor;
+    let replayed = replay::replay(&*disk, &log_dir, floor, &mut |record| memory.apply(record))?;
+    let recovery = Recovery {
+        created,
+        replayed_records: replayed.records,
+        torn_bytes: replayed.torn_bytes,
+        orphans_removed,
+    };
+    let (active, frozen) = (memory.active, memory.frozen);
+    let state = State { active, frozen, levels: Arc::new(levels) };
+    let health = Arc::new(Health::default());
+    let (last, next_id, closed) = (replayed.last, replayed.next_id, replayed.closed);
+    let segment_bytes = options.log_segment_bytes;
+    let log = Log::new(disk.clone(), log_dir, segment_bytes, health.clone(), last, next_id, closed);
+    log.release(floor);
+    Ok(Arc::new(Engine {
+        tables_dir,
+        disk,
+        maintenance,
+        observer,
+        health,
+        log,
+        tables,
+        turns: Turns::new(options.waiting_updates_max),
+        stalled: Mutex::new(VecDeque::new()),
+        gate: RwLock::new(()),
+        state: ArcSwap::from_pointee(state),
+        swap: Mutex::new(()),
+        next_file: AtomicU64::new(manifest.next_file),
+        edit: Mutex::new(manifest),
+        flushing: Mutex::new(Flushing::starting_at(floor)),
+        compacting: AtomicBool::new(false),
+        compact_after_ms: AtomicU64::new(0),
+        now_ms: AtomicU64::new(0),
+        synced_ms: AtomicU64::new(0),
+        dir_lock: Mutex::new(Some(dir_lock)),
+        recovery,
+        figures: Figures::default(),
+        options,
+    }))
+}
+
+/// Makes the directories, takes the lock, and makes durable what can be seen: a killed process may
+/// have left names that were never synced, and from now on we rely on them.
+fn prepare(
+    disk: &dyn Disk,
+    dir: &Path,
+    log_dir: &Path,
+    tables_dir: &Path,
+) -> Result<Box<dyn DirLock>, OpenError> {
+    let failed = |path: &Path, what| {
+        let path = path.to_path_buf();
+        move |error: io::Error| IoFailure::new(&path, what, &error)
+    };
+    for path in [dir, log_dir, tables_dir] {
+        disk.create_dir(path).map_err(failed(path, "create the directory"))?;
+    }
+    let lock_path = dir.join("LOCK");
+    let held = disk.lock(&lock_path).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Locked(dir.into()),
+        _ => IoFailure::new(&lock_path, "lock", &error).into(),
+    })?;
+    for path in [dir, tables_dir] {
+        disk.sync_dir(path).map_err(failed(path, "sync the directory"))?;
+    }
+    for above in dir.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+        match disk.sync_dir(above) {
+            // A directory that we may not open was not made by us.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            synced => synced.map_err(failed(above, "sync the directory"))?,
+        }
+    }
+    Ok(held)
+}
+
+fn load_or_create(
+    disk: &dyn Disk,
+    dir: &Path,
+    log_dir: &Path,
+    tables_dir: &Path,
+) -> Result<(Manifest, bool), OpenError> {
+    if let Some(manifest) = Manifest::load(disk, dir)? {
+        return Ok((manifest, false));
+    }
+    let has_log = !replay::segments(disk, log_dir)?.is_empty();
+    let has_tables = list(disk, tables_dir)?.iter().any(|name| manifest::number_of(name).is_some());
+    if has_log || has_tables {
+        let detail = "missing, though the directory holds data".to_string();
+        return Err(Damage { path: dir.join(manifest::FILE), offset: 0, detail }.into());
+    }
+    let manifest = Manifest { next_file: 1, ..Manifest::default() };
+    manifest.store(disk, dir)?;
+    Ok((manifest, true))
+}
+
+fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, IoFailure> {
+    disk.list(dir).map_err(|error| IoFailure::new(dir, "list", &error))
+}
+
+/// Removes tables and sidecars that the manifest does not name. Their numbers are not used again.
+fn remove_orphans(
+    disk: &dyn Disk,
+    manifest: &mut Manifest,
+    tables_dir: &Path,
+) -> Result<u64, OpenError> {
+    let named: BTreeSet<u64> = manifest.numbers().collect();
+    let mut removed = 0;
+    for name in list(disk, tables_dir)? {
+        let Some(number) = manifest::number_of(&name) else { continue };
+        manifest.next_file = manifest.next_file.max(number + 1);
+        if !named.contains(&number) {
+            let path = tables_dir.join(&name);
+            disk.remove(&path)
+                .map_err(|error| IoFailure::new(&path, "remove an orphan", &error))?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// Memory as the replay builds it: the same cuts as in a run, so that flushing goes on from there.
+struct Memory<'a> {
+    options: &'a StoreOptions,
+    levels: &'a Levels,
+    observer: &'a dyn Observer,
+    active: Arc<Memtable>,
+    frozen: Vec<Arc<Frozen>>,
+}
+
+impl<'a> Memory<'a> {
+    fn new(options: &'a StoreOptions, levels: &'a Levels, observer: &'a dyn Observer) -> Self {
+        Self { options, levels, observer, active: Memtable::new(), frozen: Vec::new() }
+    }
+
+    fn old(&self, record: &Record) -> Result<Version, ReadError> {
+        let frozen = self.frozen.iter().rev().map(|frozen| &frozen.memtable);
+        let mut memory = std::iter::once(&self.active).chain(frozen);
+        if let Some(version) = memory.find_map(|memtable| memtable.get(&record.key)) {
+            return Ok(version);
+        }
+        let found = self.levels.get(&record.key, ReadMode::Blocking)?;
+        found.ok_or(ReadError::Abandoned)
+    }
+
+    fn apply(&mut self, record: Record) -> Result<(), OpenError> {
+        let old = self.old(&record).map_err(as_open)?;
+        let sequence = record.sequence;
+        // Copies: the record shares the memory of its whole segment.
+        let value = record.value.map(|value| Bytes::copy_from_slice(&value));
+        let key = TableKey::from_encoded(Bytes::copy_from_slice(record.key.as_bytes()));
+        let key = key.unwrap_or(record.key);
+        self.active.insert(&key, sequence, value.clone(), 0);
+        self.observer.changed(&key, old.value.as_deref(), value.as_deref());
+        if self.active.bytes() >= self.options.memtable_bytes {
+            let memtable = std::mem::replace(&mut self.active, Memtable::new());
+            let checkpoint = self.observer.checkpoint();
+            self.frozen.push(Arc::new(Frozen { memtable, last: sequence, checkpoint }));
+        }
+        Ok(())
+    }
+}
+
+fn as_open(error: ReadError) -> OpenError {
+    match error {
+        ReadError::Io(failure) => OpenError::Io(failure),
+        ReadError::Damaged(damage) => OpenError::Damaged(damage),
+        other => OpenError::Io(IoFailure {
+            path: PathBuf::new(),
+            kind: io::ErrorKind::Other,
+            detail: other.to_string(),
+        }),
+    }
+}

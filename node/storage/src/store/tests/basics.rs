@@ -1,0 +1,287 @@
+use super::*;
+use crate::disk::RealDisk;
+use crate::disk::memory::Crash;
+use crate::maintenance::Threads;
+
+#[test]
+fn what_was_written_is_read_from_memory_tables_and_after_reopen() {
+    let rig = Rig::new(tiny());
+    for number in 0..200 {
+        rig.put(number, &value(number)).unwrap();
+    }
+    for number in (0..200).step_by(3) {
+        rig.erase(number).unwrap();
+    }
+    let check = |rig: &Rig| {
+        for number in 0..210 {
+            let stored = (number % 3 != 0 && number < 200).then(|| Bytes::from(value(number)));
+            assert_eq!(rig.get(number).unwrap(), stored, "{number}");
+        }
+        assert_eq!(rig.scan(), rig.mirrored());
+    };
+    check(&rig);
+    rig.flush();
+    check(&rig);
+    let stats = rig.store.stats();
+    assert!(
+        stats.flushes > 5 && stats.compactions > 2 && stats.tables_by_level.len() > 1,
+        "{stats:?}"
+    );
+    let image = rig.disk.crash(Crash::DropAll, 0);
+    check(&Rig::open(image, tiny()).unwrap());
+}
+
+#[test]
+fn a_clean_close_loses_nothing_and_leaves_an_empty_replay() {
+    let rig = Rig::new(tiny());
+    for number in 0..50 {
+        rig.change(number, Change::Put(value(number).into()), Durability::Memory).unwrap();
+    }
+    let pending = rig.store.update(&key(1), Durability::Group, |_| (Change::Keep, ()));
+    let closed = rig.store.close();
+    rig.settle(closed).unwrap();
+    assert!(rig.settle(rig.settle(pending).unwrap().durable).is_ok(), "it is durable in a table");
+    assert_eq!(rig.put(1, b"late"), Err(WriteError::Closed));
+    assert_eq!(rig.get(1), Err(ReadError::Closed));
+    assert_eq!(rig.settle(rig.store.close()), Err(WriteError::Closed));
+    assert!(rig.disk.list(&Path::new(DIR).join("log")).unwrap().is_empty());
+    let again = Rig::open(rig.disk.clone(), tiny()).unwrap();
+    let recovery = *again.store.recovery();
+    assert_eq!((recovery.replayed_records, recovery.torn_bytes, recovery.created), (0, 0, false));
+    assert_eq!((again.scan().len(), again.scan()), (50, again.mirrored()));
+}
+
+#[test]
+fn a_directory_has_one_store() {
+    let rig = Rig::new(tiny());
+    let second = Rig::open(rig.disk.clone(), tiny());
+    assert!(matches!(second, Err(OpenError::Locked(dir)) if dir == Path::new(DIR)));
+    rig.settle(rig.store.close()).unwrap();
+    Rig::open(rig.disk.clone(), tiny()).unwrap();
+}
+
+#[test]
+fn a_lookup_that_needs_the_disk_is_a_ticket_and_queues_updates_of_its_key() {
+    let rig = Rig::new(StoreOptions { cache_bytes: 0, resident_bytes: 0, ..tiny() });
+    rig.put(1, b"old").unwrap();
+    rig.flush();
+    let (first, second) = (rig.store.get(&key(1)), rig.store.get(&key(1)));
+    assert!(!first.is_ready() && !second.is_ready());
+    let updates: Vec<_> = (0..5u8)
+        .map(|number| {
+            rig.store.update(&key(1), Durability::Memory, move |old| {
+                (Change::Put(vec![number].into()), old.map(<[u8]>::to_vec))
+            })
+        })
+        .collect();
+    assert!(updates.iter().all(|update| !update.is_ready()));
+    assert!(
+        rig.store.update(&key(2), Durability::Memory, |_| (Change::Keep, ())).is_ready()
+            || rig.work.waiting(Lane::Read) > 0
+    );
+    let seen: Vec<_> =
+        updates.into_iter().map(|update| rig.settle(update).unwrap().out.unwrap()).collect();
+    assert_eq!(seen, [b"old".to_vec(), vec![0], vec![1], vec![2], vec![3]]);
+    assert!(first.is_ready());
+    assert_eq!(rig.store.stats().waiting_updates, 0);
+}
+
+#[test]
+fn a_missing_key_costs_no_table_read_and_a_second_get_no_block() {
+    let options = StoreOptions { cache_bytes: 1 << 20, resident_bytes: 1 << 20, ..tiny() };
+    let rig = Rig::new(options);
+    for number in 0..300 {
+        rig.put(number, &value(number)).unwrap();
+    }
+    rig.flush();
+    let before = rig.store.stats();
+    for number in 1_000..2_000 {
+        assert_eq!(rig.get(number).unwrap(), None);
+    }
+    let after = rig.store.stats();
+    let (reads, probes) =
+        (after.table_reads - before.table_reads, after.filter_negatives - before.filter_negatives);
+    assert!(reads <= 10 && probes > 700, "{reads} table reads of {probes} probes");
+    rig.get(7).unwrap();
+    let before = rig.store.stats();
+    assert!(rig.store.get(&key(7)).is_ready());
+    let after = rig.store.stats();
+    assert_eq!((after.cache_misses, after.pool_reads), (before.cache_misses, before.pool_reads));
+}
+
+#[test]
+fn a_memtable_is_flushed_when_it_is_old() {
+    let rig = Rig::new(StoreOptions { flush_age_ms: 1_000, ..tiny() });
+    rig.store.tick(50);
+    rig.put(1, b"x").unwrap();
+    for (now, flushes) in [(900, 0), (1_049, 0), (1_050, 1), (9_000, 1)] {
+        rig.store.tick(now);
+        rig.work.run_all();
+        assert_eq!(rig.store.stats().flushes, flushes, "at {now}");
+    }
+}
+
+#[test]
+fn a_keep_waits_for_the_write_that_it_relies_on() {
+    let rig = Rig::new(tiny());
+    let put = rig.store.update(&key(1), Durability::Memory, |_| (Change::Put("x".into()), ()));
+    assert!(put.try_take().is_ok_and(|applied| applied.unwrap().durable.is_ready()));
+    let keep = rig.store.update(&key(1), Durability::Group, |_| (Change::Keep, ()));
+    let keep = keep.try_take().ok().unwrap().unwrap().durable;
+    assert!(!keep.is_ready(), "the value that was kept is only in memory");
+    rig.settle(keep).unwrap();
+    let image = rig.disk.image(Crash::DropAll, 0);
+    assert_eq!(Rig::open(image, tiny()).unwrap().get(1).unwrap(), Some("x".into()));
+    let absent = rig.store.update(&key(2), Durability::Group, |_| (Change::Erase, ()));
+    assert!(rig.settle(absent).unwrap().durable.is_ready());
+}
+
+#[test]
+fn periodic_writes_are_synced_by_the_tick() {
+    let rig = Rig::new(StoreOptions { periodic_sync_ms: 100, ..tiny() });
+    rig.change(1, Change::Put("x".into()), Durability::Periodic).unwrap();
+    let kept = |rig: &Rig| {
+        let image = rig.disk.image(Crash::DropAll, 0);
+        Rig::open(image, tiny()).unwrap().get(1).unwrap().is_some()
+    };
+    assert!(!kept(&rig));
+    rig.store.tick(99);
+    rig.work.run_all();
+    assert!(!kept(&rig));
+    rig.store.tick(100);
+    rig.work.run_all();
+    assert!(kept(&rig));
+}
+
+#[test]
+fn memory_is_bounded_and_what_waits_is_let_in_later_or_refused() {
+    let rig = Rig::new(StoreOptions { waiting_updates_max: 20, ..tiny() });
+    let put = |number| {
+        rig.store.update(&key(number), Durability::Memory, move |_| {
+            (Change::Put(value(number).into()), ())
+        })
+    };
+    let tickets: Vec<_> = (0..200).map(put).collect();
+    let stats = rig.store.stats();
+    assert!(stats.memtable_bytes < 4 * 1_500 && stats.waiting_updates == 20, "{stats:?}");
+    let outcomes: Vec<_> =
+        tickets.into_iter().map(|ticket| rig.settle(ticket).map(|_| ())).collect();
+    let refused = outcomes.iter().filter(|o| **o == Err(WriteError::Overloaded)).count() as u64;
+    assert_eq!(refused, rig.store.stats().refused);
+    assert_eq!(rig.scan().len() as u64, 200 - refused);
+    assert!(refused > 100 && rig.store.stats().stalls == 20);
+}
+
+#[test]
+fn lookups_beyond_the_bound_are_refused() {
+    let options =
+        StoreOptions { cache_bytes: 0, resident_bytes: 0, waiting_reads_max: 3, ..tiny() };
+    let rig = Rig::new(options);
+    rig.put(1, b"x").unwrap();
+    rig.flush();
+    let tickets: Vec<_> = (0..5).map(|_| rig.store.get(&key(1))).collect();
+    let update = rig.store.update(&key(1), Durability::Group, |_| (Change::Erase, ()));
+    assert!(matches!(rig.settle(update), Err(WriteError::Overloaded)));
+    let answers: Vec<_> = tickets.into_iter().map(|ticket| rig.settle(ticket)).collect();
+    assert_eq!(answers.iter().filter(|answer| **answer == Ok(Some("x".into()))).count(), 3);
+    assert_eq!(answers.iter().filter(|answer| **answer == Err(ReadError::Overloaded)).count(), 2);
+    assert_eq!(rig.get(1), Ok(Some("x".into())));
+}
+
+#[test]
+fn a_snapshot_does_not_move() {
+    let rig = Rig::new(tiny());
+    for number in 0..60 {
+        rig.put(number, &value(number)).unwrap();
+    }
+    let (snapshot, before) = (rig.store.snapshot(), rig.mirrored());
+    for number in 0..120 {
+        rig.put(number, b"new").unwrap();
+    }
+    for number in 0..30 {
+        rig.erase(number).unwrap();
+    }
+    rig.flush();
+    assert_eq!(rig.scan_in(&snapshot).unwrap(), before);
+    assert_eq!(rig.scan(), rig.mirrored());
+    let files = |rig: &Rig| rig.disk.list(&Path::new(DIR).join("tables")).unwrap().len();
+    let held = files(&rig);
+    drop(snapshot);
+    rig.work.run_all();
+    assert!(files(&rig) < held, "files wait for the last reader");
+    assert_eq!(files(&rig) as u64, rig.store.stats().tables_by_level.iter().sum::<u64>() + 1);
+}
+
+#[test]
+fn a_dropped_job_answers_and_frees_its_key() {
+    let rig = Rig::new(StoreOptions { cache_bytes: 0, resident_bytes: 0, ..tiny() });
+    rig.put(1, b"x").unwrap();
+    rig.flush();
+    let (get, update) = (
+        rig.store.get(&key(1)),
+        rig.store.update(&key(1), Durability::Group, |_| (Change::Erase, ())),
+    );
+    let queued = rig.store.update(&key(1), Durability::Group, |_| (Change::Erase, ()));
+    rig.work.drop_all();
+    assert_eq!(get.wait(), Err(ReadError::Abandoned));
+    assert!(matches!(update.wait(), Err(WriteError::Abandoned)));
+    assert!(matches!(queued.wait(), Err(WriteError::Abandoned)));
+    assert_eq!(rig.store.stats().waiting_reads, 0);
+    rig.put(1, b"y").unwrap();
+}
+
+#[test]
+fn sixty_four_writers_of_one_key_see_each_other() {
+    let home = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        memtable_bytes: 20_000,
+        cache_bytes: 0,
+        ..StoreOptions::new(home.path().join("db"))
+    };
+    let threads = Arc::new(Threads::start(2).unwrap());
+    let open = || {
+        Store::open(
+            options.clone(),
+            Arc::new(RealDisk),
+            threads.clone(),
+            Arc::new(Mirror::default()),
+        )
+        .unwrap()
+    };
+    let store = open();
+    std::thread::scope(|scope| {
+        for writer in 0..64u8 {
+            let store = &store;
+            scope.spawn(move || {
+                for round in 0..10u8 {
+                    let applied = store.update(&key(1), Durability::Group, move |old| {
+                        let mut all = old.unwrap_or_default().to_vec();
+                        all.extend([writer, round]);
+                        (Change::Put(all.clone().into()), all)
+                    });
+                    let applied = applied.wait().unwrap();
+                    assert!(applied.out.ends_with(&[writer, round]));
+                    applied.durable.wait().unwrap();
+                    let other = key(u64::from(writer) + 2);
+                    let put = store.update(&other, Durability::Group, |_| {
+                        (Change::Put(vec![7; 300].into()), ())
+                    });
+                    put.wait().unwrap().durable.wait().unwrap();
+                }
+            });
+        }
+    });
+    let check = |store: &Store| {
+        let all = store.get(&key(1)).wait().unwrap().unwrap();
+        let mut seen: Vec<_> = all.chunks(2).map(<[u8]>::to_vec).collect();
+        seen.sort();
+        seen.dedup();
+        assert_eq!((all.len(), seen.len()), (1280, 640), "no update was lost or doubled");
+    };
+    check(&store);
+    let stats = store.stats();
+    assert!(stats.log_syncs < 1_280, "{} syncs for 1,280 writes", stats.log_syncs);
+    store.close().wait().unwrap();
+    drop(store);
+    check(&open());
+}

@@ -1,0 +1,228 @@
+//! The write path: a key's turn, the old value, the closure, the log, memory, the observer.
+
+use super::engine::Engine;
+use super::turns::{Entered, Turn};
+use crate::error::WriteError;
+use crate::guard::{lock, shared};
+use crate::key::TableKey;
+use crate::log::record;
+use crate::maintenance::Lane;
+use crate::memtable::Version;
+use crate::ticket::Ticket;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// The most that one log record may have.
+const RECORD_MAX_BYTES: usize = 256 << 20;
+
+/// When an update counts as stored. All append to the log, in order, before memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Durability {
+    /// In the process's log buffer: lost with the process.
+    Memory,
+    /// Written to the log file, synced every `periodic_sync_ms`: lost with the machine.
+    Periodic,
+    /// Synced, sharing one sync with others.
+    Group,
+    /// Synced without any delay for batching.
+    Each,
+}
+
+/// What an update does to its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing.
+    Keep,
+    /// Stores these bytes.
+    Put(Bytes),
+    /// Removes what is stored.
+    Erase,
+}
+
+/// An update that was applied: visible to every later read and update of the key.
+pub struct Applied<T> {
+    /// What the closure returned besides the change.
+    pub out: T,
+    /// Ready when the state that the closure saw and made is stored at the durability asked for;
+    /// for [`Change::Keep`] too, which waits for the earlier write that it relies on.
+    pub durable: Ticket<Result<(), WriteError>>,
+}
+
+/// An update that waits for its turn; called with the key's newest version or why there is none.
+pub(crate) type Work = Box<dyn FnOnce(&Arc<Engine>, &TableKey, Result<Version, WriteError>) + Send>;
+
+impl Engine {
+    pub(crate) fn update<T, F>(
+        self: &Arc<Self>,
+        key: &TableKey,
+        durability: Durability,
+        f: F,
+    ) -> Ticket<Result<Applied<T>, WriteError>>
+    where
+        T: Send + 'static,
+        F: FnOnce(Option<&[u8]>) -> (Change, T) + Send + 'static,
+    {
+        let (ticket, owed) = Ticket::pair();
+        let work: Work = Box::new(move |engine, key, found| {
+            owed.complete(found.and_then(|old| {
+                let (change, out) = f(old.value.as_deref());
+                let durable = engine.apply(key, &old, change, durability)?;
+                Ok(Applied { out, durable })
+            }));
+        });
+        self.admit(key, work);
+        ticket
+    }
+
+    /// Runs the work, queues it while memory, log buffer or level 0 are full, or refuses it.
+    fn admit(self: &Arc<Self>, key: &TableKey, work: Work) {
+        if let Err(error) = self.health.check() {
+            return work(self, key, Err(error));
+        }
+        if self.is_full() || !lock(&self.stalled).is_empty() {
+            let mut stalled = lock(&self.stalled);
+            if stalled.len() < self.options.waiting_updates_max {
+                self.figures.stalls.add(1);
+                stalled.push_back((key.clone(), work));
+                drop(stalled);
+                // What it waits for may have ended just before it was queued.
+                self.work_if_due();
+                return self.admit_stalled();
+            }
+            drop(stalled);
+            self.figures.refused.add(1);
+            return work(self, key, Err(WriteError::Overloaded));
+        }
+        self.enter(key, work);
+    }
+
+    /// Lets in work that waited, as far as there is room, or answers it if writes are refused.
+    pub(crate) fn admit_stalled(self: &Arc<Self>) {
+        loop {
+            let verdict = self.health.check();
+            let (key, work) = {
+                let mut stalled = lock(&self.stalled);
+                if verdict.is_ok() && self.is_full() {
+                    return;
+                }
+                let Some(next) = stalled.pop_front() else { return };
+                next
+            };
+            match verdict {
+                Ok(()) => self.enter(&key, work),
+                Err(error) => work(self, &key, Err(error)),
+            }
+        }
+    }
+
+    /// Whether updates have to wait for background work.
+    fn is_full(&self) -> bool {
+        let state = self.state.load();
+        let memory = state.frozen.len() >= self.options.immutable_memtables_max
+            && state.active.bytes() >= self.options.memtable_bytes;
+        memory
+            || state.levels.level0() >= self.options.level0_stop
+            || self.log.buffered_bytes() >= self.options.log_buffer_bytes
+    }
+
+    fn enter(self: &Arc<Self>, key: &TableKey, work: Work) {
+        match self.turns.enter(key, work) {
+            Entered::Run(turn, work) => self.take_turn(turn, work),
+            Entered::Queued => {}
+            Entered::Refused(work) => {
+                self.figures.refused.add(1);
+                work(self, key, Err(WriteError::Overloaded));
+            }
+        }
+    }
+
+    /// Runs the work of a key until its queue is empty or the disk is needed; then a reader goes on.
+    fn take_turn(self: &Arc<Self>, mut turn: Turn<Work>, mut work: Work) {
+        loop {
+            let found = match self.health.check() {
+                Ok(()) => self.look_now(turn.key()).map_err(WriteError::Read),
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(Some(version)) => work(self, turn.key(), Ok(version)),
+                Ok(None) => return self.take_turn_on_reader(turn, work),
+                Err(error) => work(self, turn.key(), Err(error)),
+            }
+            match turn.next() {
+                Some(next) => work = next,
+                None => return,
+            }
+        }
+    }
+
+    fn take_turn_on_reader(self: &Arc<Self>, turn: Turn<Work>, work: Work) {
+        let refused = self.submit_read((turn, work), |engine, (mut turn, work)| {
+            let found = engine.look(turn.key()).map_err(WriteError::Read);
+            work(engine, turn.key(), found);
+            if let Some(next) = turn.next() {
+                engine.take_turn(turn, next);
+            }
+        });
+        if let Err((mut turn, mut work)) = refused {
+            // Everything that waits for this key would need the same read.
+            loop {
+                self.figures.refused.add(1);
+                work(self, turn.key(), Err(WriteError::Overloaded));
+                match turn.next() {
+                    Some(next) => work = next,
+                    None => return,
+                }
+            }
+        }
+    }
+
+    /// Applies a change to a key whose turn the caller holds and whose newest version is `old`.
+    fn apply(
+        self: &Arc<Self>,
+        key: &TableKey,
+        old: &Version,
+        change: Change,
+        durability: Durability,
+    ) -> Result<Ticket<Result<(), WriteError>>, WriteError> {
+        let value = match change {
+            Change::Put(value) => Some(value),
+            Change::Erase if old.value.is_some() => None,
+            Change::Keep | Change::Erase => {
+                let (durable, schedule) = self.log.durable(old.sequence, durability);
+                self.schedule_log(schedule);
+                return Ok(durable);
+            }
+        };
+        let bytes = record::stored_bytes(key, value.as_ref());
+        if bytes > RECORD_MAX_BYTES || key.as_bytes().len() > usize::from(u16::MAX) {
+            return Err(WriteError::TooLarge { bytes, limit: RECORD_MAX_BYTES });
+        }
+        let appended = {
+            let _gate = shared(&self.gate);
+            self.health.check()?;
+            let appended = self.log.append(key, value.as_ref(), durability);
+            let now_ms = self.now_ms.load(Ordering::Relaxed);
+            let state = self.state.load();
+            state.active.insert(key, appended.sequence, value.clone(), now_ms);
+            self.observer.changed(key, old.value.as_deref(), value.as_deref());
+            appended
+        };
+        self.schedule_log(appended.schedule);
+        if self.state.load().active.bytes() >= self.options.memtable_bytes {
+            self.work_if_due();
+        }
+        Ok(appended.durable)
+    }
+
+    /// Submits the job that writes the log.
+    pub(crate) fn schedule_log(self: &Arc<Self>, schedule: bool) {
+        if schedule {
+            self.submit(Lane::Sync, |engine| {
+                let again = engine.log.run();
+                engine.schedule_log(again);
+                engine.admit_stalled();
+            });
+        }
+    }
+}
