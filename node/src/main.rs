@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use kvasir::cli;
+use kvasir::{cli, dev};
 
 /// A Dynamo-style key-value store: storage node, command line and local cluster in one binary.
 #[derive(Debug, Parser)]
@@ -27,6 +27,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Word {
+    /// Run a whole cluster on this machine, one process per node
+    Dev(dev::Dev),
     #[command(flatten)]
     Client(cli::Word),
     /// Print the version
@@ -35,6 +37,7 @@ enum Word {
 
 fn main() -> ExitCode {
     match Arguments::parse().word {
+        Word::Dev(arguments) => dev::run(&arguments),
         Word::Client(word) => cli::run(&word),
         Word::Version => {
             println!("kvasir {}", env!("CARGO_PKG_VERSION"));

@@ -1,1 +1,335 @@
-//! `kvasir dev`: a whole cluster on one machine.
+//! `kvasir dev`: a whole cluster on one machine, made of real nodes.
+//!
+//! Each node is a process of this very program, with its own ports, folder and machine name, so
+//! that killing or pausing one shows what a failure does. Nothing here is a second way to run a
+//! node: what `kvasir dev` does, `kvasir serve` and the admin API can do by hand.
+
+mod child;
+mod cluster;
+mod console;
+pub mod leash;
+mod plan;
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::cli::cluster::{StatusArguments, status};
+use crate::cli::failure::{Exit, Failure};
+use crate::cli::output::Format;
+use crate::cli::{AdminTarget, Target, servers};
+use child::Life;
+use cluster::Cluster;
+use console::Command;
+use plan::{NodePlan, Shape, joined};
+
+/// File in the folder of a cluster that tells its shape.
+const MARKER: &str = "kvasir-dev.json";
+/// How long a node that is started again may take.
+const RESTART: Duration = Duration::from_secs(30);
+
+/// Arguments of `kvasir dev`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  kvasir dev
+  kvasir dev --nodes 5 --zones 3 --set storage.memtable_bytes=4MiB
+  kvasir dev --keep ./cluster        start it again later with the same command
+  kvasir dev --exec 'kvasir import words.tsv && kvasir status'
+
+Node i listens on base+i for clients, base+100+i for other nodes and base+200+i for the admin API, on
+127.0.0.1 only. While it runs it takes: kill N, start N, pause N, resume N, status, help, quit.")]
+pub struct Dev {
+    /// Number of nodes [default: 3]
+    #[arg(long)]
+    pub nodes: Option<u16>,
+    /// Copies of everything [default: 3, or the number of nodes if there are fewer]
+    #[arg(long)]
+    pub n: Option<u16>,
+    /// Spread the nodes over this many zones
+    #[arg(long)]
+    pub zones: Option<u16>,
+    /// HTTP port of node 0
+    #[arg(long, default_value_t = 8100)]
+    pub base_port: u16,
+    /// Setting handed to every node; may be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub settings: Vec<String>,
+    /// Keep data and logs in this folder; a cluster that is there already is started again
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+    /// Run this shell command against the ready cluster, with KVASIR_URL and KVASIR_ADMIN_URL set,
+    /// stop, and exit with its status
+    #[arg(long, value_name = "COMMAND")]
+    pub exec: Option<String>,
+}
+
+/// Runs a local cluster to its end.
+pub fn run(arguments: &Dev) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(live(arguments)),
+        Err(error) => Err(Failure::error(
+            format!("the process cannot start: {error}"),
+            "check the limits on open files and threads (`ulimit -a`)",
+        )),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => crate::cli::finish(Err(failure)),
+    }
+}
+
+/// The folder of a cluster; a temporary one is removed when this is dropped.
+enum Folder {
+    Kept(PathBuf),
+    Temporary(tempfile::TempDir),
+}
+
+impl Folder {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Kept(path) => path,
+            Self::Temporary(folder) => folder.path(),
+        }
+    }
+}
+
+async fn live(arguments: &Dev) -> Result<u8, Failure> {
+    let folder = folder(arguments)?;
+    let marker = folder.path().join(MARKER);
+    let mut shape = shape(arguments, &marker)?;
+    shape.check()?;
+    let plans = shape.plan(arguments.base_port, folder.path())?;
+    cluster::save(&shape, &marker)?;
+    let mut stopping = Stopping::new()?;
+    let mut cluster = Cluster::new(plans.clone(), arguments.settings.clone());
+    let up = tokio::select! {
+        up = cluster.bring_up(&mut shape, &marker) => Some(up),
+        () = stopping.asked() => None,
+    };
+    let outcome = match up {
+        None => Ok(Exit::Error.code()),
+        Some(Err(failure)) => Err(failure),
+        Some(Ok(())) => match &arguments.exec {
+            Some(command) => execute(command, &plans, &mut stopping).await,
+            None => {
+                greet(&shape, &folder, &plans, &cluster);
+                converse(&mut cluster, &mut stopping).await;
+                Ok(Exit::Ok.code())
+            }
+        },
+    };
+    let forced = cluster.stop().await;
+    if forced > 0 {
+        eprintln!("{forced} nodes did not stop in time and were killed");
+    }
+    outcome
+}
+
+fn folder(arguments: &Dev) -> Result<Folder, Failure> {
+    let made = match &arguments.keep {
+        Some(path) => {
+            std::fs::create_dir_all(path).and_then(|()| path.canonicalize()).map(Folder::Kept)
+        }
+        None => tempfile::Builder::new().prefix("kvasir-dev-").tempdir().map(Folder::Temporary),
+    };
+    made.map_err(|error| {
+        Failure::error(
+            format!("the folder for the nodes cannot be made: {error}"),
+            "choose one that can be written: kvasir dev --keep DIR",
+        )
+    })
+}
+
+/// The shape asked for, or that of the cluster which is in the folder already.
+fn shape(arguments: &Dev, marker: &Path) -> Result<Shape, Failure> {
+    let fresh = || {
+        let nodes = arguments.nodes.unwrap_or(3);
+        let n = arguments.n.unwrap_or(nodes.min(3));
+        Shape { nodes, n, zones: arguments.zones.unwrap_or(0), formed: false }
+    };
+    let Ok(text) = std::fs::read(marker) else { return Ok(fresh()) };
+    let shape: Shape = serde_json::from_slice(&text).map_err(|error| {
+        Failure::error(
+            format!("{} cannot be read: {error}", marker.display()),
+            "choose another folder with --keep DIR",
+        )
+    })?;
+    let asked = (arguments.nodes, arguments.n, arguments.zones);
+    let differs = |asked: Option<u16>, is: u16| asked.is_some_and(|asked| asked != is);
+    if differs(asked.0, shape.nodes) || differs(asked.1, shape.n) || differs(asked.2, shape.zones) {
+        let Shape { nodes, n, zones, .. } = shape;
+        return Err(Failure::usage(
+            format!("the cluster in that folder has {nodes} nodes, n={n} and {zones} zones"),
+            "leave --nodes, --n and --zones out, or choose another folder with --keep DIR",
+        ));
+    }
+    Ok(shape)
+}
+
+fn greet(shape: &Shape, folder: &Folder, plans: &[NodePlan], cluster: &Cluster) {
+    let kept = match folder {
+        Folder::Kept(path) => format!("kept in {}", path.display()),
+        Folder::Temporary(folder) => format!("in {}, removed at exit", folder.path().display()),
+    };
+    let last = plans.last().map_or(String::new(), NodePlan::http_url);
+    let first = plans.first().map_or(String::new(), NodePlan::http_url);
+    tell(&format!("kvasir dev: {} nodes are ready, n={}, data {kept}\n", shape.nodes, shape.n));
+    tell(&format!("{}\n", cluster.table()));
+    tell(&format!("  curl -i -X PUT {first}/v1/kv/default/cart/42 -d milk"));
+    tell(&format!("  curl -i {last}/v1/kv/default/cart/42"));
+    tell(&format!("  export KVASIR_URL={}", joined(plans, NodePlan::http_url)));
+    tell(&format!("  export KVASIR_ADMIN_URL={}\n", joined(plans, NodePlan::admin_url)));
+    tell("type `help` for what can be done to the nodes, `quit` to stop them");
+}
+
+/// Signals that end everything.
+struct Stopping {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Stopping {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| {
+                Failure::error(format!("signals cannot be received: {error}"), "start it again")
+            })
+        };
+        let (interrupt, terminate) = (SignalKind::interrupt(), SignalKind::terminate());
+        Ok(Self { interrupt: listen(interrupt)?, terminate: listen(terminate)? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Runs a shell command against the cluster; its status is the answer, 128 + n after signal n.
+async fn execute(command: &str, plans: &[NodePlan], stop: &mut Stopping) -> Result<u8, Failure> {
+    use std::os::unix::process::ExitStatusExt;
+    let failed = |error: std::io::Error| {
+        Failure::error(format!("`{command}` cannot be run: {error}"), "check that `sh` is there")
+    };
+    let mut child = tokio::process::Command::new("sh")
+        .arg("-c")
+        .arg(command)
+        .env("KVASIR_URL", joined(plans, NodePlan::http_url))
+        .env("KVASIR_ADMIN_URL", joined(plans, NodePlan::admin_url))
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    let status = tokio::select! {
+        status = child.wait() => status.map_err(failed)?,
+        () = stop.asked() => {
+            // From a terminal the command got the interrupt too; a moment to end in its own way.
+            tokio::time::timeout(Duration::from_secs(5), child.wait()).await.ok();
+            return Ok(130);
+        }
+    };
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    Ok(u8::try_from(code).unwrap_or(1))
+}
+
+/// Takes commands until `quit`, a signal, or the end of a terminal's input.
+async fn converse(cluster: &mut Cluster, stopping: &mut Stopping) {
+    let mut lines = stdin_lines();
+    let mut open = true;
+    let mut ticks = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tokio::select! {
+            () = stopping.asked() => return,
+            line = lines.recv(), if open => match line {
+                None if std::io::stdin().is_terminal() => return,
+                None => open = false,
+                Some(line) => match console::parse(&line, cluster.nodes.len()) {
+                    Ok(Some(Command::Quit)) => return,
+                    Ok(Some(command)) => {
+                        if let Err(failure) = obey(cluster, &command).await {
+                            failure.print();
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(why) => eprintln!("{why}"),
+                },
+            },
+            _ = ticks.tick() => for (number, how) in cluster.ended() {
+                let log = cluster.nodes[number].plan.log();
+                eprintln!("node {number} ended with {how}; see {}", log.display());
+            },
+        }
+    }
+}
+
+/// Lines of standard input. The thread that reads cannot be stopped; it ends with the process.
+fn stdin_lines() -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel(16);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+async fn obey(cluster: &mut Cluster, command: &Command) -> Result<(), Failure> {
+    let life = |cluster: &Cluster, number: usize| cluster.nodes[number].life();
+    match *command {
+        Command::Kill(number) if life(cluster, number) == Life::Gone => {
+            tell(&format!("node {number} does not run"));
+        }
+        Command::Kill(number) => {
+            cluster.nodes[number].kill().await;
+            tell(&format!("node {number} is killed"));
+        }
+        Command::Start(number) if life(cluster, number) != Life::Gone => {
+            tell(&format!("node {number} runs already"));
+        }
+        Command::Start(number) => {
+            cluster.start(number)?;
+            let deadline = Instant::now() + RESTART;
+            cluster.wait(number, deadline, kvasir_core::admin_api::routes::READYZ).await?;
+            tell(&format!("node {number} is ready"));
+        }
+        Command::Pause(number) if life(cluster, number) == Life::Running => {
+            cluster.nodes[number].signal(Signal::STOP);
+            tell(&format!("node {number} is paused"));
+        }
+        Command::Resume(number) if life(cluster, number) == Life::Paused => {
+            cluster.nodes[number].signal(Signal::CONT);
+            tell(&format!("node {number} goes on"));
+        }
+        Command::Pause(number) => tell(&format!("node {number} is not running")),
+        Command::Resume(number) => tell(&format!("node {number} is not paused")),
+        Command::Status => {
+            tell(&format!("{}\n", cluster.table()));
+            status(&status_arguments(cluster)).await?;
+        }
+        Command::Help => tell(console::HELP),
+        Command::Quit => {}
+    }
+    Ok(())
+}
+
+/// Writes a line to standard output; a reader that went away does not end the cluster.
+fn tell(text: &str) {
+    crate::cli::output::say(text).ok();
+}
+
+fn status_arguments(cluster: &Cluster) -> StatusArguments {
+    let target = Target { server: servers::DEFAULT_SERVERS.to_owned(), output: Format::Table };
+    let (admin, timeout) = (Some(cluster.admin_urls()), Duration::from_secs(5));
+    StatusArguments { admin: AdminTarget { admin, token: None, target, timeout } }
+}

@@ -254,10 +254,10 @@ impl Client {
 
     /// Waits before the next try where every server had its turn; false when time is over.
     async fn pause(&self, number: u32, deadline: Instant, last: Option<&Reply>) -> bool {
-        let round = (number + 1) / self.slots.len().max(1) as u32;
-        let pause = if (number + 1) as usize % self.slots.len().max(1) == 0 {
+        let (tried, servers) = (number + 1, self.slots.len().max(1) as u32);
+        let pause = if tried.is_multiple_of(servers) {
             let asked = last.and_then(|reply| reply.header(RETRY_AFTER.as_str())?.parse().ok());
-            let own = PAUSE.saturating_mul(1 << round.saturating_sub(1).min(5));
+            let own = PAUSE.saturating_mul(1 << (tried / servers - 1).min(5));
             own.max(Duration::from_secs(asked.unwrap_or(0))).min(PAUSE_MAX)
         } else {
             Duration::ZERO

@@ -112,7 +112,7 @@ pub async fn import(arguments: &Import) -> Result<Exit, Failure> {
     let form = arguments.format.or_else(|| earlier.as_ref().and_then(State::form));
     let source = source::Source::open(&arguments.file, form, place).map_err(unreadable)?;
     let run = run::Run::new(arguments, source, state_path, place, metadata.len())?;
-    let (report, failure) = run.to_the_end().await;
+    let (report, failure) = run.finish().await;
     match arguments.target.output {
         Format::Table => output::say(&report.sentence())?,
         Format::Json => output::say_json(&report)?,

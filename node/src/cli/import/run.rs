@@ -122,7 +122,7 @@ impl<'a> Run<'a> {
     }
 
     /// Runs until every line is acknowledged, one failed for good, or the user interrupts.
-    pub async fn to_the_end(mut self) -> (Report, Option<Failure>) {
+    pub async fn finish(mut self) -> (Report, Option<Failure>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut interrupts = 0;

@@ -1,0 +1,195 @@
+//! What a local cluster consists of: ports, names, folders and configuration of each node. Pure.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use kvasir_core::admin_api::InitRequest;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::cli::failure::Failure;
+
+/// The one data center of a local cluster.
+const DATACENTER: &str = "dc1";
+/// Name of a local cluster.
+const CLUSTER: &str = "dev";
+/// Peers listen on the HTTP port plus this.
+const PEER_OFFSET: u16 = 100;
+/// The admin API listens on the HTTP port plus this.
+const ADMIN_OFFSET: u16 = 200;
+/// More nodes than this would run into the ports of the next role.
+pub const NODES_MAX: u16 = 100;
+
+/// The shape of a cluster: fixed when it is formed, kept in its folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// Number of nodes.
+    pub nodes: u16,
+    /// Copies of everything.
+    pub n: u16,
+    /// Number of zones; 0 for none.
+    pub zones: u16,
+    /// Whether the cluster was formed.
+    pub formed: bool,
+}
+
+/// One node of a local cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodePlan {
+    /// Counted from 0.
+    pub number: u16,
+    /// Port of the client API.
+    pub http: u16,
+    /// Port for other nodes.
+    pub peer: u16,
+    /// Port of the admin API.
+    pub admin: u16,
+    /// Its zone; empty for none.
+    pub zone: String,
+    /// Its folder: configuration, log file, data.
+    pub folder: PathBuf,
+}
+
+impl Shape {
+    /// Checks that the numbers fit each other.
+    pub fn check(&self) -> Result<(), Failure> {
+        let Self { nodes, n, zones, .. } = *self;
+        let refuse = |what: String| {
+            let next = "kvasir dev --nodes 3 --n 3";
+            Err(Failure::usage(what, next))
+        };
+        if nodes == 0 || nodes > NODES_MAX {
+            return refuse(format!("--nodes {nodes}: there can be 1 to {NODES_MAX}"));
+        }
+        if n == 0 || n > nodes {
+            return refuse(format!(
+                "--n {n}: every copy is on a node of its own, and there are {nodes} nodes"
+            ));
+        }
+        if zones > nodes {
+            return refuse(format!("--zones {zones}: there are only {nodes} nodes"));
+        }
+        Ok(())
+    }
+
+    /// The nodes, with ports from `base` on and folders under `folder`.
+    pub fn plan(&self, base: u16, folder: &Path) -> Result<Vec<NodePlan>, Failure> {
+        if base.checked_add(ADMIN_OFFSET + self.nodes).is_none() {
+            return Err(Failure::usage(
+                format!("--base-port {base}: the ports would go beyond 65535"),
+                "kvasir dev --base-port 8100",
+            ));
+        }
+        let node = |number: u16| NodePlan {
+            number,
+            http: base + number,
+            peer: base + PEER_OFFSET + number,
+            admin: base + ADMIN_OFFSET + number,
+            zone: match self.zones {
+                0 => String::new(),
+                zones => format!("zone-{}", number % zones),
+            },
+            folder: folder.join(format!("node-{number}")),
+        };
+        Ok((0..self.nodes).map(node).collect())
+    }
+
+    /// What forms the cluster.
+    pub fn init(&self, nodes: &[NodePlan]) -> InitRequest {
+        InitRequest {
+            cluster_name: CLUSTER.to_owned(),
+            replication: BTreeMap::from([(DATACENTER.to_owned(), u32::from(self.n))]),
+            partition_bits: None,
+            nodes: nodes.iter().map(NodePlan::peer_address).collect(),
+            defaults: None,
+        }
+    }
+}
+
+impl NodePlan {
+    /// Base URL of the client API.
+    pub fn http_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.http)
+    }
+
+    /// Base URL of the admin API.
+    pub fn admin_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.admin)
+    }
+
+    /// Where other nodes reach it.
+    pub fn peer_address(&self) -> String {
+        format!("127.0.0.1:{}", self.peer)
+    }
+
+    /// Its log file.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("config.yaml")
+    }
+
+    /// Its configuration. JSON is YAML, so the node reads it as it is.
+    pub fn configuration(&self, all: &[NodePlan]) -> Value {
+        let seeds: Vec<String> =
+            all.iter().filter(|node| *node != self).map(NodePlan::peer_address).collect();
+        let mut node = json!({
+            "data_dir": self.folder.join("data"),
+            "machine": format!("dev-{}", self.number),
+            "datacenter": DATACENTER,
+        });
+        if !self.zone.is_empty() {
+            node["zone"] = json!(self.zone);
+            node["rack"] = json!(self.zone);
+        }
+        json!({
+            "node": node,
+            "http": {"listen": format!("127.0.0.1:{}", self.http)},
+            "peer": {"listen": self.peer_address(), "seeds": seeds},
+            "admin": {"listen": format!("127.0.0.1:{}", self.admin)},
+        })
+    }
+}
+
+/// The URLs of all nodes, separated by commas.
+pub fn joined(nodes: &[NodePlan], url: fn(&NodePlan) -> String) -> String {
+    nodes.iter().map(url).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(nodes: u16, n: u16, zones: u16) -> Shape {
+        Shape { nodes, n, zones, formed: false }
+    }
+
+    #[test]
+    fn impossible_shapes_are_refused() {
+        for (nodes, n, zones) in [(0, 1, 0), (101, 3, 0), (3, 4, 0), (3, 0, 0), (3, 3, 4)] {
+            assert_eq!(shape(nodes, n, zones).check().unwrap_err().exit.code(), 2);
+        }
+        shape(100, 3, 5).check().unwrap();
+        assert!(shape(3, 3, 0).plan(65_400, Path::new("d")).is_err());
+    }
+
+    #[test]
+    fn ports_and_names_are_those_of_the_contract() {
+        let nodes = shape(3, 3, 2).plan(8100, Path::new("d")).unwrap();
+        let ports: Vec<_> = nodes.iter().map(|n| (n.http, n.peer, n.admin)).collect();
+        assert_eq!(ports, [(8100, 8200, 8300), (8101, 8201, 8301), (8102, 8202, 8302)]);
+        let zones: Vec<_> = nodes.iter().map(|n| n.zone.as_str()).collect();
+        assert_eq!(zones, ["zone-0", "zone-1", "zone-0"]);
+        assert_eq!(
+            joined(&nodes, NodePlan::http_url),
+            "http://127.0.0.1:8100,http://127.0.0.1:8101,http://127.0.0.1:8102"
+        );
+        let init = shape(3, 2, 0).init(&nodes);
+        assert_eq!(init.nodes, ["127.0.0.1:8200", "127.0.0.1:8201", "127.0.0.1:8202"]);
+        assert_eq!(init.replication, BTreeMap::from([("dc1".to_owned(), 2)]));
+    }
+}
