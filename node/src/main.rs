@@ -27,6 +27,9 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Word {
+    /// The configuration of a node: its schema, an example, a check
+    #[command(subcommand)]
+    Config(cli::configuration::ConfigWord),
     /// Run a whole cluster on this machine, one process per node
     Dev(dev::Dev),
     #[command(flatten)]
@@ -37,6 +40,7 @@ enum Word {
 
 fn main() -> ExitCode {
     match Arguments::parse().word {
+        Word::Config(word) => cli::finish(cli::configuration::run(&word)),
         Word::Dev(arguments) => dev::run(&arguments),
         Word::Client(word) => cli::run(&word),
         Word::Version => {

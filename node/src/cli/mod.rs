@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod configuration;
 pub mod failure;
 pub mod import;
 pub mod output;

@@ -67,7 +67,7 @@ impl Node {
             )
         };
         std::fs::create_dir_all(&self.plan.folder).map_err(|e| failed("its folder", &e))?;
-        let text = format!("{:#}\n", self.plan.configuration(all));
+        let text = self.plan.configuration(all)?;
         std::fs::write(self.plan.config(), text).map_err(|e| failed("its configuration", &e))?;
         let log = OpenOptions::new().create(true).append(true).open(self.plan.log());
         let log = log.map_err(|e| failed("its log", &e))?;

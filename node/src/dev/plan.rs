@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use kvasir_core::admin_api::InitRequest;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::cli::failure::Failure;
 
@@ -133,24 +133,28 @@ impl NodePlan {
         self.folder.join("config.yaml")
     }
 
-    /// Its configuration. JSON is YAML, so the node reads it as it is.
-    pub fn configuration(&self, all: &[NodePlan]) -> Value {
+    /// Its configuration: what differs from the defaults.
+    pub fn configuration(&self, all: &[NodePlan]) -> Result<String, Failure> {
         let seeds: Vec<String> =
             all.iter().filter(|node| *node != self).map(NodePlan::peer_address).collect();
-        let mut node = json!({
-            "data_dir": self.folder.join("data"),
-            "machine": format!("dev-{}", self.number),
-            "datacenter": DATACENTER,
-        });
-        if !self.zone.is_empty() {
-            node["zone"] = json!(self.zone);
-            node["rack"] = json!(self.zone);
-        }
-        json!({
-            "node": node,
+        let configuration = json!({
+            "node": {
+                "data_dir": self.folder.join("data"),
+                "seeds": seeds,
+                "machine": format!("dev-{}", self.number),
+                "rack": self.zone,
+                "zone": self.zone,
+                "datacenter": DATACENTER,
+            },
             "http": {"listen": format!("127.0.0.1:{}", self.http)},
-            "peer": {"listen": self.peer_address(), "seeds": seeds},
+            "peer": {"listen": self.peer_address()},
             "admin": {"listen": format!("127.0.0.1:{}", self.admin)},
+        });
+        serde_yaml::to_string(&configuration).map_err(|error| {
+            Failure::error(
+                format!("node {}: its configuration has no YAML form: {error}", self.number),
+                "choose a folder whose name is plain text with --keep DIR",
+            )
         })
     }
 }
@@ -191,5 +195,17 @@ mod tests {
         let init = shape(3, 2, 0).init(&nodes);
         assert_eq!(init.nodes, ["127.0.0.1:8200", "127.0.0.1:8201", "127.0.0.1:8202"]);
         assert_eq!(init.replication, BTreeMap::from([("dc1".to_owned(), 2)]));
+    }
+    #[test]
+    fn a_node_understands_its_configuration() {
+        let nodes = shape(3, 3, 3).plan(8100, Path::new("d")).unwrap();
+        let text = nodes[1].configuration(&nodes).unwrap();
+        let config = crate::config::parse("generated", &text, &[], std::iter::empty()).unwrap();
+        assert_eq!(config.node.seeds, ["127.0.0.1:8200", "127.0.0.1:8202"]);
+        assert_eq!(config.node.machine, "dev-1");
+        assert_eq!(config.node.zone, "zone-1");
+        assert_eq!(config.node.data_dir, Path::new("d/node-1/data"));
+        assert_eq!(config.http.listen, "127.0.0.1:8101");
+        assert_eq!(config.admin.listen, "127.0.0.1:8301");
     }
 }
