@@ -6,5 +6,7 @@ pub mod coordinator;
 pub mod dev;
 pub mod http;
 pub mod peer;
+pub mod replica;
 pub mod seam;
 pub mod serve;
+pub mod tasks;

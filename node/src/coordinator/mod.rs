@@ -1,3 +1,77 @@
-//! The life of one client request.
+//! The life of one client request: plan, send, tally, answer.
+//!
+//! [`plan`] says who owns the key and what was asked for, [`fanout`] sends to owners and collects
+//! what they say, and [`put`], [`get`] and [`delete`] read like the story. A node that owns nothing
+//! of the key hands the whole request to one that does ([`forward`]).
+//!
+//! Invariants: a write that was refused before it was minted is `not applied`; from the mint on,
+//! anything but success is `unknown`. A read at a quorum level answers only when as many replicas as
+//! it asked for hold what it returns.
 
+pub mod delete;
+pub mod fanout;
+pub mod forward;
+pub mod get;
+pub mod plan;
+pub mod put;
 pub mod request;
+pub mod wire;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::future::LocalBoxFuture;
+use kvasir_core::limits::SIBLINGS_REFUSE;
+use kvasir_storage::{ReadError, WriteError};
+pub use request::{
+    Acks, CoordinateError, Coordinator, DeleteOutcome, DeleteRequest, Durability, GetOutcome,
+    GetRequest, PutOutcome, PutRequest, Showing,
+};
+
+use crate::peer::Peers;
+use crate::replica::{LocalError, Replica, Views};
+
+/// A local failure before anything was applied.
+impl From<LocalError> for CoordinateError {
+    fn from(error: LocalError) -> Self {
+        match error {
+            LocalError::Read(ReadError::Overloaded) | LocalError::Write(WriteError::Overloaded) => {
+                Self::Overloaded { retry_after_ms: 100 }
+            }
+            LocalError::Write(WriteError::Full(_)) => Self::DiskFull { may_be_stored: false },
+            LocalError::Context(refused) => Self::ContextRefused { reason: refused.to_string() },
+            LocalError::TooManySiblings { siblings } => {
+                Self::TooManySiblings { siblings, limit: SIBLINGS_REFUSE }
+            }
+            other => Self::DiskFailed { reason: other.to_string(), may_be_stored: false },
+        }
+    }
+}
+
+/// The coordinator of one worker thread.
+#[derive(Clone)]
+pub struct Coordinate {
+    /// The local side.
+    pub replica: Arc<Replica>,
+    /// Document and member list.
+    pub views: Arc<Views>,
+    /// This worker's connections.
+    pub peers: Rc<Peers>,
+}
+
+impl Coordinator for Coordinate {
+    fn get(&self, request: GetRequest) -> LocalBoxFuture<'_, Result<GetOutcome, CoordinateError>> {
+        Box::pin(get::get(self, request))
+    }
+
+    fn put(&self, request: PutRequest) -> LocalBoxFuture<'_, Result<PutOutcome, CoordinateError>> {
+        Box::pin(put::put(self, request))
+    }
+
+    fn delete(
+        &self,
+        request: DeleteRequest,
+    ) -> LocalBoxFuture<'_, Result<DeleteOutcome, CoordinateError>> {
+        Box::pin(delete::delete(self, request))
+    }
+}

@@ -10,21 +10,9 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use kvasir_core::id::NodeId;
 use kvasir_core::quorum::{Level, LevelError};
+pub use kvasir_core::ring::Durability;
 use kvasir_core::version::SiblingSet;
 use tokio::time::Instant;
-
-/// What an acknowledgement promises about the disk of the replica that gave it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Durability {
-    /// Appended to the process's log buffer.
-    Memory,
-    /// Written to the log file; fsynced every few milliseconds.
-    Periodic,
-    /// Fsynced, together with the writes of a short batch.
-    Group,
-    /// Fsynced without waiting for a batch.
-    Each,
-}
 
 /// Read the siblings of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -65,7 +65,7 @@ pub enum Reply {
     /// The set of the key, canonical; an empty set where nothing is stored.
     Set(Bytes),
     /// The digest of the set of the key; none where nothing is stored.
-    Digest(Option<[u8; 32]>),
+    Digest(Option<[u8; 16]>),
     /// The outcome of [`Request::Coordinate`], encoded by the coordinator room.
     Coordinated(Bytes),
     /// It was not done, or nobody can say. See the variant.
@@ -289,7 +289,7 @@ mod tests {
         }
         for reply in [
             Reply::Applied,
-            Reply::Digest(Some([7; 32])),
+            Reply::Digest(Some([7; 16])),
             Reply::Refused(Refusal::StaleEntry { epoch: 3, document: None }),
         ] {
             assert_eq!(Reply::decode(&reply.encode()), Ok(reply));

@@ -1,3 +1,198 @@
-//! One process: workers, start, drain, stop.
+//! One process: threads, start, drain, stop. The only room that opens sockets, reads the system clock
+//! and starts threads.
+//!
+//! The main thread is the control thread: gossip, ballots, the admin port, ticks of the store and
+//! signals. Each worker is a thread with a current-thread runtime of its own over the shared store.
+//! Exit codes: 0 stopped in good order, 65 corrupt data, 74 the disk failed, 1 anything else.
 
+pub mod accept;
+pub mod handler;
+pub mod logging;
 pub mod net;
+pub mod node;
+
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kvasir_storage::{OpenError, RealDisk, Threads};
+use rand::TryRng;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+use crate::config::Config;
+use crate::seam::World;
+use net::{SystemClock, TcpNet};
+use node::{Shared, StartError, Worker};
+
+/// The data is damaged (`EX_DATAERR`).
+pub const EXIT_DATA: u8 = 65;
+/// The disk failed (`EX_IOERR`).
+pub const EXIT_DISK: u8 = 74;
+/// Threads that wait for reads.
+const READERS: usize = 8;
+/// How often the store is told the time and its health is looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Runs a node until it is told to stop.
+pub fn run(config: Config) -> ExitCode {
+    if let Err(error) = logging::start(&config.log) {
+        eprintln!("kvasir serve: {error}");
+        return ExitCode::from(2);
+    }
+    match start(config) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!(%error, "the node did not start");
+            eprintln!("kvasir serve: {error}");
+            ExitCode::from(match error {
+                StartError::Store(OpenError::Damaged(_)) | StartError::Identity(_) => EXIT_DATA,
+                StartError::Store(OpenError::Io(_)) => EXIT_DISK,
+                _ => 1,
+            })
+        }
+    }
+}
+
+fn runtime() -> Result<Runtime, StartError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::Thread(error.to_string()))
+}
+
+fn start(config: Config) -> Result<ExitCode, StartError> {
+    let config = Arc::new(config);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let disk = Arc::new(RealDisk);
+    let threads = Threads::start(READERS).map_err(|e| StartError::Thread(e.to_string()))?;
+    let maintenance: Arc<Threads> = Arc::new(threads);
+    let seed =
+        rand::rngs::SysRng.try_next_u64().map_err(|e| StartError::Randomness(e.to_string()))?;
+    let world = move |salt: u64| World {
+        net: Rc::new(TcpNet),
+        clock: Arc::new(SystemClock),
+        seed: seed.wrapping_add(salt.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+        disk: disk.clone(),
+        maintenance: maintenance.clone(),
+    };
+    let (drain, draining) = watch::channel(false);
+    let local = LocalSet::new();
+    runtime()?.block_on(local.run_until(async {
+        let own = world(0);
+        let (shared, parts) = node::open(config.clone(), &own, draining)?;
+        net::alone(&[&config.http.listen, &config.peer.listen, &config.admin.listen])?;
+        let (control, inbox) = node::control(&shared, &own, parts)?;
+        let mut workers = Vec::new();
+        for number in 0..config.workers.threads(cores) {
+            workers.push(spawn_worker(number, shared.clone(), world.clone())?);
+        }
+        tokio::task::spawn_local(crate::tasks::control::run(control.clone(), inbox));
+        tracing::info!(
+            http = config.http.listen,
+            peer = config.peer.listen,
+            admin = config.admin.listen,
+            workers = workers.len(),
+            "the node is up"
+        );
+        let code = until_stopped(&shared, &control).await;
+        drain.send_replace(true);
+        control.leave().await;
+        join(workers, config.node.grace.0).await;
+        Ok(close(&shared, code).await)
+    }))
+}
+
+/// Starts a worker and waits until its ports are open, so that a taken port is an error of the start.
+fn spawn_worker(
+    number: usize,
+    shared: Arc<Shared>,
+    world: impl Fn(u64) -> World + Send + 'static,
+) -> Result<JoinHandle<()>, StartError> {
+    let (ready, opened) = std::sync::mpsc::channel();
+    let body = move || {
+        let runtime = match runtime() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return;
+            }
+        };
+        runtime.block_on(LocalSet::new().run_until(async move {
+            match Worker::bind(&shared, world(1 + number as u64)) {
+                Ok(worker) => {
+                    let _ = ready.send(Ok(()));
+                    worker.run().await;
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                }
+            }
+        }));
+    };
+    let handle = std::thread::Builder::new()
+        .name(format!("worker-{number}"))
+        .spawn(body)
+        .map_err(|error| StartError::Thread(error.to_string()))?;
+    opened.recv().map_err(|_| StartError::Thread("a worker ended at its start".to_string()))??;
+    Ok(handle)
+}
+
+/// Ticks the store until a signal comes (0) or the node must stop (74).
+async fn until_stopped(shared: &Shared, control: &crate::tasks::Control) -> u8 {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("no signal handlers: the node stops");
+        return 1;
+    };
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = tick.tick() => {
+                let store = shared.replica.store();
+                store.tick(control.now_ms());
+                let failed = store.failed().or_else(|| control.failed.borrow().clone());
+                if let Some(reason) = failed {
+                    tracing::error!(reason, "the disk failed: the node stops");
+                    return EXIT_DISK;
+                }
+            }
+        }
+    }
+    tracing::info!("stopping: no new work, finishing what is in flight");
+    0
+}
+
+async fn join(workers: Vec<JoinHandle<()>>, grace: Duration) {
+    let deadline = tokio::time::Instant::now() + grace + Duration::from_secs(1);
+    for worker in workers {
+        while !worker.is_finished() {
+            if tokio::time::Instant::now() >= deadline {
+                tracing::warn!("a worker did not finish within its grace");
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+async fn close(shared: &Shared, code: u8) -> ExitCode {
+    if code == 0 {
+        match tokio::time::timeout(Duration::from_secs(30), shared.replica.store().close()).await {
+            Ok(Ok(())) => tracing::info!("stopped in good order"),
+            Ok(Err(error)) => tracing::warn!(%error, "the store did not close in good order"),
+            Err(_) => tracing::warn!(
+                "the store did not close in time; the log is replayed at the next start"
+            ),
+        }
+    }
+    ExitCode::from(code)
+}

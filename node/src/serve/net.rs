@@ -13,6 +13,7 @@ use futures_util::future::LocalBoxFuture;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::node::StartError;
 use crate::seam::{BoxedStream, Clock, Listener, Net};
 
 /// Connections that may wait to be accepted.
@@ -100,6 +101,28 @@ impl Listener for Tcp {
     fn address(&self) -> String {
         self.local.to_string()
     }
+}
+
+/// Makes sure that no other process listens on these addresses: sharing a port is for the threads of
+/// one process only.
+///
+/// # Errors
+/// [`StartError::Listen`], naming the first address that is taken or not of this machine.
+pub fn alone(addresses: &[&str]) -> Result<(), StartError> {
+    for address in addresses {
+        let listen = |error| StartError::Listen { address: address.to_string(), error };
+        let candidates = address.to_socket_addrs().map_err(listen)?;
+        for candidate in candidates {
+            let domain = Domain::for_address(candidate);
+            let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(listen)?;
+            // Without the port shared, binding fails while anybody listens; connections of an
+            // earlier process that linger do not count.
+            socket.set_reuse_address(true).map_err(listen)?;
+            socket.bind(&candidate.into()).map_err(listen)?;
+            socket.listen(1).map_err(listen)?;
+        }
+    }
+    Ok(())
 }
 
 /// The machine's wall clock. Before 1970 it stands at 0.

@@ -1,0 +1,186 @@
+//! A read: ask R owners, merge, write back what some of them lack, answer.
+//!
+//! Owners are asked in the order of the plan, as many as the level needs; the next one is asked
+//! when one fails, and all that are left when the first have been silent for [`PATIENCE`].
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use kvasir_core::id::NodeId;
+use kvasir_core::quorum::{Level, Progress, Tally};
+use kvasir_core::version::SiblingSet;
+use tokio::time::Instant;
+
+use super::fanout::Answers;
+use super::plan::Plan;
+use super::put::late;
+use super::request::{CoordinateError, Durability, GetOutcome, GetRequest, Showing};
+use super::{Coordinate, forward};
+
+/// How long the first owners may be silent before the others are asked too.
+const PATIENCE: Duration = Duration::from_millis(150);
+
+/// Reads the siblings of one key.
+///
+/// # Errors
+/// See [`CoordinateError`].
+pub async fn get(this: &Coordinate, request: GetRequest) -> Result<GetOutcome, CoordinateError> {
+    let plan = Rc::new(Plan::new(this.views.load(), &request.bucket, &request.key)?);
+    if !plan.owns() {
+        return forward::get(this, &plan, request).await;
+    }
+    let level = request.r.unwrap_or(plan.settings.r);
+    let read = merged(this, &plan, level, request.deadline).await?;
+    let context = read.set.context();
+    let token = if context.is_empty() { None } else { Some(plan.token(context)?) };
+    Ok(GetOutcome {
+        set: read.set,
+        showing: Showing::Siblings,
+        token,
+        agreed: read.agreed,
+        replicas: plan.owners.len() as u32,
+        now_ms: this.replica.now_ms(),
+    })
+}
+
+/// What a read found.
+pub(super) struct Read {
+    /// Merged over everyone who answered.
+    pub set: SiblingSet,
+    /// How many of them held exactly that.
+    pub agreed: u32,
+}
+
+/// Reads at `level`, repairing on the way where the level is a quorum.
+pub(super) async fn merged(
+    this: &Coordinate,
+    plan: &Rc<Plan>,
+    level: Level,
+    deadline: Instant,
+) -> Result<Read, CoordinateError> {
+    let tally = plan.tally(level)?;
+    let (tally, sets) = gather(this, plan, tally, level, deadline).await?;
+    let mut set = SiblingSet::new();
+    for (_, held) in &sets {
+        set.merge_in(held);
+    }
+    let lacking: Vec<NodeId> = sets.iter().filter(|(_, s)| *s != set).map(|(n, _)| *n).collect();
+    let agreed = (sets.len() - lacking.len()) as u32;
+    if !lacking.is_empty() {
+        let again = plan.tally(level)?;
+        let agreeing: Vec<NodeId> =
+            sets.iter().map(|(n, _)| *n).filter(|n| !lacking.contains(n)).collect();
+        let wait = tally.is_quorum();
+        repair(this, plan, &set, (&lacking, &agreeing), again, wait.then_some(deadline)).await?;
+    }
+    Ok(Read { set, agreed })
+}
+
+/// Asks until the tally is done.
+async fn gather(
+    this: &Coordinate,
+    plan: &Rc<Plan>,
+    mut tally: Tally,
+    level: Level,
+    deadline: Instant,
+) -> Result<(Tally, Vec<(NodeId, SiblingSet)>), CoordinateError> {
+    let mut answers: Answers<SiblingSet> = Answers::until(deadline);
+    let mut waiting = plan.owners.iter().map(|o| o.node);
+    // Own data center first is right for every level but the one that needs them all.
+    let everyone = level == Level::EachQuorum;
+    let first = if everyone { plan.owners.len() } else { tally.required() as usize };
+    for node in waiting.by_ref().take(first) {
+        this.send_read(plan, node, &answers);
+    }
+    let patience = Instant::now() + PATIENCE;
+    let mut sets = Vec::new();
+    let mut hurried = false;
+    loop {
+        match tally.progress() {
+            Progress::Done => return Ok((tally, sets)),
+            Progress::Failed => {
+                return Err(CoordinateError::QuorumNotReached {
+                    acks: tally.acks().len() as u32,
+                    required: tally.required(),
+                    may_be_stored: false,
+                });
+            }
+            Progress::NeedMore => {}
+        }
+        let until = if hurried { deadline } else { deadline.min(patience) };
+        match answers.next(until).await {
+            Some((node, Ok(set))) => {
+                tally.ack(node)?;
+                sets.push((node, set));
+            }
+            Some((node, Err(_))) => {
+                tally.fail(node)?;
+                if let Some(next) = waiting.next() {
+                    this.send_read(plan, next, &answers);
+                }
+            }
+            None if hurried || Instant::now() >= deadline => return Err(late(&tally, false)),
+            None => {
+                hurried = true;
+                for node in waiting.by_ref() {
+                    this.send_read(plan, node, &answers);
+                }
+            }
+        }
+    }
+}
+
+/// Sends the merged set to those that lack it. With a deadline it waits until the level holds it, so
+/// that the next such read cannot see less.
+async fn repair(
+    this: &Coordinate,
+    plan: &Rc<Plan>,
+    set: &SiblingSet,
+    (lacking, agreeing): (&[NodeId], &[NodeId]),
+    mut tally: Tally,
+    wait: Option<Instant>,
+) -> Result<(), CoordinateError> {
+    let merged = Rc::new(set.clone());
+    let background = Instant::now() + Duration::from_secs(2);
+    let mut answers: Answers<()> = Answers::until(wait.unwrap_or(background));
+    for node in lacking {
+        this.send_merge(plan, *node, &merged, Durability::Group, &answers);
+    }
+    let Some(deadline) = wait else { return Ok(()) };
+    for node in agreeing {
+        tally.ack(*node)?;
+    }
+    // Owners that did not take part in the read may take part in the repair.
+    let mut spare = plan
+        .owners
+        .iter()
+        .map(|o| o.node)
+        .filter(|n| !lacking.contains(n) && !agreeing.contains(n));
+    loop {
+        match tally.progress() {
+            Progress::Done => return Ok(()),
+            Progress::Failed => {
+                return Err(CoordinateError::QuorumNotReached {
+                    acks: tally.acks().len() as u32,
+                    required: tally.required(),
+                    may_be_stored: false,
+                });
+            }
+            Progress::NeedMore => {}
+        }
+        let Some((node, said)) = answers.next(deadline).await else {
+            return Err(late(&tally, false));
+        };
+        match said {
+            Ok(()) => {
+                tally.ack(node)?;
+            }
+            Err(_) => {
+                tally.fail(node)?;
+                if let Some(next) = spare.next() {
+                    this.send_merge(plan, next, &merged, Durability::Group, &answers);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Who owns a key, what the bucket's settings say, and where to send first. Pure: a function of the
+//! view and the request.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kvasir_core::id::NodeId;
+use kvasir_core::quorum::{Level, LevelError, Tally};
+use kvasir_core::ring::{BucketSettings, Owner};
+use kvasir_core::version::{Context, Token};
+use kvasir_storage::key::TableKey;
+
+use super::request::{CoordinateError, Durability};
+use crate::peer::Route;
+use crate::replica::{Formed, View};
+
+/// Everything that the document and the member list say about one request.
+#[derive(Debug)]
+pub struct Plan {
+    /// The instant this plan was made in.
+    pub view: Arc<View>,
+    formed: Arc<Formed>,
+    /// The bucket.
+    pub bucket: Bytes,
+    /// The key.
+    pub key: Bytes,
+    /// Ring position.
+    pub hash: u64,
+    /// Where the engine keeps it.
+    pub table_key: TableKey,
+    /// What each frame names so that a stale coordinator is noticed.
+    pub route: Route,
+    /// The replicas: this node first if it is one, then by liveness, own data center first.
+    pub owners: Vec<Owner>,
+    /// The bucket's settings.
+    pub settings: BucketSettings,
+}
+
+impl Plan {
+    /// # Errors
+    /// [`CoordinateError::NotFormed`], [`CoordinateError::NotServing`].
+    pub fn new(view: Arc<View>, bucket: &Bytes, key: &Bytes) -> Result<Self, CoordinateError> {
+        if let Some(reason) = &view.retired {
+            return Err(CoordinateError::NotServing { reason: reason.clone() });
+        }
+        let formed = view.formed.clone().ok_or(CoordinateError::NotFormed)?;
+        let ring = &formed.ring;
+        let (hash, partition) = ring.locate(bucket, key);
+        let (version, entry_hash) =
+            ring.version(partition).ok_or_else(|| CoordinateError::NotServing {
+                reason: "the cluster document names no owner of this key".to_string(),
+            })?;
+        let mut owners = ring.owners(partition).to_vec();
+        // A stable sort keeps the document's order among equals.
+        owners.sort_by_key(|o| {
+            (o.node != view.me, o.datacenter != view.datacenter, view.rank(o.node))
+        });
+        let route = Route { partition, version, entry_hash };
+        let settings = ring.document().settings(bucket).clone();
+        let table_key = TableKey::new(hash, bucket, key);
+        let (bucket, key) = (bucket.clone(), key.clone());
+        Ok(Self { view, formed, bucket, key, hash, table_key, route, owners, settings })
+    }
+
+    /// Whether this node holds a copy of the key.
+    pub fn owns(&self) -> bool {
+        self.owners.iter().any(|o| o.node == self.view.me)
+    }
+
+    /// An empty tally over the owners.
+    ///
+    /// # Errors
+    /// The level cannot be met by them.
+    pub fn tally(&self, level: Level) -> Result<Tally, LevelError> {
+        let replicas: Vec<(NodeId, &str)> =
+            self.owners.iter().map(|o| (o.node, o.datacenter.as_str())).collect();
+        Tally::new(level, &replicas, &self.view.datacenter)
+    }
+
+    /// What the client has seen.
+    ///
+    /// # Errors
+    /// [`CoordinateError::BadToken`].
+    pub fn context(&self, token: Option<&str>) -> Result<Context, CoordinateError> {
+        let Some(token) = token else { return Ok(Context::new()) };
+        let cluster = self.formed.ring.document().cluster_id;
+        Token::decode(&self.formed.token_key, cluster, self.hash, token)
+            .map_err(|e| CoordinateError::BadToken { reason: e.to_string() })
+    }
+
+    /// The token that covers exactly `context`.
+    ///
+    /// # Errors
+    /// It would not fit into a header.
+    pub fn token(&self, context: &Context) -> Result<String, CoordinateError> {
+        let cluster = self.formed.ring.document().cluster_id;
+        Token::encode(&self.formed.token_key, cluster, self.hash, context)
+            .map_err(|e| CoordinateError::BadToken { reason: e.to_string() })
+    }
+
+    /// The durability of a write: asked for, else the bucket's.
+    pub fn durability(&self, asked: Option<Durability>) -> Durability {
+        asked.unwrap_or(self.settings.durability)
+    }
+}

@@ -1,0 +1,125 @@
+//! A write: mint here, send to the other owners, answer at W.
+
+use std::rc::Rc;
+
+use kvasir_core::quorum::{Progress, Tally};
+use kvasir_core::version::{Payload, SiblingSet};
+use tokio::time::Instant;
+
+use super::Coordinate;
+use super::fanout::{Answers, Failure};
+use super::forward;
+use super::plan::Plan;
+use super::request::{
+    Acks, CoordinateError, Durability, GetOutcome, PutOutcome, PutRequest, Showing,
+};
+use crate::replica::Order;
+
+/// Stores one value.
+///
+/// # Errors
+/// See [`CoordinateError`]; its `may_be_stored` tells unknown from not applied.
+pub async fn put(this: &Coordinate, request: PutRequest) -> Result<PutOutcome, CoordinateError> {
+    let plan = Rc::new(Plan::new(this.views.load(), &request.bucket, &request.key)?);
+    if !plan.owns() {
+        return forward::put(this, &plan, request).await;
+    }
+    let tally = plan.tally(request.w.unwrap_or(plan.settings.w))?;
+    let order = Order {
+        context: plan.context(request.token.as_deref())?,
+        payload: Payload::Value { bytes: request.value, content_type: request.content_type },
+        ttl_ms: request.ttl_ms.or(plan.settings.ttl.map(|s| s.saturating_mul(1_000))),
+    };
+    let durability = plan.durability(request.durability);
+    let seen = order.context.clone();
+    let written = write(this, &plan, order, tally, durability, request.deadline).await?;
+    let mut context = seen;
+    context.join(written.delta.context());
+    let returned = match request.return_set {
+        true => Some(GetOutcome {
+            token: Some(plan.token(written.set.context())?),
+            set: written.set,
+            showing: Showing::Siblings,
+            agreed: written.acks.owners.len() as u32,
+            replicas: plan.owners.len() as u32,
+            now_ms: this.replica.now_ms(),
+        }),
+        false => None,
+    };
+    Ok(PutOutcome { token: plan.token(&context)?, acks: written.acks, returned })
+}
+
+/// A write that reached its level.
+pub(super) struct Written {
+    /// What travelled.
+    pub delta: SiblingSet,
+    /// The coordinator's set after the write.
+    pub set: SiblingSet,
+    /// Who acknowledged.
+    pub acks: Acks,
+}
+
+/// Mints on this node, sends the delta to the other owners, and waits for the tally.
+pub(super) async fn write(
+    this: &Coordinate,
+    plan: &Rc<Plan>,
+    order: Order,
+    mut tally: Tally,
+    durability: Durability,
+    deadline: Instant,
+) -> Result<Written, CoordinateError> {
+    let mint = this.replica.mint(&plan.table_key, order, durability);
+    let applied = match tokio::time::timeout_at(deadline, mint).await {
+        Ok(minted) => minted?,
+        // The read of the old record is still under way: whether it will be minted is not known.
+        Err(_) => return Err(late(&tally, true)),
+    };
+    let answers: Answers<()> = Answers::until(deadline);
+    let delta = Rc::new(applied.out.delta);
+    answers.ask(plan.view.me, async move {
+        applied.durable.await.map_err(|e| Failure::Unknown(e.to_string()))
+    });
+    for owner in plan.owners.iter().filter(|o| o.node != plan.view.me) {
+        this.send_merge(plan, owner.node, &delta, durability, &answers);
+    }
+    collect(&mut tally, answers, deadline).await?;
+    let owners = tally.acks().to_vec();
+    Ok(Written {
+        delta: Rc::unwrap_or_clone(delta),
+        set: applied.out.set,
+        acks: Acks { owners, standins: Vec::new(), durability },
+    })
+}
+
+async fn collect(
+    tally: &mut Tally,
+    mut answers: Answers<()>,
+    deadline: Instant,
+) -> Result<(), CoordinateError> {
+    loop {
+        match tally.progress() {
+            Progress::Done => return Ok(()),
+            Progress::Failed => {
+                return Err(CoordinateError::QuorumNotReached {
+                    acks: tally.acks().len() as u32,
+                    required: tally.required(),
+                    may_be_stored: true,
+                });
+            }
+            Progress::NeedMore => {}
+        }
+        let Some((node, said)) = answers.next(deadline).await else {
+            return Err(late(tally, true));
+        };
+        match said {
+            Ok(()) => tally.ack(node)?,
+            Err(_) => tally.fail(node)?,
+        };
+    }
+}
+
+/// The deadline passed.
+pub(super) fn late(tally: &Tally, may_be_stored: bool) -> CoordinateError {
+    let (acks, required) = (tally.acks().len() as u32, tally.required());
+    CoordinateError::Deadline { acks, required, may_be_stored }
+}

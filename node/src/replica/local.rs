@@ -1,0 +1,205 @@
+//! The local record of a key: read it, mint a write into it, merge a delta into it.
+//!
+//! Invariants: a record that does not decode fails the request and is never overwritten; a local
+//! read error is never "absent"; what was refused changed nothing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use kvasir_core::limits::SIBLINGS_REFUSE;
+use kvasir_core::ring::Durability;
+use kvasir_core::version::{
+    CodecError, Context, ContextRefused, HybridClock, Minter, Payload, Record, SerialFloor,
+    Sibling, SiblingSet, Stamp,
+};
+use kvasir_storage::{Applied, Change, ReadError, Store, TableKey, WriteError};
+
+use crate::seam::Clock;
+
+/// What a client wants written, before it has a dot.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// What the client has seen.
+    pub context: Context,
+    /// The value or tombstone.
+    pub payload: Payload,
+    /// Life in milliseconds from now, if it ends.
+    pub ttl_ms: Option<u64>,
+}
+
+/// A write that has its dot.
+#[derive(Debug, Clone)]
+pub struct Minted {
+    /// What travels to the other owners.
+    pub delta: SiblingSet,
+    /// The local set with the write in it.
+    pub set: SiblingSet,
+}
+
+/// Why the local record did not take or give what was asked. Nothing was changed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LocalError {
+    /// The engine could not read. Another replica may answer.
+    #[error("{0}")]
+    Read(#[from] ReadError),
+    /// The engine did not write. The variant says whether a retry helps.
+    #[error("{0}")]
+    Write(#[from] WriteError),
+    /// The stored bytes are no record that this version knows. Another replica may answer.
+    #[error("the stored record is unreadable: {0}")]
+    Record(#[from] CodecError),
+    /// The context names a write that this node never made (DESIGN section 4, Token).
+    #[error("{0}")]
+    Context(#[from] ContextRefused),
+    /// The key has as many siblings as clients may make.
+    #[error("{siblings} siblings; the limit is {SIBLINGS_REFUSE}")]
+    TooManySiblings {
+        /// How many there are.
+        siblings: usize,
+    },
+}
+
+/// The local side of every owner. One per process, shared by its workers.
+pub struct Replica {
+    store: Arc<Store>,
+    minter: Arc<Minter>,
+    stamps: Mutex<HybridClock>,
+    wall: Arc<dyn Clock>,
+}
+
+impl Replica {
+    /// `minter` must be new at every start of the node.
+    pub fn new(store: Arc<Store>, minter: Arc<Minter>, wall: Arc<dyn Clock>) -> Self {
+        Self { store, minter, stamps: Mutex::new(HybridClock::new()), wall }
+    }
+
+    /// The engine, for maintenance and figures.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The wall clock in Unix milliseconds: judges expiry, never order.
+    pub fn now_ms(&self) -> u64 {
+        self.wall.wall_ms()
+    }
+
+    fn stamp(&self) -> Stamp {
+        let now = self.wall.wall_ms();
+        self.stamps.lock().unwrap_or_else(PoisonError::into_inner).now(now)
+    }
+
+    fn observe(&self, set: &SiblingSet) {
+        if let Some(highest) = set.siblings().values().map(|s| s.stamp).max() {
+            self.stamps.lock().unwrap_or_else(PoisonError::into_inner).observe(highest);
+        }
+    }
+
+    /// The record of a key; an empty one when nothing is stored.
+    ///
+    /// # Errors
+    /// [`LocalError::Read`], [`LocalError::Record`].
+    pub async fn read(&self, key: &TableKey) -> Result<SiblingSet, LocalError> {
+        match self.store.get(key).await? {
+            Some(bytes) => Ok(Record::decode_shared(&bytes)?.set),
+            None => Ok(SiblingSet::new()),
+        }
+    }
+
+    /// Mints a dot for a client's write and stores it. The answer comes when the write is visible
+    /// here; its `durable` ticket when it is stored at `durability`.
+    ///
+    /// # Errors
+    /// Any [`LocalError`]; the write was not applied.
+    pub async fn mint(
+        &self,
+        key: &TableKey,
+        order: Order,
+        durability: Durability,
+    ) -> Result<Applied<Minted>, LocalError> {
+        let stamp = self.stamp();
+        let now = self.now_ms();
+        let sibling = Sibling {
+            stamp,
+            payload: order.payload,
+            expires_ms: order.ttl_ms.map(|ttl| now.saturating_add(ttl)),
+        };
+        let context = order.context;
+        let minter = self.minter.clone();
+        let applied = self
+            .store
+            .update(key, engine(durability), move |old| {
+                let minted = mint_into(old, &minter, &context, sibling, now);
+                split(minted.map(|(record, minted)| (Some(record), minted)))
+            })
+            .await?;
+        Ok(Applied { out: applied.out?, durable: applied.durable })
+    }
+
+    /// Merges a set that another node minted or holds. True when it changed the record.
+    ///
+    /// # Errors
+    /// Any [`LocalError`]; nothing was applied.
+    pub async fn merge(
+        &self,
+        key: &TableKey,
+        delta: SiblingSet,
+        durability: Durability,
+    ) -> Result<Applied<bool>, LocalError> {
+        self.observe(&delta);
+        let minter = self.minter.clone();
+        let applied = self
+            .store
+            .update(key, engine(durability), move |old| split(merge_into(old, &minter, &delta)))
+            .await?;
+        Ok(Applied { out: applied.out?, durable: applied.durable })
+    }
+}
+
+/// The engine's word for a durability.
+fn engine(durability: Durability) -> kvasir_storage::Durability {
+    match durability {
+        Durability::Memory => kvasir_storage::Durability::Memory,
+        Durability::Periodic => kvasir_storage::Durability::Periodic,
+        Durability::Group => kvasir_storage::Durability::Group,
+        Durability::Each => kvasir_storage::Durability::Each,
+    }
+}
+
+type Outcome<T> = Result<(Option<Record>, T), LocalError>;
+
+/// What the engine is to do, and what the caller is told.
+fn split<T>(outcome: Outcome<T>) -> (Change, Result<T, LocalError>) {
+    match outcome {
+        Ok((Some(record), out)) => (Change::Put(Bytes::from(record.encode())), Ok(out)),
+        Ok((None, out)) => (Change::Keep, Ok(out)),
+        Err(error) => (Change::Keep, Err(error)),
+    }
+}
+
+fn decode(old: Option<&[u8]>) -> Result<Option<Record>, LocalError> {
+    Ok(old.map(Record::decode).transpose()?)
+}
+
+fn mint_into(
+    old: Option<&[u8]>,
+    minter: &Minter,
+    context: &Context,
+    sibling: Sibling,
+    now_ms: u64,
+) -> Result<(Record, Minted), LocalError> {
+    let record = decode(old)?;
+    let before = record.as_ref().map_or(0, |r| r.set.live(now_ms).count());
+    let minted = minter.mint(record, SerialFloor::default(), context, sibling)?;
+    let siblings = minted.record.set.live(now_ms).count();
+    // A write that resolves siblings is always taken, even from above the limit.
+    if siblings > SIBLINGS_REFUSE && siblings > before {
+        return Err(LocalError::TooManySiblings { siblings: before });
+    }
+    let set = minted.record.set.clone();
+    Ok((minted.record, Minted { delta: minted.delta, set }))
+}
+
+fn merge_into(old: Option<&[u8]>, minter: &Minter, delta: &SiblingSet) -> Outcome<bool> {
+    let (record, changed) = minter.accept(decode(old)?, SerialFloor::default(), delta)?;
+    Ok(if changed { (Some(record), true) } else { (None, false) })
+}

@@ -1,0 +1,14 @@
+//! What one owner does locally: read, mint and merge the record of a key through the engine.
+//!
+//! The engine runs the closures of this room under the lock of the key, so that reading the old
+//! record, merging or minting, appending to the log and inserting into memory are one step
+//! (DESIGN section 4). Nothing here waits for the network; waiting for the disk is a ticket.
+//!
+//! Absent on purpose: quorums and peers (`coordinator`), who owns what (`ring` in the core; the
+//! newest document and the member list arrive here as a [`view::View`]).
+
+pub mod local;
+pub mod view;
+
+pub use local::{LocalError, Minted, Order, Replica};
+pub use view::{Formed, Member, View, Views};

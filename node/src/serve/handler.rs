@@ -1,0 +1,156 @@
+//! What a worker does with a question from another node: checks that both mean the same partition
+//! entry, hands it to the room that answers it, and turns that room's errors into refusals.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use kvasir_core::id::NodeId;
+use kvasir_core::ring::Durability;
+use kvasir_core::version::SiblingSet;
+use kvasir_storage::error::{ReadError, WriteError};
+use kvasir_storage::key::TableKey;
+use tokio::time::Instant;
+
+use crate::coordinator::wire::{Answer, Ask, Order};
+use crate::coordinator::{Coordinate, Coordinator};
+use crate::peer::{Incoming, PeerHandler, Refusal, Reply, Request, Route};
+use crate::replica::{LocalError, View};
+use crate::tasks::ControlHandle;
+
+/// Answers the peers of one worker.
+pub struct Handler {
+    /// The coordinator of this worker.
+    pub coordinate: Rc<Coordinate>,
+    /// The control thread.
+    pub control: ControlHandle,
+}
+
+impl PeerHandler for Handler {
+    fn handle(&self, from: NodeId, request: Request, head: Incoming) -> LocalBoxFuture<'_, Reply> {
+        Box::pin(self.answer(from, request, head))
+    }
+}
+
+impl Handler {
+    /// Answers one question. Never fails: what goes wrong is a [`Reply::Refused`].
+    async fn answer(&self, from: NodeId, request: Request, head: Incoming) -> Reply {
+        let Incoming { route, deadline, .. } = head;
+        let done = match request {
+            Request::Gossip(_) | Request::Ballot(_) | Request::FetchDocument { .. } => {
+                Ok(self.control.ask(from, request).await)
+            }
+            Request::Apply { bucket, key, delta, durability } => {
+                self.apply(route, &bucket, &key, &delta, durability).await
+            }
+            Request::Read { bucket, key } => self.read(route, &bucket, &key).await,
+            Request::ReadDigest { bucket, key } => self.digest(route, &bucket, &key).await,
+            Request::Coordinate(order) => self.coordinate(order, deadline).await,
+        };
+        done.unwrap_or_else(Reply::Refused)
+    }
+
+    async fn apply(
+        &self,
+        route: Option<Route>,
+        bucket: &Bytes,
+        key: &Bytes,
+        delta: &Bytes,
+        durability: Durability,
+    ) -> Result<Reply, Refusal> {
+        let table_key = self.admit(route, bucket, key)?;
+        let set = SiblingSet::decode_shared(delta)
+            .map_err(|e| Refusal::Malformed(format!("sibling set: {e}")))?;
+        let replica = &self.coordinate.replica;
+        let applied = replica.merge(&table_key, set, durability).await.map_err(refusal)?;
+        applied.durable.await.map_err(|e| Refusal::Unknown(e.to_string()))?;
+        Ok(Reply::Applied)
+    }
+
+    async fn read(
+        &self,
+        route: Option<Route>,
+        bucket: &Bytes,
+        key: &Bytes,
+    ) -> Result<Reply, Refusal> {
+        let table_key = self.admit(route, bucket, key)?;
+        let set = self.coordinate.replica.read(&table_key).await.map_err(refusal)?;
+        Ok(Reply::Set(set.encode().into()))
+    }
+
+    async fn digest(
+        &self,
+        route: Option<Route>,
+        bucket: &Bytes,
+        key: &Bytes,
+    ) -> Result<Reply, Refusal> {
+        let table_key = self.admit(route, bucket, key)?;
+        let set = self.coordinate.replica.read(&table_key).await.map_err(refusal)?;
+        Ok(Reply::Digest((!set.context().is_empty()).then(|| set.digest().0)))
+    }
+
+    async fn coordinate(&self, order: Bytes, deadline: Instant) -> Result<Reply, Refusal> {
+        let order: Order =
+            postcard::from_bytes(&order).map_err(|e| Refusal::Malformed(format!("order: {e}")))?;
+        must_own(&self.coordinate.views.load(), order.bucket(), order.key())?;
+        let ask = order.ask(deadline).map_err(|e| Refusal::Malformed(e.to_string()))?;
+        let answer = match ask {
+            Ask::Get(request) => Answer::from(self.coordinate.get(request).await),
+            Ask::Put(request) => Answer::from(self.coordinate.put(request).await),
+            Ask::Delete(request) => Answer::from(self.coordinate.delete(request).await),
+        };
+        let bytes = postcard::to_allocvec(&answer)
+            .map_err(|e| Refusal::Unknown(format!("the answer does not encode: {e}")))?;
+        Ok(Reply::Coordinated(bytes.into()))
+    }
+
+    /// Both sides must mean the same entry of the partition, and this node must own it.
+    fn admit(&self, route: Option<Route>, bucket: &[u8], key: &[u8]) -> Result<TableKey, Refusal> {
+        let view = self.coordinate.views.load();
+        if let Some(reason) = &view.retired {
+            return Err(Refusal::NotServing(reason.clone()));
+        }
+        let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
+        let epoch = ring.epoch();
+        let (hash, partition) = ring.locate(bucket, key);
+        let (version, entry_hash) = ring.version(partition).ok_or(Refusal::NotOwner { epoch })?;
+        let route =
+            route.ok_or_else(|| Refusal::Malformed("a data request without a route".into()))?;
+        if route.version > version {
+            self.control.pull();
+            return Err(Refusal::BehindSender { epoch });
+        }
+        if (route.partition, route.version, route.entry_hash) != (partition, version, entry_hash) {
+            return Err(Refusal::StaleEntry { epoch, document: None });
+        }
+        if !ring.is_owner(partition, view.me) {
+            return Err(Refusal::NotOwner { epoch });
+        }
+        Ok(TableKey::new(hash, bucket, key))
+    }
+}
+
+fn not_formed() -> Refusal {
+    Refusal::NotServing("the cluster is not formed here yet".to_string())
+}
+
+/// A forwarded request is not forwarded again.
+fn must_own(view: &View, bucket: &[u8], key: &[u8]) -> Result<(), Refusal> {
+    let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
+    let (_, partition) = ring.locate(bucket, key);
+    let owned = ring.is_owner(partition, view.me);
+    if owned { Ok(()) } else { Err(Refusal::NotOwner { epoch: ring.epoch() }) }
+}
+
+/// A local failure before anything was applied.
+fn refusal(error: LocalError) -> Refusal {
+    match error {
+        LocalError::Write(WriteError::Overloaded) | LocalError::Read(ReadError::Overloaded) => {
+            Refusal::Overloaded { retry_after_ms: 100 }
+        }
+        LocalError::Write(WriteError::Full(_)) => Refusal::DiskFull,
+        LocalError::Context(refused) => Refusal::ContextRefused(refused.to_string()),
+        LocalError::Write(error) => Refusal::WriteFailed(error.to_string()),
+        other => Refusal::ReadFailed(other.to_string()),
+    }
+}

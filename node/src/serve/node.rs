@@ -1,0 +1,281 @@
+//! Puts one node together over a [`World`]: opens the volume, and runs the control side and the
+//! workers. Production and simulation call the same three functions.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use kvasir_core::gossip::{Addresses, Gossip, GossipConfig, Labels, Me as GossipMe};
+use kvasir_core::version::Minter;
+use kvasir_storage::{NoObserver, OpenError, Store};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+
+use super::handler::Handler;
+use crate::config::{Config, HttpConfig};
+use crate::coordinator::Coordinate;
+use crate::http::api::Api;
+use crate::http::limits::HttpLimits;
+use crate::http::server::Server;
+use crate::http::stats::HttpStats;
+use crate::peer::{Hello, ListenerLimits, Me, PeerListener, PeerStats, Peers, PoolLimits};
+use crate::replica::{Replica, View, Views};
+use crate::seam::World;
+use crate::tasks::control::Inbox;
+use crate::tasks::{Control, ControlHandle, Identity, IdentityError, SmallFiles, identity};
+
+/// What every thread of a node shares.
+pub struct Shared {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Who this node is.
+    pub identity: Identity,
+    /// What it says of itself to peers.
+    pub me: Me,
+    /// The local side.
+    pub replica: Arc<Replica>,
+    /// Document and member list.
+    pub views: Arc<Views>,
+    /// The control thread.
+    pub control: ControlHandle,
+    /// Counters of the client port.
+    pub http_stats: Arc<HttpStats>,
+    /// Counters between nodes.
+    pub peer_stats: Arc<PeerStats>,
+    /// Turns true when the node drains.
+    pub drain: watch::Receiver<bool>,
+}
+
+/// What only the control thread needs.
+pub struct ControlParts {
+    acceptor: kvasir_core::consensus::Acceptor,
+    files: SmallFiles,
+    inbox: Inbox,
+    nonce: u64,
+}
+
+/// Why a node did not start. The volume is as it was, but for a higher boot number.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store did not open.
+    #[error("{0}")]
+    Store(#[from] OpenError),
+    /// The identity could not be established.
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
+    /// The data directory could not be made.
+    #[error("cannot create {path}: {error}")]
+    Directory {
+        /// Which.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A port could not be opened.
+    #[error("cannot listen on {address}: {error}. try: another port, or stop who holds it")]
+    Listen {
+        /// Which.
+        address: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The gossip settings contradict each other.
+    #[error("gossip: {0}")]
+    Gossip(String),
+    /// The machine gives no randomness.
+    #[error("no randomness: {0}")]
+    Randomness(String),
+    /// The machine refused a thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(String),
+}
+
+/// Opens the volume. Blocks on the disk.
+///
+/// # Errors
+/// See [`StartError`].
+pub fn open(
+    config: Arc<Config>,
+    world: &World,
+    drain: watch::Receiver<bool>,
+) -> Result<(Arc<Shared>, ControlParts), StartError> {
+    let dir = &config.node.data_dir;
+    let made = world.disk.create_dir(dir);
+    made.map_err(|error| StartError::Directory { path: dir.display().to_string(), error })?;
+    let options = config.storage.options(dir.join("store"));
+    // The store takes the lock of the directory: from here on this process is alone with it.
+    let store =
+        Store::open(options, world.disk.clone(), world.maintenance.clone(), Arc::new(NoObserver))?;
+    let mut rng = SmallRng::seed_from_u64(world.seed);
+    let files = SmallFiles::new(world.disk.clone(), world.maintenance.clone(), dir);
+    let (identity, acceptor) = identity::establish(&files, &mut rng)?;
+    let (tag, nonce) = (rng.next_u64(), rng.next_u64());
+    let minter = Arc::new(Minter::new(tag));
+    let (control, inbox) = ControlHandle::new();
+    let datacenter = &config.node.datacenter;
+    let shared = Shared {
+        identity,
+        me: Me::new(Hello::blank(identity.node, nonce, identity.boot)),
+        replica: Arc::new(Replica::new(store, minter, world.clock.clone())),
+        views: Arc::new(Views::new(View::blank(identity.node, datacenter))),
+        control,
+        http_stats: Arc::default(),
+        peer_stats: Arc::default(),
+        drain,
+        config,
+    };
+    tracing::info!(node = %identity.node, boot = identity.boot, "the volume is open");
+    Ok((Arc::new(shared), ControlParts { acceptor, files, inbox, nonce }))
+}
+
+/// Builds the control side on the thread that will run it.
+///
+/// # Errors
+/// The gossip settings contradict each other.
+pub fn control(
+    shared: &Arc<Shared>,
+    world: &World,
+    parts: ControlParts,
+) -> Result<(Rc<Control>, Inbox), StartError> {
+    let config = &shared.config;
+    let mark = parts.acceptor.state().mark;
+    let me = GossipMe {
+        id: shared.identity.node,
+        boot: shared.identity.boot,
+        nonce: parts.nonce,
+        mark,
+        cluster: kvasir_core::id::ClusterId::nil(),
+        addresses: addresses(config),
+        labels: labels(config),
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        document: None,
+        generation: 0,
+    };
+    let settings: GossipConfig = config.gossip.settings();
+    let gossip = Gossip::new(me, config.node.seeds.clone(), settings)
+        .map_err(|e| StartError::Gossip(e.to_string()))?;
+    let control = Control {
+        identity: shared.identity,
+        datacenter: config.node.datacenter.clone(),
+        gossip: RefCell::new(gossip),
+        acceptor: Mutex::new(parts.acceptor),
+        files: parts.files,
+        peers: Rc::new(peers(shared, world)),
+        me: shared.me.clone(),
+        views: shared.views.clone(),
+        replica: shared.replica.clone(),
+        formed: RefCell::new(None),
+        retired: RefCell::new(None),
+        failed: RefCell::new(None),
+        pulling: Cell::new(false),
+        rng: RefCell::new(SmallRng::seed_from_u64(world.seed ^ 0xc0)),
+        started: Instant::now(),
+    };
+    Ok((Rc::new(control), parts.inbox))
+}
+
+fn peers(shared: &Shared, world: &World) -> Peers {
+    let (net, me) = (world.net.clone(), shared.me.clone());
+    Peers::new(net, me, PoolLimits::default(), shared.peer_stats.clone(), world.seed ^ 0x9ee5)
+}
+
+/// Where others reach this node: what is advertised, else where it listens.
+pub fn addresses(config: &Config) -> Addresses {
+    let at = |listen: &str| match &config.node.advertise {
+        Some(host) => {
+            let port = listen.rsplit(':').next().unwrap_or(listen);
+            format!("{host}:{port}")
+        }
+        None => listen.to_string(),
+    };
+    Addresses {
+        http: at(&config.http.listen),
+        peer: at(&config.peer.listen),
+        admin: at(&config.admin.listen),
+    }
+}
+
+/// What this node runs on, as its configuration says.
+pub fn labels(config: &Config) -> Labels {
+    Labels {
+        machine: config.node.machine.clone(),
+        rack: config.node.rack.clone(),
+        zone: config.node.zone.clone(),
+        datacenter: config.node.datacenter.clone(),
+        weight: config.node.weight,
+    }
+}
+
+/// The client port's bounds, as the HTTP room takes them.
+fn http_limits(config: &HttpConfig) -> HttpLimits {
+    HttpLimits {
+        value_max_bytes: config.value_max_bytes.bytes(),
+        timeout_default: config.timeout.0,
+        timeout_max: config.timeout_max.0,
+        connections_max: config.connections_max as usize,
+        bodies_max_bytes: config.bodies_max_bytes.bytes(),
+        ..HttpLimits::default()
+    }
+}
+
+/// One worker: its client and peer listeners, its connections, its coordinator.
+pub struct Worker {
+    http: Box<dyn crate::seam::Listener>,
+    peer: Box<dyn crate::seam::Listener>,
+    shared: Arc<Shared>,
+    world: World,
+}
+
+impl Worker {
+    /// Opens the ports. Workers of one process share them.
+    ///
+    /// # Errors
+    /// [`StartError::Listen`].
+    pub fn bind(shared: &Arc<Shared>, world: World) -> Result<Self, StartError> {
+        let listen = |address: &str| {
+            world
+                .net
+                .listen(address)
+                .map_err(|error| StartError::Listen { address: address.to_string(), error })
+        };
+        let http = listen(&shared.config.http.listen)?;
+        let peer = listen(&shared.config.peer.listen)?;
+        Ok(Self { http, peer, shared: shared.clone(), world })
+    }
+
+    /// Serves until the node drains, then finishes what is in flight. Must run inside a `LocalSet`.
+    pub async fn run(self) {
+        let Self { http, peer, shared, world } = self;
+        let coordinate = Rc::new(Coordinate {
+            replica: shared.replica.clone(),
+            views: shared.views.clone(),
+            peers: Rc::new(peers(&shared, &world)),
+        });
+        let handler =
+            Rc::new(Handler { coordinate: coordinate.clone(), control: shared.control.clone() });
+        let limits = ListenerLimits::default();
+        let stats = shared.peer_stats.clone();
+        let listener =
+            PeerListener::new(world.net.clone(), shared.me.clone(), handler, limits, stats);
+        let accepting = listener.clone();
+        let peers_task = tokio::task::spawn_local(async move { accepting.run(peer).await });
+        let api = Rc::new(Api::new(
+            coordinate,
+            http_limits(&shared.config.http),
+            shared.http_stats.clone(),
+        ));
+        let clock = world.clock.clone();
+        let server = Rc::new(Server::new(
+            api,
+            http_limits(&shared.config.http),
+            shared.http_stats.clone(),
+            Rc::new(move || clock.wall_ms()),
+        ));
+        let grace = shared.config.node.grace.0;
+        server.run(super::accept::Accepting(http), shared.drain.clone(), grace).await;
+        listener.drain(Instant::now() + grace).await;
+        peers_task.abort();
+    }
+}

@@ -1,0 +1,190 @@
+//! The state of the control thread, and the handle by which workers reach it.
+//!
+//! One owner, one thread: gossip, the acceptor, the newest document and the view built from them live
+//! here. Workers send frames of the control class over a bounded channel and read the published view.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kvasir_core::consensus::Acceptor;
+use kvasir_core::gossip::Gossip;
+use kvasir_core::id::NodeId;
+use kvasir_core::ring::{Document, Sealed};
+use rand::rngs::SmallRng;
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::identity::Identity;
+use super::small_files::SmallFiles;
+use super::{ballots, gossip, marks};
+use crate::peer::{Me, Peers, Refusal, Reply, Request};
+use crate::replica::{Formed, Replica, Views};
+
+/// Frames of the control class waiting for the control thread.
+const QUEUE: usize = 1_024;
+
+/// A question from another node, on its way to the control thread.
+pub struct Question {
+    from: NodeId,
+    request: Request,
+    reply: oneshot::Sender<Reply>,
+}
+
+/// How workers reach the control thread.
+#[derive(Clone)]
+pub struct ControlHandle {
+    questions: mpsc::Sender<Question>,
+    pull: watch::Sender<u64>,
+}
+
+/// The other end of a [`ControlHandle`].
+pub struct Inbox {
+    questions: mpsc::Receiver<Question>,
+    pull: watch::Receiver<u64>,
+}
+
+impl ControlHandle {
+    /// A handle and its inbox.
+    pub fn new() -> (Self, Inbox) {
+        let (questions, inbox) = mpsc::channel(QUEUE);
+        let (pull, pulled) = watch::channel(0);
+        (Self { questions, pull }, Inbox { questions: inbox, pull: pulled })
+    }
+
+    /// Has the control thread answer.
+    pub async fn ask(&self, from: NodeId, request: Request) -> Reply {
+        let (reply, answer) = oneshot::channel();
+        match self.questions.try_send(Question { from, request, reply }) {
+            Ok(()) => answer.await.unwrap_or_else(|_| stopping()),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                Reply::Refused(Refusal::Overloaded { retry_after_ms: 100 })
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => stopping(),
+        }
+    }
+
+    /// Says that somebody knows a newer document: it is fetched with the next gossip.
+    pub fn pull(&self) {
+        self.pull.send_modify(|count| *count += 1);
+    }
+}
+
+fn stopping() -> Reply {
+    Reply::Refused(Refusal::NotServing("the node is stopping".to_string()))
+}
+
+/// Everything that the control thread owns.
+pub struct Control {
+    /// Who this node is.
+    pub identity: Identity,
+    /// The data center of this node.
+    pub datacenter: String,
+    /// The member list.
+    pub gossip: RefCell<Gossip>,
+    /// Votes and the newest document. Held over its own fsync, so that votes are stored in order.
+    pub acceptor: Mutex<Acceptor>,
+    /// Where the acceptor's state is stored.
+    pub files: SmallFiles,
+    /// What this node says of itself to peers.
+    pub me: Me,
+    /// Connections of the control class.
+    pub peers: Rc<Peers>,
+    /// What workers read.
+    pub views: Arc<Views>,
+    /// The local side, for figures and replica reads.
+    pub replica: Arc<Replica>,
+    /// The newest document, prepared.
+    pub formed: RefCell<Option<Arc<Formed>>>,
+    /// Why this node serves no data, if so.
+    pub retired: RefCell<Option<String>>,
+    /// Why this node must stop, if so: its own votes could not be stored.
+    pub failed: RefCell<Option<String>>,
+    /// A fetch of a document is under way.
+    pub pulling: Cell<bool>,
+    /// Randomness of this thread.
+    pub rng: RefCell<SmallRng>,
+    /// Start of the node, from which its steady milliseconds count.
+    pub started: Instant,
+}
+
+impl Control {
+    /// Milliseconds since the start.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Epoch of the newest document here, 0 without one.
+    pub fn epoch(&self) -> u64 {
+        self.formed.borrow().as_ref().map_or(0, |f| f.ring.epoch())
+    }
+
+    /// The newest document.
+    pub fn newest(&self) -> Option<Sealed> {
+        self.formed.borrow().as_ref().map(|f| f.ring.sealed().clone())
+    }
+
+    /// Says goodbye to the others, so that they need not find out.
+    pub async fn leave(&self) {
+        gossip::leave(self);
+        // One turn of the loop, so that the frames leave before the process does.
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        self.peers.close();
+    }
+
+    /// Takes in a document that another node holds as chosen. True when it is in force here now.
+    pub(super) async fn learn(&self, bytes: &[u8]) -> bool {
+        match serde_json::from_slice::<Document>(bytes) {
+            Ok(document) => ballots::adopt(self, Sealed::new(document)).await,
+            Err(error) => {
+                tracing::warn!(%error, "an unreadable cluster document was not taken");
+                false
+            }
+        }
+    }
+}
+
+/// Runs the loops and answers questions until the inbox closes or the node must stop.
+pub async fn run(control: Rc<Control>, mut inbox: Inbox) {
+    ballots::restore(&control).await;
+    gossip::publish(&control);
+    tokio::task::spawn_local(gossip::run(control.clone()));
+    tokio::task::spawn_local(marks::run(control.clone()));
+    loop {
+        tokio::select! {
+            biased;
+            question = inbox.questions.recv() => match question {
+                Some(question) => answer(&control, question),
+                None => return,
+            },
+            Ok(()) = inbox.pull.changed() => gossip::pull_now(&control),
+        }
+    }
+}
+
+fn answer(control: &Rc<Control>, question: Question) {
+    let Question { from, request, reply } = question;
+    let control = control.clone();
+    tokio::task::spawn_local(async move {
+        let answer = match request {
+            Request::Gossip(body) => {
+                gossip::receive(&control, from, &body);
+                Reply::Message(Bytes::new())
+            }
+            Request::Ballot(body) => ballots::answer(&control, from, &body).await,
+            Request::FetchDocument { have_epoch } => Reply::Document(
+                control
+                    .newest()
+                    .filter(|d| d.epoch > have_epoch)
+                    .map(|d| Bytes::from(d.share().canonical())),
+            ),
+            other => {
+                let detail = format!("{} is no control request", other.name());
+                Reply::Refused(Refusal::Malformed(detail))
+            }
+        };
+        // The worker may have given up meanwhile.
+        let _ = reply.send(answer);
+    });
+}

@@ -1,0 +1,176 @@
+//! The gossip loop: ticks the member list, sends what it says, takes in what others say, pulls newer
+//! documents, and publishes the view that requests are steered by.
+//!
+//! Never waits for the disk, so that a heartbeat is as regular as the clock.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kvasir_core::gossip::{DocumentId, Event, Message, Send, Target};
+use kvasir_core::id::NodeId;
+use tokio::time::Instant;
+
+use super::control::Control;
+use crate::peer::{Reply, Request};
+use crate::replica::{Member, View};
+
+/// How long a fetch of a document may take.
+const PULL_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Runs until the node stops.
+pub(super) async fn run(control: Rc<Control>) {
+    let interval = Duration::from_millis(control.gossip.borrow().config().interval_ms);
+    loop {
+        tokio::time::sleep(interval).await;
+        let now = control.now_ms();
+        let sends = {
+            let mut rng = control.rng.borrow_mut();
+            control.gossip.borrow_mut().tick(now, &mut *rng)
+        };
+        send_all(&control, sends);
+        settle(&control);
+    }
+}
+
+/// Takes in a message of another node.
+pub(super) fn receive(control: &Rc<Control>, from: NodeId, body: &[u8]) {
+    let message: Message = match postcard::from_bytes(body) {
+        Ok(message) => message,
+        Err(error) => {
+            tracing::debug!(%from, %error, "an unreadable gossip message");
+            return;
+        }
+    };
+    let now = control.now_ms();
+    let sends = control.gossip.borrow_mut().receive(now, from, message);
+    send_all(control, sends);
+    settle(control);
+}
+
+/// Tells the others that this node stops.
+pub(super) fn leave(control: &Control) {
+    let sends = {
+        let mut rng = control.rng.borrow_mut();
+        control.gossip.borrow_mut().leave(control.now_ms(), &mut *rng)
+    };
+    send_all(control, sends);
+}
+
+fn send_all(control: &Control, sends: Vec<Send>) {
+    for Send { to, message } in sends {
+        let (node, address) = match to {
+            Target::Node(node) => {
+                let address = control.gossip.borrow().peer_address(node).map(str::to_string);
+                let Some(address) = address else { continue };
+                (Some(node), address)
+            }
+            Target::Address(address) => (None, address),
+        };
+        match postcard::to_allocvec(&message) {
+            Ok(body) => control.peers.notify(node, &address, Request::Gossip(Bytes::from(body))),
+            Err(error) => tracing::error!(%error, "a gossip message does not encode"),
+        }
+    }
+}
+
+/// After every change: tell what happened, pull what is newer, publish the view.
+fn settle(control: &Rc<Control>) {
+    for event in control.gossip.borrow_mut().take_events() {
+        tell(&event);
+    }
+    pull_now(control);
+    publish(control);
+}
+
+fn tell(event: &Event) {
+    match event {
+        Event::Joined(id) => tracing::info!(%id, "a member became known"),
+        Event::Changed { id, from, to } => {
+            tracing::info!(%id, from = from.name(), to = to.name(), "a member changed");
+        }
+        Event::Restarted { id, boot } => tracing::info!(%id, boot, "a member was started again"),
+        Event::Forgotten(id) => tracing::info!(%id, "a member is forgotten"),
+        Event::Refuted { accuser, refutation } => {
+            tracing::info!(%accuser, refutation, "this node was believed to be down and said otherwise");
+        }
+        Event::Foreign { cluster, address } => {
+            tracing::warn!(%cluster, address, "a node of another cluster talks to this one");
+        }
+        Event::Cloned { id, listed, other } => {
+            tracing::error!(%id, ?listed, ?other, "two processes claim one node id: a volume was copied. \
+                Stop one of them and start it with an empty data directory");
+        }
+        Event::OwnIdInUse { boot, address } => {
+            tracing::error!(
+                boot,
+                address,
+                "another process claims this node's id at this boot or a later \
+                one: the volume was copied or put back. Stop the older one"
+            );
+        }
+        Event::MarkBehind { id, heard, remembered } => {
+            tracing::error!(%id, heard, remembered, "the volume of a member was put back to an older state");
+        }
+    }
+}
+
+/// Fetches the newest document that anybody named, at once.
+pub(super) fn pull_now(control: &Rc<Control>) {
+    let newest = control.gossip.borrow().newest_document();
+    if let Some((newest, holders)) = newest
+        && newest.epoch > control.epoch()
+    {
+        pull(control, newest, holders);
+    }
+}
+
+/// Asks a holder of a newer document for it; one fetch at a time.
+fn pull(control: &Rc<Control>, newest: DocumentId, holders: Vec<NodeId>) {
+    if control.pulling.replace(true) {
+        return;
+    }
+    let control = control.clone();
+    tokio::task::spawn_local(async move {
+        for holder in holders.iter().filter(|h| **h != control.identity.node) {
+            let Some(address) = control.gossip.borrow().peer_address(*holder).map(str::to_string)
+            else {
+                continue;
+            };
+            let deadline = Instant::now() + PULL_DEADLINE;
+            let ask = Request::FetchDocument { have_epoch: control.epoch() };
+            let reply = control.peers.call(Some(*holder), &address, None, ask, deadline).await;
+            if let Ok(Reply::Document(Some(bytes))) = reply
+                && control.learn(&bytes).await
+            {
+                break;
+            }
+        }
+        tracing::debug!(
+            epoch = newest.epoch,
+            have = control.epoch(),
+            "fetched the cluster document"
+        );
+        control.pulling.set(false);
+    });
+}
+
+/// Hands the present member list and document to the workers.
+pub(super) fn publish(control: &Control) {
+    let now = control.now_ms();
+    let members: BTreeMap<NodeId, Member> = control
+        .gossip
+        .borrow()
+        .members(now)
+        .into_iter()
+        .map(|m| (m.id, Member { peer_address: m.addresses.peer, status: m.status }))
+        .collect();
+    control.views.store(View {
+        me: control.identity.node,
+        datacenter: control.datacenter.clone(),
+        formed: control.formed.borrow().clone(),
+        members,
+        retired: control.retired.borrow().clone(),
+    });
+}

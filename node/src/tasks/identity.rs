@@ -1,0 +1,92 @@
+//! Who this node is: an id written on the volume at first start, and a boot number raised and fsynced
+//! at every start (DESIGN section 3). Both stand in the one file that also keeps the ballot state, so
+//! that they cannot part. A volume that lost this file is a new node.
+
+use kvasir_core::consensus::{Acceptor, AcceptorState, StateError};
+use kvasir_core::id::NodeId;
+use kvasir_storage::{IoFailure, OpenError};
+use rand::Rng;
+
+use super::small_files::SmallFiles;
+
+/// Name of the file.
+pub const FILE: &str = "member";
+
+/// The identity of one run of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// The node id.
+    pub node: NodeId,
+    /// 1 at the first start, one more at each.
+    pub boot: u64,
+}
+
+/// Why the identity could not be established. The volume is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The file is damaged or unreadable. A retry may help if the disk recovers.
+    #[error("{0}")]
+    Open(#[from] OpenError),
+    /// The new boot number could not be made durable.
+    #[error("{0}")]
+    Write(#[from] IoFailure),
+    /// The file is not what this program writes.
+    #[error("{0}. try: restore the volume, or start with an empty data directory as a new node")]
+    State(#[from] StateError),
+}
+
+/// Reads the member file, makes one at the first start, and raises the boot number durably. Blocks:
+/// for the start of a node only.
+///
+/// # Errors
+/// See [`IdentityError`].
+pub fn establish(
+    files: &SmallFiles,
+    rng: &mut impl Rng,
+) -> Result<(Identity, Acceptor), IdentityError> {
+    let state = match files.load(FILE)? {
+        Some(bytes) => AcceptorState::decode(&bytes)?,
+        None => AcceptorState::blank(NodeId::from_random(rng)),
+    };
+    let acceptor = Acceptor::start(state);
+    files.replace_now(FILE, &acceptor.state().encode())?;
+    let identity = Identity { node: acceptor.state().node, boot: acceptor.state().boot };
+    Ok((identity, acceptor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvasir_storage::{Disk, Manual, MemoryDisk};
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    fn files(disk: &MemoryDisk) -> SmallFiles {
+        SmallFiles::new(Arc::new(disk.clone()), Manual::new(), Path::new("d"))
+    }
+
+    #[test]
+    fn the_id_stays_and_the_boot_rises() {
+        let disk = MemoryDisk::new();
+        disk.create_dir(Path::new("d")).unwrap();
+        let mut rng = SmallRng::seed_from_u64(1);
+        let (first, _) = establish(&files(&disk), &mut rng).unwrap();
+        let (second, _) = establish(&files(&disk), &mut rng).unwrap();
+        assert_eq!((first.node, first.boot, second.boot), (second.node, 1, 2));
+    }
+
+    #[test]
+    fn a_damaged_identity_is_refused_and_kept() {
+        let disk = MemoryDisk::new();
+        disk.create_dir(Path::new("d")).unwrap();
+        let mut rng = SmallRng::seed_from_u64(1);
+        establish(&files(&disk), &mut rng).unwrap();
+        let path = Path::new("d/member");
+        assert!(disk.flip_bit(path, 40, 0));
+        let before = disk.content(path);
+        assert!(establish(&files(&disk), &mut rng).is_err());
+        assert_eq!(disk.content(path), before);
+    }
+}

@@ -1,0 +1,14 @@
+//! The long-running loops of a node, all on the control thread: gossip, ballots, marks, ticks of the
+//! store. Workers reach them through a [`ControlHandle`] and read what they publish from
+//! [`crate::replica::Views`].
+
+pub mod ballots;
+pub mod control;
+pub mod gossip;
+pub mod identity;
+pub mod marks;
+pub mod small_files;
+
+pub use control::{Control, ControlHandle};
+pub use identity::{Identity, IdentityError};
+pub use small_files::{SmallFileError, SmallFiles};

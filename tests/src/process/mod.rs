@@ -1,0 +1,250 @@
+//! Real nodes as child processes on loopback: started, killed without warning, paused, started again.
+//!
+//! Every cluster has its own directory and ports; whatever is left is killed when the value is dropped.
+//! Waiting is bounded by [`PATIENCE`] everywhere.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::load::http::{Answer, Ask, NoAnswer};
+use crate::load::{HttpClient, TcpDial};
+
+/// Longest wait for anything that should happen.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The binary under test, built by the same profile as this test.
+///
+/// # Panics
+/// It is not built: `tests/run` builds the workspace first.
+pub fn binary() -> PathBuf {
+    let own = std::env::current_exe().expect("a test has a path");
+    let dir = own.ancestors().find(|d| d.join("kvasir").is_file());
+    dir.expect("kvasir is not built. try: cargo build -p kvasir").join("kvasir")
+}
+
+/// A free block of loopback ports: `base`, `base + 100`, `base + 200` for each of `nodes`.
+fn ports(nodes: usize) -> u16 {
+    let start = 20_000 + (std::process::id() % 300) as u16 * 100;
+    for step in 0..200_u16 {
+        let base = 20_000 + (start - 20_000 + step * 400) % 30_000;
+        let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        let mut all = (0..nodes as u16).flat_map(|i| [base + i, base + 100 + i, base + 200 + i]);
+        if all.all(free) {
+            return base;
+        }
+    }
+    panic!("no free ports on loopback");
+}
+
+/// One node: its place and, while it runs, its process.
+pub struct Node {
+    /// `host:port` of the client API.
+    pub http: String,
+    /// `host:port` of the admin API.
+    pub admin: String,
+    /// `host:port` for peers.
+    pub peer: String,
+    /// The data directory.
+    pub dir: PathBuf,
+    child: Option<Child>,
+}
+
+/// A cluster of real processes.
+pub struct Cluster {
+    /// Its nodes, running or not.
+    pub nodes: Vec<Node>,
+    dir: tempfile::TempDir,
+    sets: Vec<String>,
+    http: HttpClient,
+}
+
+impl Cluster {
+    /// Nodes that are started but form no cluster yet. `sets` are `section.key=value`.
+    pub async fn start(count: usize, sets: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let base = ports(count);
+        let nodes = (0..count as u16)
+            .map(|i| Node {
+                http: format!("127.0.0.1:{}", base + i),
+                peer: format!("127.0.0.1:{}", base + 100 + i),
+                admin: format!("127.0.0.1:{}", base + 200 + i),
+                dir: dir.path().join(format!("node-{i}")),
+                child: None,
+            })
+            .collect();
+        let http = HttpClient::new(Rc::new(TcpDial), Duration::from_secs(20));
+        let sets = sets.iter().map(ToString::to_string).collect();
+        let mut cluster = Self { nodes, dir, sets, http };
+        for node in 0..count {
+            cluster.spawn(node);
+        }
+        for node in 0..count {
+            cluster.until_live(node).await;
+        }
+        cluster
+    }
+
+    /// Started and formed with `n` copies in one data center.
+    pub async fn formed(count: usize, n: usize, sets: &[&str]) -> Self {
+        let cluster = Self::start(count, sets).await;
+        let nodes: Vec<&str> = cluster.nodes.iter().map(|n| n.peer.as_str()).collect();
+        let body = json!({ "clusterName": "test", "replication": { "dc1": n }, "nodes": nodes });
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let answer = cluster.admin(0, Method::POST, "/v1/cluster/init", Some(body.clone())).await;
+            match answer {
+                Ok(answer) if answer.status == 200 || answer.status == 201 => break,
+                other if Instant::now() > until => panic!("init: {other:?}"),
+                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+        for node in 0..count {
+            cluster.until_ready(node).await;
+        }
+        cluster
+    }
+
+    fn spawn(&mut self, index: usize) {
+        let seeds: Vec<&str> = self.nodes.iter().map(|n| n.peer.as_str()).collect();
+        let seeds = serde_json::to_string(&seeds).expect("strings");
+        let node = &mut self.nodes[index];
+        std::fs::create_dir_all(&node.dir).expect("a data directory");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(node.dir.join("log"))
+            .expect("a log file");
+        let mut command = Command::new(binary());
+        command.arg("serve");
+        let fixed = [
+            format!("node.data_dir={}", node.dir.join("data").display()),
+            format!("node.seeds={seeds}"),
+            format!("node.machine=machine-{index}"),
+            "node.datacenter=dc1".to_string(),
+            format!("http.listen={}", node.http),
+            format!("peer.listen={}", node.peer),
+            format!("admin.listen={}", node.admin),
+        ];
+        for set in fixed.iter().chain(&self.sets) {
+            command.arg("--set").arg(set);
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a handle")).stderr(log);
+        node.child = Some(command.spawn().expect("kvasir serve starts"));
+    }
+
+    /// Starts a node that was killed, on the data that it left.
+    pub async fn restart(&mut self, index: usize) {
+        self.spawn(index);
+        self.until_ready(index).await;
+    }
+
+    /// Kills a node as `kill -9` does.
+    pub fn kill(&mut self, index: usize) {
+        if let Some(mut child) = self.nodes[index].child.take() {
+            // An error means that it is dead already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Sends a signal by name, such as `STOP`, `CONT` or `TERM`.
+    pub fn signal(&self, index: usize, name: &str) {
+        let pid = self.nodes[index].child.as_ref().expect("the node runs").id();
+        let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
+        assert!(status.expect("kill runs").success(), "kill -{name} {pid}");
+    }
+
+    /// Waits for the end of a node's process and returns its exit code.
+    pub fn wait(&mut self, index: usize) -> Option<i32> {
+        let until = Instant::now() + PATIENCE;
+        let child = self.nodes[index].child.as_mut().expect("the node runs");
+        loop {
+            if let Some(status) = child.try_wait().expect("a child of this process") {
+                self.nodes[index].child = None;
+                return status.code();
+            }
+            assert!(Instant::now() < until, "node {index} does not stop");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The process id of a running node.
+    pub fn pid(&self, index: usize) -> u32 {
+        self.nodes[index].child.as_ref().expect("the node runs").id()
+    }
+
+    /// Where this cluster keeps its files.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What a node wrote to its log.
+    pub fn log(&self, index: usize) -> String {
+        std::fs::read_to_string(self.nodes[index].dir.join("log")).unwrap_or_default()
+    }
+
+    /// One request to a node's client port.
+    ///
+    /// # Errors
+    /// No answer came.
+    pub async fn ask(&self, index: usize, ask: Ask) -> Result<Answer, NoAnswer> {
+        self.http.ask(&self.nodes[index].http, ask).await
+    }
+
+    /// One request to a node's admin port.
+    ///
+    /// # Errors
+    /// No answer came.
+    pub async fn admin(
+        &self,
+        index: usize,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Answer, NoAnswer> {
+        let mut ask = Ask::new(method, path);
+        if let Some(body) = body {
+            ask.headers.push(("content-type", "application/json".to_string()));
+            ask.body = body.to_string().into();
+        }
+        self.http.ask(&self.nodes[index].admin, ask).await
+    }
+
+    /// Waits until a node's process answers.
+    pub async fn until_live(&self, index: usize) {
+        self.until(index, "/livez").await;
+    }
+
+    /// Waits until a node serves.
+    pub async fn until_ready(&self, index: usize) {
+        self.until(index, "/readyz").await;
+    }
+
+    async fn until(&self, index: usize, path: &str) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.admin(index, Method::GET, path, None).await;
+            if answer.as_ref().is_ok_and(|a| a.status == 200) {
+                return;
+            }
+            let log = self.log(index);
+            assert!(Instant::now() < until, "node {index} {path}: {answer:?}\n{log}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for index in 0..self.nodes.len() {
+            self.kill(index);
+        }
+    }
+}
