@@ -1,5 +1,6 @@
 //! The Kvasir node.
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod coordinator;

@@ -1,0 +1,110 @@
+//! What the admin port asks of the node: one trait of plain data.
+//!
+//! The port parses, checks access and writes answers; the node decides. Whatever goes wrong is a
+//! [`Problem`] with a code of [`kvasir_core::admin_api::problem::code`], which also is its status.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use kvasir_core::admin_api::{
+    DocumentAnswer, DocumentPut, InitRequest, OperationPlan, OperationRequest, OperationStatus,
+    PartitionHealth, Probe, Problem, ReplicaRead, Status,
+};
+use kvasir_core::id::NodeId;
+use kvasir_storage::StoreStats;
+
+use crate::http::stats::HttpStats;
+use crate::peer::PeerStats;
+
+/// An answer of the node, or the problem that the client gets instead. Boxed, because problems are
+/// large and rare.
+pub type Answered<T> = Result<T, Box<Problem>>;
+
+/// The node as its admin port sees it. Probes and figures answer from memory at once; nothing here
+/// may wait for the disk on the calling thread.
+pub trait AdminBackend {
+    /// Whether the process runs its loops; never depends on peers.
+    fn livez(&self) -> Probe;
+    /// Whether this node should get requests.
+    fn readyz(&self) -> Probe;
+    /// Whether the start is over.
+    fn startupz(&self) -> Probe;
+    /// Everything that is counted.
+    fn figures(&self) -> Figures;
+    /// The cluster as this node sees it.
+    fn status(&self) -> LocalBoxFuture<'_, Answered<Status>>;
+    /// The newest document, its token secret included; the port takes that out where the caller
+    /// may not see it.
+    fn document(&self) -> Answered<DocumentAnswer>;
+    /// Proposes the next document and waits until it or another one is chosen.
+    fn put_document(&self, put: DocumentPut) -> LocalBoxFuture<'_, Answered<DocumentAnswer>>;
+    /// Forms the cluster.
+    fn init(&self, request: InitRequest) -> LocalBoxFuture<'_, Answered<DocumentAnswer>>;
+    /// Posts a `join` or `leave` that moves no data; idempotent by id. Others never get here.
+    fn post_operation(
+        &self,
+        request: OperationRequest,
+    ) -> LocalBoxFuture<'_, Answered<OperationStatus>>;
+    /// What posting the operation would do. Nothing is changed.
+    fn plan_operation(&self, request: OperationRequest) -> Answered<OperationPlan>;
+    /// How far an operation is.
+    fn operation(&self, id: &str) -> Answered<OperationStatus>;
+    /// What this replica alone holds under a key, without asking others and without repair.
+    fn replica_read(&self, bucket: Bytes, key: Bytes) -> LocalBoxFuture<'_, Answered<ReplicaRead>>;
+}
+
+/// What the metrics page is made from.
+#[derive(Debug, Clone)]
+pub struct Figures {
+    /// This node.
+    pub node: NodeId,
+    /// Version of the binary.
+    pub version: String,
+    /// Placement labels.
+    pub rack: String,
+    /// Placement labels.
+    pub zone: String,
+    /// Placement labels.
+    pub datacenter: String,
+    /// The client port, all workers together.
+    pub http: Arc<HttpStats>,
+    /// Traffic between nodes, all workers together.
+    pub peers: Arc<PeerStats>,
+    /// The engine.
+    pub store: StoreStats,
+    /// Whether the engine gave up after a failed sync.
+    pub store_failed: bool,
+    /// Bytes free on the volume, where known.
+    pub disk_free_bytes: Option<u64>,
+    /// Members by what gossip thinks of them, this node included.
+    pub members: MemberFigures,
+    /// The cluster document.
+    pub ring: RingFigures,
+}
+
+/// Members by liveness.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemberFigures {
+    /// Alive.
+    pub alive: u64,
+    /// Suspected.
+    pub suspect: u64,
+    /// Down.
+    pub down: u64,
+}
+
+/// The ring as this node sees it. All zero before the cluster is formed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RingFigures {
+    /// Epoch of the newest document.
+    pub epoch: u64,
+    /// Members that it names.
+    pub members: u64,
+    /// Partition replicas that this node owns.
+    pub owned_partitions: u64,
+    /// This node's share of all partition replicas, 0 to 1.
+    pub owned_ratio: f64,
+    /// How the partitions are.
+    pub partitions: PartitionHealth,
+}

@@ -1,0 +1,9 @@
+//! The admin port: probes, metrics, status, the cluster document, operations, the replica read.
+//!
+//! It has a listener, connections and bounds of its own, so that a client port under load cannot
+//! take the probes with it. The connection loop and its framing rules are those of
+//! [`crate::http::server`].
+
+pub mod backend;
+
+pub use backend::{AdminBackend, Answered, Figures, MemberFigures, RingFigures};
