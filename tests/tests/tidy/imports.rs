@@ -17,11 +17,11 @@ const CORE: &[Row] = &[
     ("limits", &[]),
     ("explore", &[]),
     ("version", &["id", "limits"]),
-    ("ring", &["id", "limits", "version"]),
+    ("ring", &["id", "limits", "version", "quorum"]),
     ("consensus", &["id", "limits", "ring"]),
     ("gossip", &["id", "limits", "ring"]),
     ("quorum", &["id", "limits"]),
-    ("admin_api", &["id", "limits", "ring"]),
+    ("admin_api", &["id", "limits", "version", "ring", "gossip", "quorum"]),
 ];
 
 /// `kvasir-storage`: keys, tickets and the two seams at the bottom; the store on top.

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::admin_api::problem::{Problem, code};
 use crate::quorum::Level;
+use crate::ring::{BucketSettings, Document, DocumentHash, Durability, Mode, Sealed, TokenSecret};
 
 /// `POST /v1/cluster/init`: form the cluster, once. Answered by [`DocumentAnswer`] of epoch 1.
 ///
@@ -42,16 +45,31 @@ pub struct BucketDefaults {
     pub w: Option<Level>,
     /// `memory`, `periodic`, `group` or `each`; built-in `group`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub durability: Option<String>,
+    pub durability: Option<Durability>,
     /// Whether stand-ins count when owners are down; built-in `true`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sloppy: Option<bool>,
-    /// Lifetime of a value in milliseconds; built-in none.
+    /// Lifetime of a value in seconds, for writes that give none; built-in none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ttl_ms: Option<u64>,
-    /// `siblings` or `lww`; built-in `siblings`.
+    pub ttl: Option<u64>,
+    /// `siblings` or `lastWriteWins`; built-in `siblings`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mode: Option<String>,
+    pub mode: Option<Mode>,
+}
+
+impl BucketDefaults {
+    /// The settings with what is given here put over the built-in values.
+    pub fn settings(&self) -> BucketSettings {
+        let built_in = BucketSettings::default();
+        BucketSettings {
+            r: self.r.unwrap_or(built_in.r),
+            w: self.w.unwrap_or(built_in.w),
+            durability: self.durability.unwrap_or(built_in.durability),
+            sloppy: self.sloppy.unwrap_or(built_in.sloppy),
+            ttl: self.ttl.or(built_in.ttl),
+            mode: self.mode.unwrap_or(built_in.mode),
+        }
+    }
 }
 
 /// `PUT /v1/cluster/document`: propose the next document. Answered by [`DocumentAnswer`] once a
@@ -74,7 +92,42 @@ pub struct DocumentAnswer {
     /// Hash of the whole document, secret included (lower-case hexadecimal): the `parentHash` of
     /// the next one.
     pub hash: String,
-    /// The document. Its `tokenSecret` is left empty for callers without a bearer token on a
+    /// The document. Its `tokenSecret` is all zeroes for callers without a bearer token on a
     /// listener that is not loopback; such a copy cannot be put back.
     pub document: Value,
+}
+
+impl DocumentPut {
+    /// The parent's hash and the document; the problem is a 400 `malformed_body` that names what is
+    /// wrong.
+    pub fn parse(self) -> Result<(DocumentHash, Document), Problem> {
+        let parent = self.parent_hash.parse().map_err(|why: &'static str| {
+            Problem::new(code::MALFORMED_BODY, format!("`parentHash`: {why}"))
+        })?;
+        Ok((parent, read(self.document)?))
+    }
+}
+
+impl DocumentAnswer {
+    /// The answer with this document; its token secret only if `reveal`.
+    pub fn of(sealed: &Sealed, reveal: bool) -> Self {
+        let mut document = Document::clone(sealed);
+        if !reveal {
+            document.token_secret = TokenSecret([0; 32]);
+        }
+        let document = serde_json::to_value(document)
+            .expect("plain structs with string keys have a JSON form");
+        Self { epoch: sealed.epoch, hash: sealed.hash().to_string(), document }
+    }
+
+    /// The document of the answer; the problem is a `malformed_body` that says what this version
+    /// does not know.
+    pub fn parse(self) -> Result<Document, Problem> {
+        read(self.document)
+    }
+}
+
+fn read<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
+    serde_json::from_value(value)
+        .map_err(|error| Problem::new(code::MALFORMED_BODY, format!("`document`: {error}")))
 }

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::NodeId;
 use crate::quorum::{Level, Progress, Tally};
+use crate::ring::Ring;
+use crate::ring::{Partition, SlotState};
 
 /// How the partitions are, counting an owner as a copy while it is up (alive or suspect).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +87,22 @@ impl PartitionHealth {
             *health.by_copies.entry(up as u32).or_default() += 1;
         }
         health
+    }
+
+    /// Counts the partitions of a ring at its default levels, from the data center `local`.
+    pub fn of(ring: &Ring, is_up: impl Fn(NodeId) -> bool, local: &str) -> Self {
+        let document = ring.document();
+        let owners: Vec<Vec<(NodeId, &str)>> = Partition::all(document.partition_bits)
+            .map(|partition| {
+                let owners = ring.owners(partition).iter();
+                owners.map(|owner| (owner.node, owner.datacenter.as_str())).collect()
+            })
+            .collect();
+        let moving = document.table.iter().map(|entry| {
+            entry.slots.values().flatten().any(|slot| slot.state != SlotState::Stable)
+        });
+        let levels = (document.defaults.r, document.defaults.w);
+        Self::count(owners.iter().map(Vec::as_slice).zip(moving), is_up, levels, local)
     }
 
     /// What the counts mean.

@@ -9,6 +9,7 @@
 //! end in `Bytes`; digests and tags are lower-case hexadecimal strings, since JSON readers that
 //! hold numbers as floats would garble 64 bits.
 
+pub mod assemble;
 pub mod cluster;
 pub mod health;
 pub mod operations;
@@ -19,6 +20,7 @@ pub mod replica;
 pub mod routes;
 pub mod status;
 
+pub use assemble::Answering;
 pub use cluster::{BucketDefaults, DocumentAnswer, DocumentPut, InitRequest};
 pub use health::{PartitionHealth, Safety, Verdict};
 pub use operations::{

@@ -8,31 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin_api::problem::{Problem, code};
 use crate::id::NodeId;
+use crate::ring::IllegalChange;
+use crate::ring::layout::PlanError;
+use crate::ring::operation::{self, Operation, OperationRecord, OperationRefused};
+use crate::ring::{Member, Partition};
 
-/// What an operation does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum OperationKind {
-    /// Add a node; with `rebalance: false` it owns nothing at first.
-    Join,
-    /// Remove a node after its data moved away; with `rebalance: false` only one that owns
-    /// nothing.
-    Leave,
-    /// Put a node in the place of a dead one.
-    Replace,
-    /// Fill a node's replicas again from the others.
-    Rebuild,
-    /// Note that a node runs on another machine now.
-    Relocate,
-    /// Even out who owns what.
-    Rebalance,
-    /// Cut every partition in two.
-    Double,
-    /// Move everything off a node without removing it.
-    Drain,
-    /// Compare all replicas of a node and exchange what differs.
-    Repair,
-}
+pub use crate::ring::operation::OperationKind;
 
 /// `POST /v1/operations`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +76,15 @@ impl OperationRequest {
     }
 }
 
+impl OperationRequest {
+    /// The operation as the document records it; `member` is the place of a joining node, as gossip
+    /// knows it.
+    pub fn operation(&self, member: Option<Member>) -> Operation {
+        let rebalance = self.moves_data();
+        Operation { kind: self.kind, node: self.node, member, rebalance }
+    }
+}
+
 /// How far an operation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -135,6 +125,63 @@ pub struct OperationStatus {
     pub message: Option<String>,
 }
 
+impl OperationStatus {
+    /// The status of an operation that the document records under this id.
+    pub fn of(id: &str, record: &OperationRecord) -> Self {
+        let operation = &record.operation;
+        let membership = matches!(operation.kind, OperationKind::Join | OperationKind::Leave);
+        let state = match record.state {
+            operation::OperationState::Done => OperationState::Done,
+        };
+        Self {
+            request: OperationRequest {
+                id: id.to_owned(),
+                kind: operation.kind,
+                node: operation.node,
+                replaces: None,
+                machine: None,
+                rebalance: membership.then_some(operation.rebalance),
+            },
+            state,
+            posted_epoch: record.started,
+            ended_epoch: (state == OperationState::Done).then_some(record.finished),
+            moves_total: 0,
+            moves_done: 0,
+            moved_bytes: 0,
+            message: None,
+        }
+    }
+}
+
+impl From<OperationRefused> for Problem {
+    fn from(refused: OperationRefused) -> Self {
+        let detail = refused.to_string();
+        match refused {
+            OperationRefused::Unsupported { .. } => {
+                Problem::new(code::UNSUPPORTED_OPERATION, detail)
+                    .hint("this version does `join` and `leave` with \"rebalance\": false")
+            }
+            OperationRefused::IdReused(_) => Problem::new(code::OPERATION_CONFLICT, detail)
+                .hint("post it under an id that was not used before"),
+            OperationRefused::MemberExists(_) => Problem::new(code::OPERATION_CONFLICT, detail),
+            OperationRefused::Malformed(_) => Problem::new(code::BAD_REQUEST, detail),
+            OperationRefused::Illegal(change) => change.into(),
+        }
+    }
+}
+
+impl From<IllegalChange> for Problem {
+    fn from(change: IllegalChange) -> Self {
+        Problem::new(code::ILLEGAL_CHANGE, change.to_string()).fact("rule", change.code())
+    }
+}
+
+impl From<PlanError> for Problem {
+    fn from(error: PlanError) -> Self {
+        Problem::new(code::BAD_REQUEST, error.to_string())
+    }
+}
+
 /// A partition by name: never by index alone, since doubling renames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -143,6 +190,12 @@ pub struct PartitionName {
     pub bits: u8,
     /// Which of them, from 0.
     pub index: u32,
+}
+
+impl From<Partition> for PartitionName {
+    fn from(partition: Partition) -> Self {
+        Self { bits: partition.k, index: partition.index }
+    }
 }
 
 /// Answer of `POST /v1/operations?dryRun=true`: who would give what to whom.

@@ -2,10 +2,14 @@
 //!
 //! No other node is asked and nothing is repaired: this is for tests and for `kvasir where`.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::admin_api::PartitionName;
 use crate::id::NodeId;
+use crate::ring::Partition;
+use crate::version::{Actor, Dot, Payload, Record, Sibling};
 
 /// Answer of the replica read; 200 also when nothing is stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +39,67 @@ pub struct ReplicaRead {
     pub siblings: Vec<ReplicaSibling>,
 }
 
+impl ReplicaRead {
+    /// The answer of `node` for the key with this hash, of which it stores `record`.
+    pub fn of(
+        node: NodeId,
+        (key_hash, partition): (u64, Partition),
+        owner: bool,
+        record: Option<&Record>,
+    ) -> Self {
+        let set = record.map(|record| &record.set);
+        let context = set.map(|set| set.context());
+        Self {
+            node,
+            partition: partition.into(),
+            key_hash: format!("{key_hash:016x}"),
+            owner,
+            found: record.is_some(),
+            digest: set.map(|set| set.digest().to_string()),
+            counting: record.and_then(|record| record.counting).map(ActorName::from),
+            context: context.map_or_else(Vec::new, |context| {
+                let row = |(actor, count): (Actor, u64)| VersionRow { actor: actor.into(), count };
+                context.vector().map(row).collect()
+            }),
+            cloud: context
+                .map_or_else(Vec::new, |context| context.cloud().map(DotName::from).collect()),
+            siblings: set.map_or_else(Vec::new, |set| {
+                set.siblings().iter().map(|(dot, one)| ReplicaSibling::of(*dot, one)).collect()
+            }),
+        }
+    }
+}
+
+impl ReplicaSibling {
+    fn of(dot: Dot, sibling: &Sibling) -> Self {
+        let (content_type, value) = match &sibling.payload {
+            Payload::Tombstone => (None, None),
+            Payload::Value { bytes, content_type } => (content_type.clone(), Some(bytes)),
+        };
+        Self {
+            dot: dot.into(),
+            written_ms: sibling.stamp.millis(),
+            written_logical: sibling.stamp.0 as u16,
+            tombstone: value.is_none(),
+            expires_ms: sibling.expires_ms,
+            content_type,
+            value_base64: value.map(|bytes| STANDARD.encode(bytes)),
+        }
+    }
+}
+
+impl From<Actor> for ActorName {
+    fn from(actor: Actor) -> Self {
+        Self { tag: format!("{:016x}", actor.tag), serial: actor.serial }
+    }
+}
+
+impl From<Dot> for DotName {
+    fn from(dot: Dot) -> Self {
+        Self { actor: dot.actor.into(), count: dot.count }
+    }
+}
+
 /// Who mints dots: a start of a node and a serial within it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -42,7 +107,7 @@ pub struct ActorName {
     /// Drawn at every start of a node: 16 hexadecimal digits.
     pub tag: String,
     /// Rises within one start.
-    pub serial: u32,
+    pub serial: u64,
 }
 
 /// An actor and the count up to which a context covers it.

@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::admin_api::{OperationStatus, PartitionHealth, Safety};
+use crate::gossip;
 use crate::id::{ClusterId, NodeId};
 use crate::quorum::Level;
+use crate::ring::{BucketSettings, Durability, MemberState, Mode};
 
 /// Answer of `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,9 +72,21 @@ pub struct DefaultsStatus {
     /// Whether stand-ins count.
     pub sloppy: bool,
     /// `memory`, `periodic`, `group` or `each`.
-    pub durability: String,
-    /// `siblings` or `lww`.
-    pub mode: String,
+    pub durability: Durability,
+    /// `siblings` or `lastWriteWins`.
+    pub mode: Mode,
+}
+
+impl From<&BucketSettings> for DefaultsStatus {
+    fn from(settings: &BucketSettings) -> Self {
+        Self {
+            r: settings.r,
+            w: settings.w,
+            sloppy: settings.sloppy,
+            durability: settings.durability,
+            mode: settings.mode,
+        }
+    }
 }
 
 /// What gossip says about a node.
@@ -87,6 +101,16 @@ pub enum Liveness {
     Down,
     /// The document names it, but gossip never heard of it.
     Unheard,
+}
+
+impl From<gossip::Status> for Liveness {
+    fn from(status: gossip::Status) -> Self {
+        match status {
+            gossip::Status::Alive => Self::Alive,
+            gossip::Status::Suspect => Self::Suspect,
+            gossip::Status::Down => Self::Down,
+        }
+    }
 }
 
 impl Liveness {
@@ -109,7 +133,7 @@ pub struct NodeStatus {
     pub for_ms: Option<u64>,
     /// Its state in the document; none when the document does not name it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub member: Option<String>,
+    pub member: Option<MemberState>,
     /// Where clients reach it (`host:port`); empty when unknown. So for the next two.
     pub http: String,
     /// Where other nodes reach it.

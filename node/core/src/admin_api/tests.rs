@@ -7,6 +7,9 @@ use serde_json::{from_value, json, to_value};
 use super::*;
 use crate::id::{ClusterId, NodeId};
 use crate::quorum::Level;
+use crate::ring::fixtures::cluster;
+use crate::ring::{Document, Durability, MemberState, Mode, Partition, Sealed};
+use crate::version::{Actor, Context, Dot, Record, Sibling, SiblingSet, Stamp};
 
 fn node(number: u8) -> NodeId {
     NodeId::from_bytes([number; 16])
@@ -164,8 +167,8 @@ fn status() -> Status {
                 r: Level::Quorum,
                 w: Level::Quorum,
                 sloppy: true,
-                durability: "group".to_owned(),
-                mode: "siblings".to_owned(),
+                durability: Durability::Group,
+                mode: Mode::Siblings,
             },
         }),
         partitions,
@@ -173,7 +176,7 @@ fn status() -> Status {
             id: node(1),
             liveness: Liveness::Alive,
             for_ms: Some(1500),
-            member: Some("active".to_owned()),
+            member: Some(MemberState::Active),
             http: "127.0.0.1:8100".to_owned(),
             peer: "127.0.0.1:8200".to_owned(),
             admin: "127.0.0.1:8300".to_owned(),
@@ -305,4 +308,89 @@ fn probes() {
     );
     let fine = Probe::of(vec![Check::new(probes::CHECK_LOOPS, true)]);
     assert_eq!((fine.http_status(), fine.plain().as_str()), (200, "ok\n"));
+}
+
+#[test]
+fn a_document_travels_whole_and_its_secret_only_to_who_may_see_it() {
+    let sealed = Sealed::new(cluster(3, 3));
+    let answer = DocumentAnswer::of(&sealed, true);
+    assert_eq!((answer.epoch, answer.hash.as_str()), (1, sealed.hash().to_string().as_str()));
+    let put = DocumentPut { parent_hash: answer.hash.clone(), document: answer.document };
+    let json = to_value(&put).unwrap();
+    let (parent, document) = from_value::<DocumentPut>(json).unwrap().parse().unwrap();
+    assert_eq!((parent, &document), (sealed.hash(), &Document::clone(&sealed)));
+    let hidden = DocumentAnswer::of(&sealed, false);
+    assert_eq!(hidden.document["tokenSecret"], "0".repeat(64));
+    assert_ne!(Sealed::new(hidden.parse().unwrap()).hash(), sealed.hash());
+}
+
+#[test]
+fn a_document_that_cannot_be_read_is_named() {
+    let mut document = DocumentAnswer::of(&Sealed::new(cluster(3, 3)), true).document;
+    document["surprise"] = json!(1);
+    let put = DocumentPut { parent_hash: "00".repeat(32), document: document.clone() };
+    let problem = put.parse().unwrap_err();
+    assert_eq!((problem.code.as_str(), problem.status), ("malformed_body", 400));
+    assert!(problem.detail.contains("surprise"), "{problem}");
+    let put = DocumentPut { parent_hash: "abc".to_owned(), document };
+    assert!(put.parse().unwrap_err().detail.contains("parentHash"));
+}
+
+#[test]
+fn defaults_left_out_are_the_built_in_ones() {
+    let settings = BucketDefaults { w: Some(Level::All), ..BucketDefaults::default() }.settings();
+    assert_eq!((settings.r, settings.w, settings.sloppy), (Level::Quorum, Level::All, true));
+    assert_eq!((settings.durability, settings.mode), (Durability::Group, Mode::Siblings));
+    let json = json!({"durability": "each", "mode": "lastWriteWins", "ttl": 60});
+    let settings = from_value::<BucketDefaults>(json).unwrap().settings();
+    assert_eq!((settings.durability, settings.mode), (Durability::Each, Mode::LastWriteWins));
+    assert_eq!(settings.ttl, Some(60));
+}
+
+#[test]
+fn a_recorded_operation_reads_back_as_it_was_posted() {
+    use crate::ring::fixtures::member;
+    use crate::ring::operation::{Planned, plan};
+    let first = Sealed::new(cluster(3, 3));
+    let request: OperationRequest = from_value(json!({
+        "id": "join-1", "kind": "join", "node": N1, "rebalance": false
+    }))
+    .unwrap();
+    let wanted = OperationRequest { node: Some(crate::ring::fixtures::node(3)), ..request };
+    let planned = plan(&first, &wanted.id, &wanted.operation(Some(member(3)))).unwrap();
+    let Planned::Child(child) = planned else { panic!("recorded already") };
+    let status = OperationStatus::of(&wanted.id, &child.operations[&wanted.id]);
+    assert_eq!(status.request, wanted);
+    assert_eq!((status.state, status.ended_epoch), (OperationState::Done, Some(2)));
+    let moving = OperationRequest { rebalance: None, ..wanted.clone() };
+    let refused = plan(&first, "x", &moving.operation(Some(member(3)))).unwrap_err();
+    let problem = Problem::from(refused);
+    assert_eq!((problem.code.as_str(), problem.status), ("unsupported_operation", 501));
+    let refused = plan(&Sealed::new(*child), "join-1", &wanted.operation(None)).unwrap_err();
+    assert_eq!(Problem::from(refused).code, "operation_conflict");
+    let illegal = crate::ring::judge::IllegalChange::Replication;
+    let problem = Problem::from(illegal);
+    assert_eq!((problem.status, &problem.facts["rule"]), (422, &json!("replication_changed")));
+}
+
+#[test]
+fn a_stored_record_is_shown_with_its_dots() {
+    let actor = Actor { tag: 255, serial: 2 };
+    let dot = Dot { actor, count: 3 };
+    let mut seen = Context::default();
+    (1..=2).for_each(|count| seen.insert(Dot { actor, count }));
+    seen.insert(Dot { actor: Actor { tag: 1, serial: 0 }, count: 4 });
+    let sibling = Sibling::value(Stamp(1_000 << 16 | 7), b"milk".to_vec());
+    let record = Record { set: SiblingSet::delta(seen, dot, sibling), counting: Some(actor) };
+    let place = (0x24aa_u64 << 48, Partition { k: 6, index: 9 });
+    let read = ReplicaRead::of(node(1), place, true, Some(&record));
+    assert_eq!(read.key_hash, "24aa000000000000");
+    assert_eq!(read.digest, Some(record.set.digest().to_string()));
+    assert_eq!((read.context.len(), read.context[0].count), (1, 3));
+    assert_eq!((read.cloud.len(), read.cloud[0].count), (1, 4));
+    let shown = &read.siblings[0];
+    assert_eq!((shown.written_ms, shown.written_logical, shown.tombstone), (1_000, 7, false));
+    assert_eq!(shown.value_base64.as_deref(), Some("bWlsaw=="));
+    let absent = ReplicaRead::of(node(1), place, false, None);
+    assert!(!absent.found && absent.siblings.is_empty() && absent.digest.is_none());
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::gossip::profile::{Profile, Tag};
 use crate::id::NodeId;
+use crate::ring::{DocumentHash, Sealed};
 
 /// A version of the cluster document, by number and hash.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -15,6 +16,18 @@ pub struct DocumentId {
     pub epoch: u64,
     /// SHA-256 of its canonical JSON.
     pub hash: [u8; 32],
+}
+
+impl DocumentId {
+    /// The name of a document.
+    pub fn of(document: &Sealed) -> Self {
+        Self { epoch: document.epoch, hash: document.hash().0 }
+    }
+
+    /// Its hash as the ring knows it.
+    pub fn document_hash(&self) -> DocumentHash {
+        DocumentHash(self.hash)
+    }
 }
 
 impl std::fmt::Debug for DocumentId {
