@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,6 +31,8 @@ use crate::seam::{BoxedStream, Listener, Net};
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 /// Pause that an overloaded node asks for.
 const OVERLOAD_PAUSE_MS: u64 = 50;
+/// Time for what is still queued when a connection ends.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Longest time that a frame's deadline may grant.
 const DEADLINE_MAX: Duration = Duration::from_secs(600);
 
@@ -40,6 +43,8 @@ pub struct ListenerLimits {
     pub connections: usize,
     /// Requests and notices in work for one connection.
     pub requests: usize,
+    /// Bytes of those requests.
+    pub request_bytes: usize,
     /// Bytes of answers that may wait for one connection before its requests are not read any more.
     pub reply_bytes: usize,
     /// Time from accepting to a whole hello.
@@ -55,6 +60,7 @@ impl Default for ListenerLimits {
         Self {
             connections: 4096,
             requests: 1024,
+            request_bytes: 64 * 1024 * 1024,
             reply_bytes: 32 * 1024 * 1024,
             hello: Duration::from_secs(5),
             idle: Duration::from_secs(300),
@@ -292,9 +298,10 @@ impl Shared {
             stall: self.limits.stall,
             stats: self.stats.clone(),
         };
+        let mut written = pin!(wire.pump(outbox, writer, &|_, _| {}));
         let ended = tokio::select! {
             biased;
-            written = wire.pump(outbox, writer, &|_, _| {}) => {
+            written = &mut written => {
                 if let Err(error) = written {
                     tracing::debug!(node = %hello.node, "answers cannot be written: {error}");
                 }
@@ -306,10 +313,10 @@ impl Shared {
             self.stats.goodbye(remote, &goodbye);
             outbox.push_finished(goodbye.frame(hello.class));
         }
-        // What was answered still leaves, as far as the other side takes it.
+        // What was answered still leaves, as far as the other side takes it; the writer goes on
+        // where it was, so that no frame is cut.
         outbox.close();
-        let last = wire.pump(outbox, writer, &|_, _| {});
-        let _ = timeout(Duration::from_secs(1), last).await;
+        let _ = timeout(LAST_WORDS, written).await;
     }
 
     /// Reads frames until the connection ends; the goodbye to say, if one is due.
@@ -320,7 +327,7 @@ impl Shared {
         hello: &Hello,
         outbox: &Rc<Outbox>,
     ) -> Option<Goodbye> {
-        let in_work = Rc::new(Cell::new(0));
+        let load = Rc::new(Load::default());
         loop {
             // A peer that reads none of its answers stops the writer, whose stall time ends this.
             outbox.below(self.limits.reply_bytes).await;
@@ -331,7 +338,7 @@ impl Shared {
                     self.stats.bad_frame(remote, error);
                     return Some(Goodbye::FramingLost);
                 }
-                Err(ReadEnd::Idle) if in_work.get() > 0 => continue,
+                Err(ReadEnd::Idle) if load.requests.get() > 0 => continue,
                 Err(_) => return None,
             };
             if self.me.is_foreign(hello) {
@@ -339,7 +346,7 @@ impl Shared {
             }
             match frame.header.kind {
                 FrameKind::Request | FrameKind::Notice => {
-                    self.request(&frame, hello, outbox, &in_work);
+                    self.request(&frame, hello, outbox, &load);
                 }
                 FrameKind::Goodbye => {
                     self.stats.goodbye(remote, &Goodbye::parse(&frame));
@@ -356,7 +363,7 @@ impl Shared {
         frame: &Frame,
         hello: &Hello,
         outbox: &Rc<Outbox>,
-        in_work: &Rc<Cell<usize>>,
+        load: &Rc<Load>,
     ) {
         let header = frame.header;
         let is_notice = header.kind == FrameKind::Notice;
@@ -367,14 +374,12 @@ impl Shared {
             route: header.route,
             generation: header.generation,
         };
-        let request = match self.admit(frame, &head, in_work.get()) {
+        let request = match self.admit(frame, &head, load) {
             Ok(request) => request,
             Err(_) if is_notice => return,
             Err(refusal) => return answer(outbox, &header, Reply::Refused(refusal)),
         };
-        self.in_work.set(self.in_work.get() + 1);
-        in_work.set(in_work.get() + 1);
-        let work = InWork { shared: self.clone(), connection: in_work.clone() };
+        let work = InWork::begin(self, load, frame.body.len());
         let (outbox, from) = (outbox.clone(), hello.node);
         tokio::task::spawn_local(async move {
             let handled = work.shared.handler.handle(from, request, head);
@@ -389,14 +394,16 @@ impl Shared {
     }
 
     /// Decodes a request that may be worked on now.
-    fn admit(&self, frame: &Frame, head: &Incoming, in_work: usize) -> Result<Request, Refusal> {
+    fn admit(&self, frame: &Frame, head: &Incoming, load: &Load) -> Result<Request, Refusal> {
         if self.draining.get() {
             return Err(Refusal::NotServing("it is shutting down".to_string()));
         }
         if frame.header.deadline_left_ms == 0 {
             return Err(Refusal::Deadline);
         }
-        if in_work >= self.limits.requests {
+        let requests = load.requests.get();
+        let bytes = load.bytes.get() + frame.body.len();
+        if requests >= self.limits.requests || (requests > 0 && bytes > self.limits.request_bytes) {
             let notice = frame.header.kind == FrameKind::Notice;
             add(if notice { &self.stats.notices_dropped } else { &self.stats.overloaded }, 1);
             return Err(Refusal::Overloaded { retry_after_ms: OVERLOAD_PAUSE_MS });
@@ -427,16 +434,34 @@ fn answer(outbox: &Outbox, request: &Header, reply: Reply) {
     outbox.push_reply(Parcel { header, body: body.into(), deadline: None });
 }
 
+/// What one connection has in work.
+#[derive(Debug, Default)]
+struct Load {
+    requests: Cell<usize>,
+    bytes: Cell<usize>,
+}
+
 /// Counts one request as in work until dropped.
 struct InWork {
     shared: Rc<Shared>,
-    connection: Rc<Cell<usize>>,
+    load: Rc<Load>,
+    bytes: usize,
+}
+
+impl InWork {
+    fn begin(shared: &Rc<Shared>, load: &Rc<Load>, bytes: usize) -> Self {
+        shared.in_work.set(shared.in_work.get() + 1);
+        load.requests.set(load.requests.get() + 1);
+        load.bytes.set(load.bytes.get() + bytes);
+        Self { shared: shared.clone(), load: load.clone(), bytes }
+    }
 }
 
 impl Drop for InWork {
     fn drop(&mut self) {
         self.shared.in_work.set(self.shared.in_work.get() - 1);
-        self.connection.set(self.connection.get() - 1);
+        self.load.requests.set(self.load.requests.get() - 1);
+        self.load.bytes.set(self.load.bytes.get() - self.bytes);
         self.shared.ended.notify_waiters();
     }
 }

@@ -26,3 +26,6 @@ pub use listener::{Incoming, ListenerLimits, PeerHandler, PeerListener};
 pub use message::{Refusal, Reply, Request};
 pub use pool::{CallError, Peers, PoolLimits};
 pub use stats::PeerStats;
+
+#[cfg(test)]
+mod tests;

@@ -104,11 +104,6 @@ impl Outbox {
         self.wake();
     }
 
-    /// Whether [`Outbox::close`] was called.
-    pub fn is_closing(&self) -> bool {
-        self.closing.get()
-    }
-
     fn wake(&self) {
         if let Some(writer) = self.writer.borrow_mut().take() {
             writer.wake();
