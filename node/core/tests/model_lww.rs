@@ -51,24 +51,23 @@ impl Cluster {
 
     /// One write at quorum, answered when this returns.
     fn write(&mut self, coordinator: usize, quorum: [usize; 2], value: &'static str) {
+        let mut covers = self.nodes[coordinator].set().context().clone();
         loop {
             let node = &mut self.nodes[coordinator];
             let stamp = node.clock.now(node.wall_ms);
-            let covers = node.set().context().clone();
             let sibling = Sibling::value(stamp, value);
             let minted = node.minter.mint(node.record.take(), NO_FLOOR, &covers, sibling);
-            let minted = minted.expect("a coordinator's own context is taken");
+            let minted = minted.expect("the coordinator's own dots, and those of replicas");
             node.record = Some(minted.record);
             let mut higher = None;
             for replica in quorum.into_iter().filter(|&replica| replica != coordinator) {
                 self.nodes[replica].accept(&minted.delta);
-                let set = self.nodes[replica].set();
-                higher = set.outranks(&minted.delta).map(|_| set);
+                higher = self.nodes[replica].set().outranks(&minted.delta);
             }
-            match higher {
-                Some(set) if self.covering_round => self.nodes[coordinator].accept(&set),
-                _ => return,
-            }
+            let Some((dot, stamp)) = higher.filter(|_| self.covering_round) else { return };
+            covers.join(minted.delta.context());
+            covers.insert(dot);
+            self.nodes[coordinator].clock.observe(stamp);
         }
     }
 

@@ -167,7 +167,8 @@ pub(super) fn put_actor(out: &mut Vec<u8>, actor: &Actor) {
     put_number(out, actor.serial);
 }
 
-fn put_dot(out: &mut Vec<u8>, dot: &Dot) {
+/// Appends a dot.
+pub(super) fn put_dot(out: &mut Vec<u8>, dot: &Dot) {
     put_actor(out, &dot.actor);
     put_number(out, dot.count);
 }
@@ -303,6 +304,19 @@ impl<'a> Reader<'a> {
         Ok(Dot { actor: self.actor()?, count: self.number("a count")? })
     }
 
+    /// Dots in rising order.
+    pub(super) fn dots(&mut self, what: &'static str) -> Result<BTreeSet<Dot>, CodecError> {
+        let mut dots = BTreeSet::new();
+        for _ in 0..self.count(what, ROW_MIN_BYTES)? {
+            let dot = self.dot()?;
+            if dots.last().is_some_and(|last| *last >= dot) {
+                return Err(CodecError::NotCanonical("dots are not in order"));
+            }
+            dots.insert(dot);
+        }
+        Ok(dots)
+    }
+
     /// A context.
     pub(super) fn context(&mut self) -> Result<Context, CodecError> {
         let count = self.count("the vector", ROW_MIN_BYTES)?;
@@ -314,15 +328,7 @@ impl<'a> Reader<'a> {
             }
             vector.insert(actor, count);
         }
-        let count = self.count("the cloud", ROW_MIN_BYTES)?;
-        let mut cloud = BTreeSet::new();
-        for _ in 0..count {
-            let dot = self.dot()?;
-            if cloud.last().is_some_and(|last| *last >= dot) {
-                return Err(CodecError::NotCanonical("the cloud is not in order"));
-            }
-            cloud.insert(dot);
-        }
+        let cloud = self.dots("the cloud")?;
         let unfolded = CodecError::NotCanonical("the cloud holds what belongs to the vector");
         Context::from_canonical(vector, cloud).ok_or(unfolded)
     }

@@ -11,6 +11,7 @@ use super::dot::Dot;
 use super::set::SiblingSet;
 use super::sibling::Sibling;
 use super::stamp::Stamp;
+use super::view::{Group, View};
 
 impl SiblingSet {
     /// The sibling with the highest (stamp, dot), tombstones and expired ones included.
@@ -25,12 +26,21 @@ impl SiblingSet {
         self.top().filter(|(_, sibling)| sibling.is_live(now_ms))
     }
 
-    /// What a replica answers after merging `delta`: the stamp it holds that stands above the
-    /// delta's own siblings, uncovered by it. `None`: a read here shows the written one.
-    pub fn outranks(&self, delta: &SiblingSet) -> Option<Stamp> {
+    /// As [`Self::latest`], in the form in which other buckets are shown: no group or one.
+    pub fn latest_view(&self, now_ms: u64) -> View<'_> {
+        let latest = self.latest(now_ms);
+        let group =
+            latest.map(|(dot, sibling)| Group { dots: vec![dot], stamp: sibling.stamp, sibling });
+        View { groups: group.into_iter().collect() }
+    }
+
+    /// What a replica answers after merging `delta`: the sibling that stands above the delta's own,
+    /// uncovered by it. The coordinator hears the stamp, adds the dot to what its write covers and
+    /// writes again. `None`: a read here shows the written one.
+    pub fn outranks(&self, delta: &SiblingSet) -> Option<(Dot, Stamp)> {
         let (top, sibling) = self.top()?;
         let (written, own) = delta.top()?;
         let above = (sibling.stamp, top) > (own.stamp, written);
-        (above && !delta.context().covers(&top)).then_some(sibling.stamp)
+        (above && !delta.context().covers(&top)).then_some((top, sibling.stamp))
     }
 }

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::context::Context;
 use super::dot::{Actor, Dot};
+use super::outline::{MissingPiece, Outline};
 use super::record::Record;
 use super::set::SiblingSet;
 use super::sibling::Sibling;
@@ -55,6 +56,17 @@ pub enum ContextRefused {
         /// The highest count minted.
         minted: u64,
     },
+}
+
+/// An outline was not merged. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OutlineRefused {
+    /// Forged or corrupt; a retry fails again.
+    #[error(transparent)]
+    Context(#[from] ContextRefused),
+    /// A piece has not arrived; a retry after it helps.
+    #[error(transparent)]
+    MissingPiece(#[from] MissingPiece),
 }
 
 /// What a mint made.
@@ -129,6 +141,23 @@ impl Minter {
         self.judge(record.as_ref(), floor, incoming.context())?;
         let mut record = record.unwrap_or_default();
         let changed = record.set.merge_in(incoming);
+        Ok((record, changed))
+    }
+
+    /// As [`Self::accept`], for the outline of a set whose pieces were accepted before.
+    ///
+    /// # Errors
+    /// [`OutlineRefused`] if a piece is missing, or if the outline's context claims dots that this
+    /// start never made.
+    pub fn accept_outline(
+        &self,
+        record: Option<Record>,
+        floor: SerialFloor,
+        outline: &Outline,
+    ) -> Result<(Record, bool), OutlineRefused> {
+        self.judge(record.as_ref(), floor, outline.context())?;
+        let mut record = record.unwrap_or_default();
+        let changed = record.set.merge_outline(outline)?;
         Ok((record, changed))
     }
 

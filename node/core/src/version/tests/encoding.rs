@@ -45,6 +45,9 @@ fn refused_or_canonical(bytes: &[u8]) {
     if let Ok(set) = SiblingSet::decode(bytes) {
         assert_eq!(set.encode(), bytes);
     }
+    if let Ok(outline) = Outline::decode(bytes) {
+        assert_eq!(outline.encode(), bytes);
+    }
 }
 
 proptest! {

@@ -122,6 +122,29 @@ proptest! {
     }
 
     #[test]
+    fn pieces_and_then_the_outline_are_the_merge(a in any_set(), b in any_set()) {
+        let mut merged = a.clone();
+        for (number, piece) in b.pieces().enumerate() {
+            prop_assert_eq!(piece.siblings().len(), 1);
+            if number > 0 {
+                merged.merge_in(&piece);
+            }
+        }
+        // The first piece is late: until it is there, the outline waits, unless it is known here.
+        let outline = Outline::decode(&b.outline().encode()).unwrap();
+        let first = outline.held().first().filter(|dot| !a.context().covers(dot));
+        if let Some(first) = first {
+            let before = merged.clone();
+            prop_assert_eq!(merged.merge_outline(&outline), Err(MissingPiece(*first)));
+            prop_assert_eq!(&merged, &before);
+        }
+        b.pieces().take(1).for_each(|piece| { merged.merge_in(&piece); });
+        let changed = merged.clone().merge_in(&b);
+        prop_assert_eq!(merged.merge_outline(&outline), Ok(changed));
+        prop_assert_eq!(merged, a.merge(&b));
+    }
+
+    #[test]
     fn merge_in_tells_whether_it_changed_anything(a in any_set(), b in any_set()) {
         let mut merged = a.clone();
         let changed = merged.merge_in(&b);

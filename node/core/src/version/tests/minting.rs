@@ -100,6 +100,21 @@ fn a_serial_that_was_not_taken_is_refused_everywhere() {
 }
 
 #[test]
+fn outlines_are_judged_like_sets() {
+    let minter = Minter::new(TAG);
+    let first = mint(&minter, None, &Context::new());
+    let foreign = SiblingSet::delta(Context::new(), actor(1).dot(1), text("v"));
+    let missing = minter.accept_outline(Some(first.record.clone()), NO_FLOOR, &foreign.outline());
+    assert_eq!(missing, Err(OutlineRefused::MissingPiece(MissingPiece(actor(1).dot(1)))));
+    let (record, _) = minter.accept(Some(first.record.clone()), NO_FLOOR, &foreign).unwrap();
+    let accepted = minter.accept_outline(Some(record.clone()), NO_FLOOR, &foreign.outline());
+    assert_eq!(accepted, Ok((record, false)));
+    let forged = SiblingSet::delta(Context::new(), own(0).dot(2), text("v")).outline();
+    let refused = minter.accept_outline(Some(first.record), NO_FLOOR, &forged);
+    assert!(matches!(refused, Err(OutlineRefused::Context(_))), "{refused:?}");
+}
+
+#[test]
 fn a_count_above_the_records_own_actor_is_refused() {
     let minter = Minter::new(TAG);
     let first = mint(&minter, None, &Context::new());

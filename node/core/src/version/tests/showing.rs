@@ -97,6 +97,9 @@ proptest! {
         prop_assert_eq!(set.top().map(|(dot, _)| dot), top);
         let shown = top.filter(|dot| set.siblings()[dot].is_live(now_ms));
         prop_assert_eq!(set.latest(now_ms).map(|(dot, _)| dot), shown);
+        let view = set.latest_view(now_ms);
+        let in_view: Vec<Dot> = view.groups.iter().flat_map(|g| g.dots.clone()).collect();
+        prop_assert_eq!(in_view, shown.into_iter().collect::<Vec<_>>());
     }
 
     #[test]
