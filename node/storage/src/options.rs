@@ -77,6 +77,7 @@ impl StoreOptions {
             (self.memtable_bytes == 0, "memtable_bytes must be above 0"),
             (self.immutable_memtables_max == 0, "immutable_memtables_max must be above 0"),
             (self.log_segment_bytes == 0, "log_segment_bytes must be above 0"),
+            (self.log_segment_bytes > 1 << 30, "log_segment_bytes must be at most 1 GiB"),
             (self.log_buffer_bytes == 0, "log_buffer_bytes must be above 0"),
             (self.block_bytes == 0, "block_bytes must be above 0"),
             (self.table_bytes == 0, "table_bytes must be above 0"),

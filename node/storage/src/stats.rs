@@ -55,6 +55,11 @@ pub struct StoreStats {
     pub refused: u64,
     /// Background jobs that failed and will be tried again.
     pub background_errors: u64,
+    /// Gauge: tables in which damage was met; they are read as far as they can be, never merged.
+    pub damaged_tables: u64,
+    /// Gauge: how long, in milliseconds by the ticks, the present write or sync of the log has been
+    /// waited for; 0 if there is none. Seconds mean a disk that hangs (rule R9).
+    pub log_job_ms: u64,
     /// Records replayed from the log at open.
     pub replayed_records: u64,
     /// Bytes of a torn log tail dropped at open.

@@ -7,13 +7,13 @@
 
 use super::choose::{Below, Choice, Limits, choose};
 use crate::error::{IoFailure, ReadError};
+use crate::guard::lock;
 use crate::levels::Levels;
 use crate::manifest;
 use crate::merge::{Item, Merge};
 use crate::store::Engine;
 use crate::table::{TableError, TableId, TableMeta, TableWriter};
 use bytes::Bytes;
-use std::collections::BTreeSet;
 use std::iter::Peekable;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,8 +25,8 @@ impl Engine {
     }
 
     fn choice(&self, levels: &Levels) -> Option<Choice> {
-        // One compaction at a time: no table is busy.
-        choose(&levels.metas(), &Limits::from(&self.options), &BTreeSet::new())
+        // One compaction at a time: only what is damaged is not to be touched.
+        choose(&levels.metas(), &Limits::from(&self.options), &lock(&self.damaged))
     }
 
     /// Merges once, if there is anything to merge. Error: the inputs are still in use.
@@ -98,9 +98,7 @@ impl Engine {
         if let TableError::Io(failure) = error
             && !failure.is_full()
         {
-            let reason = format!("a compaction failed: {failure}");
-            self.health.fail(reason.clone());
-            self.log.abandon(&reason);
+            self.health.fail(format!("a compaction failed: {failure}"));
         }
     }
 

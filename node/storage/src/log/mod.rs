@@ -25,6 +25,7 @@ use record::Record;
 use segment::Segment;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Buffered bytes at which a write is scheduled even if nobody waits for it.
@@ -41,6 +42,8 @@ pub(crate) struct Log {
     buffer: Mutex<Buffer>,
     writer: Mutex<Writer>,
     closed: Mutex<Vec<ClosedSegment>>,
+    /// When the job that is queued or running was submitted, `u64::MAX` if there is none.
+    job_since_ms: AtomicU64,
     pub(crate) figures: Figures,
 }
 
@@ -120,6 +123,7 @@ impl Log {
             buffer: Mutex::new(buffer),
             writer: Mutex::new(Writer { segment: None, next_id, finished: false }),
             closed: Mutex::new(closed),
+            job_since_ms: AtomicU64::new(u64::MAX),
             figures,
         }
     }
@@ -181,6 +185,23 @@ impl Log {
     pub(crate) fn stored_elsewhere(&self, sequence: u64) {
         let due = lock(&self.buffer).reached(sequence, sequence);
         complete(due, &Ok(()));
+    }
+
+    /// A job was submitted at this time of the ticks.
+    pub(crate) fn job_starts(&self, now_ms: u64) {
+        self.job_since_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    pub(crate) fn job_ends(&self) {
+        self.job_since_ms.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// How long the present job has been under way.
+    pub(crate) fn job_ms(&self, now_ms: u64) -> u64 {
+        match self.job_since_ms.load(Ordering::Relaxed) {
+            u64::MAX => 0,
+            since => now_ms.saturating_sub(since),
+        }
     }
 
     /// The job of the sync lane. `true`: submit it again, more has arrived.

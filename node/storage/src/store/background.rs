@@ -2,9 +2,11 @@
 
 use super::engine::Engine;
 use super::flush::Waiter;
-use crate::error::WriteError;
+use crate::error::{Damage, ReadError, WriteError};
 use crate::guard::{exclusive, lock};
 use crate::maintenance::Lane;
+use crate::manifest;
+use crate::table::TableId;
 use crate::ticket::Ticket;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,6 +27,7 @@ impl Engine {
 
     pub(crate) fn tick(self: &Arc<Self>, now_ms: u64) {
         self.now_ms.fetch_max(now_ms, Ordering::Relaxed);
+        self.settle_failure();
         if self.health.failed().is_none() {
             let since = now_ms.saturating_sub(self.synced_ms.load(Ordering::Relaxed));
             let sync = since >= self.options.periodic_sync_ms;
@@ -48,12 +51,15 @@ impl Engine {
         {
             return;
         }
-        self.submit(Lane::Compact, |engine| {
+        self.submit_vital(Lane::Compact, |engine| {
             let outcome = engine.compact();
             engine.compacting.store(false, Ordering::Release);
             match outcome {
                 Ok(()) => {}
-                // Nothing was lost: the inputs are still there. Damage stays damage, so pause.
+                // Nothing was lost, the inputs are still there: leave the damaged one alone.
+                Err(ReadError::Damaged(damage)) if engine.leave_alone(&damage) => {
+                    engine.figures.background_errors.add(1);
+                }
                 Err(_) => {
                     engine.figures.background_errors.add(1);
                     let now_ms = engine.now_ms.load(Ordering::Relaxed);
@@ -63,6 +69,13 @@ impl Engine {
             engine.work_if_due();
             engine.admit_stalled();
         });
+    }
+
+    /// Notes a damaged table; `false` if it was known or is no table.
+    fn leave_alone(&self, damage: &Damage) -> bool {
+        let name = damage.path.file_name().and_then(|name| name.to_str());
+        let id = name.and_then(manifest::number_of).map(TableId);
+        id.is_some_and(|id| lock(&self.damaged).insert(id))
     }
 
     pub(crate) fn flush(self: &Arc<Self>) -> Ticket<Result<(), WriteError>> {
@@ -81,11 +94,16 @@ impl Engine {
             let _gate = exclusive(&self.gate);
             self.log.last()
         };
-        let now = lock(&self.flushing).wait_for(target, then);
+        let now = {
+            let mut flushing = lock(&self.flushing);
+            flushing.retry();
+            flushing.wait_for(target, then)
+        };
         if let Some(then) = now {
             return then(self, Ok(()));
         }
         self.work_if_due();
+        self.settle_failure();
     }
 
     pub(crate) fn close(self: &Arc<Self>) -> Ticket<Result<(), WriteError>> {

@@ -10,6 +10,7 @@ use super::recovery::Recovery;
 use super::turns::Turns;
 use super::update::Work;
 use crate::disk::{DirLock, Disk};
+use crate::error::WriteError;
 use crate::guard::lock;
 use crate::health::Health;
 use crate::key::TableKey;
@@ -21,10 +22,11 @@ use crate::memtable::{Frozen, Memtable};
 use crate::observer::Observer;
 use crate::options::StoreOptions;
 use crate::stats::{Count, StoreStats};
+use crate::table::TableId;
 use arc_swap::ArcSwap;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 /// Everything a read looks at: one consistent set.
@@ -55,6 +57,8 @@ pub(crate) struct Engine {
     pub(crate) next_file: AtomicU64,
     pub(crate) flushing: Mutex<Flushing>,
     pub(crate) compacting: AtomicBool,
+    /// Tables in which a compaction met damage: they are left alone (rule R7).
+    pub(crate) damaged: Mutex<BTreeSet<TableId>>,
     /// Not before this time, after a compaction that failed.
     pub(crate) compact_after_ms: AtomicU64,
     pub(crate) now_ms: AtomicU64,
@@ -98,6 +102,31 @@ impl Engine {
         self.maintenance.submit(lane, Box::new(move || job(&engine)));
     }
 
+    /// Queues a job without which the store cannot go on: if it panics, the store has failed.
+    pub(crate) fn submit_vital(
+        self: &Arc<Self>,
+        lane: Lane,
+        job: impl FnOnce(&Arc<Self>) + Send + 'static,
+    ) {
+        self.submit(lane, move |engine| {
+            let watch = PanicWatch { health: &engine.health, what: "a background job" };
+            job(engine);
+            drop(watch);
+            engine.settle_failure();
+        });
+    }
+
+    /// After a failure for good: nobody waits for what will not happen.
+    pub(crate) fn settle_failure(self: &Arc<Self>) {
+        let Some(reason) = self.health.failed() else { return };
+        self.log.abandon(&reason);
+        let waiters = lock(&self.flushing).take_waiters();
+        for waiter in waiters {
+            waiter(self, Err(WriteError::Failed(reason.clone())));
+        }
+        self.admit_stalled();
+    }
+
     pub(crate) fn stats(&self) -> StoreStats {
         let state = self.state.load();
         let memory = |frozen: &Arc<Frozen>| frozen.memtable.bytes();
@@ -131,8 +160,24 @@ impl Engine {
             stalls: self.figures.stalls.get(),
             refused: self.figures.refused.get(),
             background_errors: self.figures.background_errors.get(),
+            damaged_tables: lock(&self.damaged).len() as u64,
+            log_job_ms: self.log.job_ms(self.now_ms.load(Ordering::Relaxed)),
             replayed_records: self.recovery.replayed_records,
             torn_bytes_dropped: self.recovery.torn_bytes,
+        }
+    }
+}
+
+/// Dropped by a panic it ends the store: what it watches over was left half done.
+pub(crate) struct PanicWatch<'a> {
+    pub(crate) health: &'a Health,
+    pub(crate) what: &'static str,
+}
+
+impl Drop for PanicWatch<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.health.fail(format!("{} panicked", self.what));
         }
     }
 }

@@ -42,6 +42,10 @@ impl Flushing {
         None
     }
 
+    pub(crate) fn take_waiters(&mut self) -> Vec<Waiter> {
+        std::mem::take(&mut self.waiters).into_iter().map(|(_, waiter)| waiter).collect()
+    }
+
     pub(crate) fn retry(&mut self) {
         self.paused = false;
     }
@@ -98,7 +102,7 @@ impl Engine {
                 return;
             }
         }
-        self.submit(Lane::Flush, |engine| {
+        self.submit_vital(Lane::Flush, |engine| {
             let outcome = engine.flush_oldest();
             lock(&engine.flushing).scheduled = false;
             if let Err(failure) = outcome {
@@ -116,17 +120,15 @@ impl Engine {
             self.health.refuse(failure.clone());
             WriteError::Full(failure)
         } else {
-            let reason = format!("a flush failed: {failure}");
-            self.health.fail(reason.clone());
-            self.log.abandon(&reason);
-            WriteError::Failed(reason)
+            // Whoever waits is answered when the job ends.
+            return self.health.fail(format!("a flush failed: {failure}"));
         };
         let waiters = {
             let mut flushing = lock(&self.flushing);
             flushing.paused = true;
-            std::mem::take(&mut flushing.waiters)
+            flushing.take_waiters()
         };
-        for (_, waiter) in waiters {
+        for waiter in waiters {
             waiter(self, Err(answer.clone()));
         }
     }

@@ -64,7 +64,9 @@ impl Store {
 
     /// Reads the key, calls `f` with what is stored, and applies the change it returns. Updates of
     /// one key run one after the other, each seeing the result of the one before; `f` runs on the
-    /// calling thread or on one of the store's, must not block and must not call the store.
+    /// calling thread or on one of the store's, must not block and must not call the store. The
+    /// bytes of a [`Change::Put`] are held until they are flushed: give them memory of their own,
+    /// not a slice of a larger buffer.
     pub fn update<T, F>(
         &self,
         key: &TableKey,
@@ -96,8 +98,8 @@ impl Store {
     }
 
     /// A piece of a scan of `[from, to)` in a snapshot: at most `max_entries` entries and about
-    /// `max_bytes` bytes (at least one entry if there is any). `to` `None`: to the end. Go on at
-    /// [`Chunk::next`]. Always answered by a reader.
+    /// `max_bytes` bytes, erased keys counted, so that a piece may be empty and have a next. `to`
+    /// `None`: to the end. Go on at [`Chunk::next`]. Always answered by a reader.
     pub fn scan(
         &self,
         snapshot: &Snapshot,

@@ -164,8 +164,9 @@ impl Snapshot {
                 chunk.next = Some(key);
                 break;
             }
+            bytes += key.as_bytes().len();
             if let Some(value) = version.value {
-                bytes += key.as_bytes().len() + value.len();
+                bytes += value.len();
                 chunk.entries.push((key, value));
             }
         }

@@ -93,6 +93,7 @@ pub(crate) fn open(
         edit: Mutex::new(manifest),
         flushing: Mutex::new(Flushing::starting_at(floor)),
         compacting: AtomicBool::new(false),
+        damaged: Mutex::new(BTreeSet::new()),
         compact_after_ms: AtomicU64::new(0),
         now_ms: AtomicU64::new(0),
         synced_ms: AtomicU64::new(0),

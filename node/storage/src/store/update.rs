@@ -1,6 +1,6 @@
 //! The write path: a key's turn, the old value, the closure, the log, memory, the observer.
 
-use super::engine::Engine;
+use super::engine::{Engine, PanicWatch};
 use super::turns::{Entered, Turn};
 use crate::error::WriteError;
 use crate::guard::{lock, shared};
@@ -121,8 +121,10 @@ impl Engine {
         let state = self.state.load();
         let memory = state.frozen.len() >= self.options.immutable_memtables_max
             && state.active.bytes() >= self.options.memtable_bytes;
+        // Level 0 that cannot be merged because of damage must not stop the store for ever.
+        let level0 = state.levels.level0() >= self.options.level0_stop;
         memory
-            || state.levels.level0() >= self.options.level0_stop
+            || (level0 && lock(&self.damaged).is_empty())
             || self.log.buffered_bytes() >= self.options.log_buffer_bytes
     }
 
@@ -201,6 +203,8 @@ impl Engine {
         let appended = {
             let _gate = shared(&self.gate);
             self.health.check()?;
+            // Half of what follows would leave log, memory and observer at odds.
+            let _watch = PanicWatch { health: &self.health, what: "applying a change" };
             let appended = self.log.append(key, value.as_ref(), durability);
             let now_ms = self.now_ms.load(Ordering::Relaxed);
             let state = self.state.load();
@@ -218,8 +222,10 @@ impl Engine {
     /// Submits the job that writes the log.
     pub(crate) fn schedule_log(self: &Arc<Self>, schedule: bool) {
         if schedule {
-            self.submit(Lane::Sync, |engine| {
+            self.log.job_starts(self.now_ms.load(Ordering::Relaxed));
+            self.submit_vital(Lane::Sync, |engine| {
                 let again = engine.log.run();
+                engine.log.job_ends();
                 engine.schedule_log(again);
                 engine.admit_stalled();
             });

@@ -246,6 +246,67 @@ fn damage_stops_a_compaction_and_copies_nothing() {
     let after = rig.store.stats();
     assert_eq!(after.tables_by_level[0], tables[0] + 1, "{after:?}");
     let sound = rig.store.failed().is_none();
-    assert!(after.background_errors > 0 && after.compactions == 0 && sound, "{after:?}");
+    assert!(after.damaged_tables == 1 && after.compactions == 0 && sound, "{after:?}");
+    for round in 0..20 {
+        rig.put(200 + round, b"more").unwrap();
+        rig.flush();
+    }
+    assert!(rig.store.stats().tables_by_level[0] > 20, "it goes on, with more tables to read");
     assert_eq!(rig.get(101).unwrap(), Some("new".into()));
+}
+
+#[test]
+fn a_panicking_observer_ends_the_store_and_nobody_hangs() {
+    struct Panics;
+    impl Observer for Panics {
+        fn changed(&self, key: &TableKey, _old: Option<&[u8]>, _new: Option<&[u8]>) {
+            assert!(key.hash() != super::key(3).hash(), "a planted panic");
+        }
+        fn checkpoint(&self) -> Vec<u8> {
+            vec![]
+        }
+        fn restore(&self, _checkpoint: Option<&[u8]>) {}
+    }
+    let work = Manual::new();
+    let disk = Arc::new(MemoryDisk::new());
+    let store = Store::open(tiny(), disk, work.clone(), Arc::new(Panics)).unwrap();
+    let put =
+        |number| store.update(&key(number), Durability::Group, |_| (Change::Put("x".into()), ()));
+    let first = put(1).wait().unwrap().durable;
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(put(3))));
+    assert!(panicked.is_err() && store.failed().unwrap().contains("panicked"));
+    store.tick(1);
+    assert!(matches!(first.wait(), Err(WriteError::Failed(_))));
+    assert!(matches!(put(4).wait(), Err(WriteError::Failed(_))));
+    assert!(matches!(store.flush().wait(), Err(WriteError::Failed(_))));
+    let closed = store.close();
+    work.run_all();
+    assert!(matches!(closed.wait(), Err(WriteError::Failed(_))));
+}
+
+#[test]
+fn a_sync_that_hangs_shows_in_the_figures() {
+    let rig = Rig::new(tiny());
+    rig.store.tick(1_000);
+    let put = rig.store.update(&key(1), Durability::Group, |_| (Change::Put("x".into()), ()));
+    rig.store.tick(8_000);
+    assert_eq!(rig.store.stats().log_job_ms, 7_000);
+    rig.settle(rig.settle(put).unwrap().durable).unwrap();
+    assert_eq!(rig.store.stats().log_job_ms, 0);
+}
+
+#[test]
+fn a_full_disk_does_not_hang_flush_or_close() {
+    let rig = Rig::new(tiny());
+    for number in 0..5 {
+        rig.put(number, &value(number)).unwrap();
+    }
+    rig.disk.set_capacity(Some(10));
+    for _ in 0..2 {
+        assert!(matches!(rig.settle(rig.store.flush()), Err(WriteError::Full(_))));
+    }
+    assert!(matches!(rig.settle(rig.store.close()), Err(WriteError::Full(_))));
+    rig.disk.heal();
+    let again = Rig::open(rig.disk.clone(), tiny()).unwrap();
+    assert_eq!(again.scan().len(), 5);
 }
