@@ -216,6 +216,20 @@ pub struct OperationPlan {
     pub risk: Risk,
 }
 
+impl OperationPlan {
+    /// The plan of an operation that moves nothing, on the document of this epoch.
+    pub fn without_moves(request: OperationRequest, base_epoch: u64) -> Self {
+        Self {
+            request,
+            base_epoch,
+            moves: Vec::new(),
+            total_bytes: 0,
+            nodes: Vec::new(),
+            risk: Risk { level: RiskLevel::None, reasons: Vec::new() },
+        }
+    }
+}
+
 /// One replica of one partition changing hands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
