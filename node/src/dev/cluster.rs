@@ -91,7 +91,7 @@ impl Cluster {
         let node = &self.nodes[number];
         Failure::error(
             format!("node {number} {what}\n{}", node.last_words().trim_end()),
-            format!("read the whole log: {}", node.plan.log().display()),
+            format!("`kvasir dev --keep DIR` keeps the whole log in DIR/node-{number}/log"),
         )
     }
 

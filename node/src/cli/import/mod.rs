@@ -119,3 +119,6 @@ pub async fn import(arguments: &Import) -> Result<Exit, Failure> {
     }
     failure.map_or(Ok(Exit::Ok), Err)
 }
+
+#[cfg(test)]
+mod tests;
