@@ -46,7 +46,7 @@ fn nothing_to_do() {
 #[test]
 fn level_0_goes_whole_into_the_deepest_level_while_the_store_is_small() {
     let zero = vec![table(4, 0, 9, 10), table(3, 1, 8, 10), table(2, 2, 9, 10), table(1, 3, 4, 10)];
-    let choice = idle(&[zero.clone()]).unwrap();
+    let choice = idle(std::slice::from_ref(&zero)).unwrap();
     assert_eq!((choice.level, choice.output_level, choice.moves), (0, 6, false));
     assert_eq!(ids(&choice), [4, 3, 2, 1]);
     let levels =

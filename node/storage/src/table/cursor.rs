@@ -4,10 +4,10 @@
 //! never reach behind the end of its range; it holds one window at a time. It goes past the block cache
 //! in both directions, so a scan can neither push out hot blocks nor skew the cache's counters.
 
-use super::TableError;
 use super::block::{BadBlock, Block, BlockCursor};
 use super::frame::{Handle, Kind};
-use super::reader::{ReadMode, Table};
+use super::lookup::ReadMode;
+use super::{Table, TableError};
 use bytes::Bytes;
 use std::ops::Bound;
 use std::sync::Arc;

@@ -12,11 +12,14 @@
 mod block;
 mod cursor;
 mod error;
+mod fetch;
 mod filter;
 mod footer;
 mod frame;
 mod index;
 mod level;
+mod lookup;
+mod open;
 mod reader;
 mod scrub;
 #[cfg(test)]
@@ -30,9 +33,8 @@ pub use error::TableError;
 pub use filter::DEFAULT_BITS_PER_KEY;
 pub use index::ResidentBudget;
 pub use level::LevelCursor;
-pub use reader::{
-    Absence, Lookup, Probe, ReadMode, Table, TableContext, TableCounters, TableStats,
-};
+pub use lookup::{Absence, Lookup, Probe, ReadMode, TableContext, TableCounters, TableStats};
+pub use reader::Table;
 pub use scrub::ScrubReport;
 pub use writer::{TableOptions, TableWriter};
 

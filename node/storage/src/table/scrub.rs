@@ -5,12 +5,12 @@
 //! every key, and the checksum of the whole file. Damage does not end the pass; the report names every
 //! damaged place and the key ranges that it may have held.
 
-use super::TableError;
 use super::block::{Block, BlockCursor};
 use super::filter::{self, PAGE_BLOCKS};
 use super::footer::HEADER_BYTES;
 use super::frame::{Handle, Kind};
-use super::reader::{ReadMode, Table};
+use super::lookup::ReadMode;
+use super::{Table, TableError};
 use crate::error::Damage;
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};

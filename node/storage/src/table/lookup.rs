@@ -1,0 +1,152 @@
+//! What a lookup asks and answers, and what all tables of a store share.
+
+use super::filter;
+use super::index::ResidentBudget;
+use crate::cache::BlockCache;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Whether a lookup may wait for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadMode {
+    /// Answer from memory or the page cache, or say that the disk is needed.
+    CachedOnly,
+    /// Read what is needed.
+    Blocking,
+}
+
+/// Which part of the table said that a key is absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// The key lies outside the table's key range.
+    Range,
+    /// The Bloom filter excludes it.
+    Filter,
+    /// The index names no block that could hold it.
+    Index,
+    /// The block that would hold it does not: a false positive of the filter.
+    Block,
+}
+
+/// Answer of a lookup in one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// The table holds no entry under this key.
+    Absent(Absence),
+    /// The newest entry under this key.
+    Found {
+        /// Its sequence number.
+        seq: u64,
+        /// Its value; `None` is an erase mark. Shares memory with the block that it lies in.
+        value: Option<Bytes>,
+    },
+    /// Only the disk knows; ask again with [`ReadMode::Blocking`] where waiting is allowed.
+    NeedsDisk,
+}
+
+/// A key prepared for lookups in several tables: its filter hash is computed once.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) hash: u64,
+}
+
+impl<'a> Probe<'a> {
+    /// Prepares an encoded key.
+    pub fn new(key: &'a [u8]) -> Self {
+        Probe { key, hash: filter::filter_hash(key) }
+    }
+}
+
+/// Counters of all tables of a store.
+#[derive(Debug, Default)]
+pub struct TableCounters {
+    lookups: AtomicU64,
+    found: AtomicU64,
+    filter_negatives: AtomicU64,
+    filter_false_positives: AtomicU64,
+    needs_disk: AtomicU64,
+    pub(super) blocks_read: AtomicU64,
+    pub(super) bytes_read: AtomicU64,
+    pub(super) filter_faults: AtomicU64,
+    pub(super) damaged_blocks: AtomicU64,
+}
+
+/// A copy of [`TableCounters`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableStats {
+    /// Lookups in a table whose key range holds the key, those that needed the disk not counted.
+    pub lookups: u64,
+    /// Lookups that found an entry.
+    pub found: u64,
+    /// Lookups that the Bloom filter ended.
+    pub filter_negatives: u64,
+    /// Lookups that passed the filter and found nothing.
+    pub filter_false_positives: u64,
+    /// Lookups that were not allowed to read what they needed.
+    pub needs_disk: u64,
+    /// Blocks of any kind read from a file by lookups and at open (page cache or device).
+    pub blocks_read: u64,
+    /// Bytes of those blocks.
+    pub bytes_read: u64,
+    /// Filter pages that could not be used.
+    pub filter_faults: u64,
+    /// Data or index blocks that were refused.
+    pub damaged_blocks: u64,
+}
+
+impl TableCounters {
+    /// The numbers now.
+    pub fn stats(&self) -> TableStats {
+        TableStats {
+            lookups: self.lookups.load(Relaxed),
+            found: self.found.load(Relaxed),
+            filter_negatives: self.filter_negatives.load(Relaxed),
+            filter_false_positives: self.filter_false_positives.load(Relaxed),
+            needs_disk: self.needs_disk.load(Relaxed),
+            blocks_read: self.blocks_read.load(Relaxed),
+            bytes_read: self.bytes_read.load(Relaxed),
+            filter_faults: self.filter_faults.load(Relaxed),
+            damaged_blocks: self.damaged_blocks.load(Relaxed),
+        }
+    }
+
+    /// Counts an answer.
+    pub(super) fn judge(&self, answer: &Lookup) {
+        let counter = match answer {
+            Lookup::Absent(Absence::Range) => return,
+            Lookup::Absent(Absence::Filter) => &self.filter_negatives,
+            Lookup::Absent(_) => &self.filter_false_positives,
+            Lookup::Found { .. } => &self.found,
+            Lookup::NeedsDisk => {
+                self.needs_disk.fetch_add(1, Relaxed);
+                return;
+            }
+        };
+        counter.fetch_add(1, Relaxed);
+        self.lookups.fetch_add(1, Relaxed);
+    }
+}
+
+/// What all tables of a store share.
+#[derive(Clone)]
+pub struct TableContext {
+    /// Blocks in memory.
+    pub cache: Arc<BlockCache>,
+    /// Memory for resident indexes and filters.
+    pub resident: Arc<ResidentBudget>,
+    /// Counters.
+    pub counters: Arc<TableCounters>,
+}
+
+impl TableContext {
+    /// A cache of `cache_bytes` and `resident_bytes` for indexes and filters.
+    pub fn new(cache_bytes: u64, resident_bytes: u64) -> Self {
+        TableContext {
+            cache: BlockCache::new(cache_bytes),
+            resident: ResidentBudget::new(resident_bytes),
+            counters: Arc::default(),
+        }
+    }
+}
