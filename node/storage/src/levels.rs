@@ -14,7 +14,7 @@ use crate::memtable::Version;
 use crate::merge::{Item, Run};
 use crate::options::StoreOptions;
 use crate::table::{
-    Cursor, Lookup, Probe, ReadMode, Table, TableContext, TableCursor, TableError, TableId,
+    Cursor, LevelCursor, Lookup, Probe, ReadMode, Table, TableContext, TableError, TableId,
     TableMeta, TableOptions,
 };
 use bytes::Bytes;
@@ -109,11 +109,6 @@ impl TableFile {
     pub(crate) fn meta(&self) -> &TableMeta {
         self.table.meta()
     }
-
-    fn run(&self, from: &[u8]) -> Result<Run, TableError> {
-        let cursor = self.table.scan(Bound::Included(from), Bound::Unbounded, READ_AHEAD_BYTES)?;
-        Ok(Box::new(CursorRun { cursor, failed: None }))
-    }
 }
 
 impl Drop for TableFile {
@@ -127,12 +122,13 @@ impl Drop for TableFile {
     }
 }
 
-struct CursorRun {
-    cursor: TableCursor,
+/// A cursor as an iterator.
+struct CursorRun<C> {
+    cursor: C,
     failed: Option<TableError>,
 }
 
-impl Iterator for CursorRun {
+impl<C: Cursor> Iterator for CursorRun<C> {
     type Item = Result<Item, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -147,6 +143,10 @@ impl Iterator for CursorRun {
         self.failed = self.cursor.advance().err();
         Some(Ok((key, version)))
     }
+}
+
+fn run(cursor: impl Cursor + Send + 'static) -> Run {
+    Box::new(CursorRun { cursor, failed: None })
 }
 
 impl Levels {
@@ -179,16 +179,40 @@ impl Levels {
         Ok(Some(Version { sequence: 0, value: None }))
     }
 
-    /// Every table as a run from a key on.
+    /// Runs that together hold every version in tables from a key on: one for each table of level 0,
+    /// one for each deeper level.
     pub(crate) fn runs(&self, from: &[u8]) -> Result<Vec<Run>, ReadError> {
-        let ahead = |file: &&Arc<TableFile>| file.meta().last.as_ref() >= from;
-        let runs = self.all().filter(ahead).map(|file| file.run(from));
-        Ok(runs.collect::<Result<Vec<_>, _>>()?)
+        Ok(self.runs_where(from, |_| true)?)
     }
 
     /// The tables with these numbers, whole.
     pub(crate) fn runs_of(&self, ids: &[u64]) -> Result<Vec<Run>, TableError> {
-        self.all().filter(|file| ids.contains(&file.id())).map(|file| file.run(&[])).collect()
+        self.runs_where(&[], |file| ids.contains(&file.id()))
+    }
+
+    fn runs_where(
+        &self,
+        from: &[u8],
+        wanted: impl Fn(&TableFile) -> bool,
+    ) -> Result<Vec<Run>, TableError> {
+        let mut runs = Vec::new();
+        for (depth, level) in self.levels.iter().enumerate() {
+            let tables = level.iter().filter(|file| wanted(file)).map(|file| file.table.clone());
+            let start = Bound::Included(from);
+            if depth == 0 {
+                for table in tables {
+                    runs.push(run(table.scan(start, Bound::Unbounded, READ_AHEAD_BYTES)?));
+                }
+            } else {
+                runs.push(run(LevelCursor::new(
+                    tables,
+                    start,
+                    Bound::Unbounded,
+                    READ_AHEAD_BYTES,
+                )?));
+            }
+        }
+        Ok(runs)
     }
 
     /// The tables with these numbers.
