@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use kvasir::{cli, dev};
+use kvasir::{cli, dev, serve};
 
 /// A Dynamo-style key-value store: storage node, command line and local cluster in one binary.
 #[derive(Debug, Parser)]
@@ -30,6 +30,8 @@ enum Word {
     /// The configuration of a node: its schema, an example, a check
     #[command(subcommand)]
     Config(cli::configuration::ConfigWord),
+    /// Run one storage node
+    Serve(cli::configuration::Serve),
     /// Run a whole cluster on this machine, one process per node
     Dev(dev::Dev),
     #[command(flatten)]
@@ -41,6 +43,15 @@ enum Word {
 fn main() -> ExitCode {
     match Arguments::parse().word {
         Word::Config(word) => cli::finish(cli::configuration::run(&word)),
+        Word::Serve(arguments) => match arguments.sources.load() {
+            Ok(config) => {
+                if arguments.exit_with_stdin {
+                    dev::leash::attach();
+                }
+                serve::run(config)
+            }
+            Err(failure) => cli::finish(Err(failure)),
+        },
         Word::Dev(arguments) => dev::run(&arguments),
         Word::Client(word) => cli::run(&word),
         Word::Version => {

@@ -105,6 +105,15 @@ impl Replica {
         }
     }
 
+    /// The whole record of a key, its local field too: for the replica read of the admin port.
+    ///
+    /// # Errors
+    /// [`LocalError::Read`], [`LocalError::Record`].
+    pub async fn record(&self, key: &TableKey) -> Result<Option<Record>, LocalError> {
+        let stored = self.store.get(key).await?;
+        Ok(stored.as_ref().map(Record::decode_shared).transpose()?)
+    }
+
     /// Mints a dot for a client's write and stores it. The answer comes when the write is visible
     /// here; its `durable` ticket when it is stored at `durability`.
     ///

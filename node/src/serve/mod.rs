@@ -6,10 +6,12 @@
 //! Exit codes: 0 stopped in good order, 65 corrupt data, 74 the disk failed, 1 anything else.
 
 pub mod accept;
+pub mod backend;
 pub mod handler;
 pub mod logging;
 pub mod net;
 pub mod node;
+pub mod report;
 
 use std::process::ExitCode;
 use std::rc::Rc;

@@ -98,7 +98,8 @@ impl Cluster {
         let body = json!({ "clusterName": "test", "replication": { "dc1": n }, "nodes": nodes });
         let until = Instant::now() + PATIENCE;
         loop {
-            let answer = cluster.admin(0, Method::POST, "/v1/cluster/init", Some(body.clone())).await;
+            let answer =
+                cluster.admin(0, Method::POST, "/v1/cluster/init", Some(body.clone())).await;
             match answer {
                 Ok(answer) if answer.status == 200 || answer.status == 201 => break,
                 other if Instant::now() > until => panic!("init: {other:?}"),

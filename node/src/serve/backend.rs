@@ -1,0 +1,353 @@
+//! The node as its admin port sees it: reads the control thread's state, and runs changes by ballot.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use kvasir_core::admin_api::probes::{
+    CHECK_LOOPS, CHECK_NOT_DRAINING, CHECK_RECOVERY, CHECK_RING, CHECK_STORAGE,
+};
+use kvasir_core::admin_api::problem::code;
+use kvasir_core::admin_api::{
+    Check, DocumentAnswer, DocumentPut, InitRequest, NodePlan, OperationPlan, OperationRequest,
+    OperationStatus, Probe, Problem, ReplicaRead, Risk, RiskLevel, Status,
+};
+use kvasir_core::consensus::FormingOutcome;
+use kvasir_core::gossip::MemberView;
+use kvasir_core::id::{ClusterId, NodeId};
+use kvasir_core::ring::document::NewCluster;
+use kvasir_core::ring::operation::{Planned, plan};
+use kvasir_core::ring::{Document, Member, MemberState, Mode, Sealed, TokenSecret, layout};
+use rand::Rng;
+
+use super::node::Shared;
+use super::report;
+use crate::admin::{AdminBackend, Answered, Figures};
+use crate::tasks::Control;
+use crate::tasks::ballots::{self, ProposeError};
+
+/// The admin side of one node; lives on the control thread.
+pub struct Backend {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// The control thread's own.
+    pub control: Rc<Control>,
+}
+
+fn problem<T>(code: &str, detail: impl Into<String>) -> Answered<T> {
+    Err(Box::new(Problem::new(code, detail)))
+}
+
+impl AdminBackend for Backend {
+    fn livez(&self) -> Probe {
+        // Answering at all is the check: this runs on the loop that it judges.
+        Probe::of(vec![Check::new(CHECK_LOOPS, true)])
+    }
+
+    fn readyz(&self) -> Probe {
+        let store = self.shared.replica.store();
+        let failed = store.failed().or_else(|| self.control.failed.borrow().clone());
+        let storage = Check::new(CHECK_STORAGE, failed.is_none());
+        let storage = match failed {
+            Some(reason) => storage.detail(reason),
+            None => storage,
+        };
+        let view = self.shared.views.load();
+        let ring = match (&view.formed, &view.retired) {
+            (None, _) => Check::new(CHECK_RING, false)
+                .detail("no cluster yet. try: POST /v1/cluster/init on one node"),
+            (Some(_), Some(reason)) => Check::new(CHECK_RING, false).detail(reason.clone()),
+            (Some(_), None) => Check::new(CHECK_RING, true),
+        };
+        let draining = *self.shared.drain.borrow();
+        Probe::of(vec![storage, ring, Check::new(CHECK_NOT_DRAINING, !draining)])
+    }
+
+    fn startupz(&self) -> Probe {
+        // The port opens when the store has been recovered.
+        Probe::of(vec![Check::new(CHECK_RECOVERY, true)])
+    }
+
+    fn figures(&self) -> Figures {
+        report::figures(&self.shared, &self.control)
+    }
+
+    fn status(&self) -> LocalBoxFuture<'_, Answered<Status>> {
+        Box::pin(async { Ok(report::status(&self.shared, &self.control)) })
+    }
+
+    fn document(&self) -> Answered<DocumentAnswer> {
+        Ok(DocumentAnswer::of(&self.newest()?, true))
+    }
+
+    fn put_document(&self, put: DocumentPut) -> LocalBoxFuture<'_, Answered<DocumentAnswer>> {
+        Box::pin(self.change(put))
+    }
+
+    fn init(&self, request: InitRequest) -> LocalBoxFuture<'_, Answered<DocumentAnswer>> {
+        Box::pin(self.form(request))
+    }
+
+    fn post_operation(
+        &self,
+        request: OperationRequest,
+    ) -> LocalBoxFuture<'_, Answered<OperationStatus>> {
+        Box::pin(self.operate(request))
+    }
+
+    fn plan_operation(&self, request: OperationRequest) -> Answered<OperationPlan> {
+        let newest = self.newest()?;
+        let operation = request.operation(self.place(&request)?);
+        plan(&newest, &request.id, &operation).map_err(|e| Box::new(Problem::from(e)))?;
+        let node = request.node.unwrap_or(NodeId::nil());
+        let unmoved =
+            NodePlan { node, partitions_before: 0, partitions_after: 0, in_bytes: 0, out_bytes: 0 };
+        Ok(OperationPlan {
+            request,
+            base_epoch: newest.epoch,
+            moves: Vec::new(),
+            total_bytes: 0,
+            nodes: vec![unmoved],
+            risk: Risk { level: RiskLevel::None, reasons: Vec::new() },
+        })
+    }
+
+    fn operation(&self, id: &str) -> Answered<OperationStatus> {
+        match self.newest()?.operations.get(id) {
+            Some(record) => Ok(OperationStatus::of(id, record)),
+            None => problem(code::UNKNOWN_OPERATION, format!("no operation has the id `{id}`")),
+        }
+    }
+
+    fn replica_read(&self, bucket: Bytes, key: Bytes) -> LocalBoxFuture<'_, Answered<ReplicaRead>> {
+        Box::pin(async move {
+            let view = self.shared.views.load();
+            let Some(formed) = view.formed.clone() else { return not_formed() };
+            let (hash, partition) = formed.ring.locate(&bucket, &key);
+            let table_key = kvasir_storage::TableKey::new(hash, &bucket, &key);
+            let owner = formed.ring.is_owner(partition, view.me);
+            match self.shared.replica.record(&table_key).await {
+                Ok(record) => {
+                    Ok(ReplicaRead::of(view.me, (hash, partition), owner, record.as_ref()))
+                }
+                Err(error) => problem(code::STORAGE_FAILED, error.to_string()),
+            }
+        })
+    }
+}
+
+fn not_formed<T>() -> Answered<T> {
+    let problem = Problem::new(code::NOT_FORMED, "this node belongs to no cluster yet");
+    Err(Box::new(problem.hint("POST /v1/cluster/init on one of the nodes")))
+}
+
+impl Backend {
+    fn newest(&self) -> Answered<Sealed> {
+        self.control.newest().map_or_else(not_formed, Ok)
+    }
+
+    async fn change(&self, put: DocumentPut) -> Answered<DocumentAnswer> {
+        let (parent, mut document) = put.parse().map_err(Box::new)?;
+        let newest = self.newest()?;
+        // Readers without the bearer token are shown the document without its secret.
+        if document.token_secret == TokenSecret([0; 32]) {
+            document.token_secret = newest.token_secret;
+        }
+        if parent != newest.hash() {
+            return Err(stale(&newest));
+        }
+        if document.parent_hash != Some(parent) {
+            let detail = "`document.parentHash` must be `parentHash`";
+            return problem(code::BAD_REQUEST, detail);
+        }
+        self.propose(document).await
+    }
+
+    async fn propose(&self, document: Document) -> Answered<DocumentAnswer> {
+        match ballots::propose(&self.control, Sealed::new(document)).await {
+            Ok(chosen) => Ok(DocumentAnswer::of(&chosen, true)),
+            Err(error) => Err(self.refused(error)),
+        }
+    }
+
+    fn refused(&self, error: ProposeError) -> Box<Problem> {
+        let detail = error.to_string();
+        match error {
+            ProposeError::Stale(newest) => stale(&newest),
+            ProposeError::Illegal { code: rule, .. } => {
+                Box::new(Problem::new(code::ILLEGAL_CHANGE, detail).fact("rule", rule))
+            }
+            ProposeError::NoMajority { may_be_chosen } => Box::new(
+                Problem::new(code::NO_MAJORITY, detail)
+                    .hint("read the document, then try again when more members are up")
+                    .fact("mayBeChosen", may_be_chosen),
+            ),
+            ProposeError::NoCluster => Box::new(Problem::new(code::NOT_FORMED, detail)),
+            ProposeError::Fork(node) => {
+                tracing::error!(%node, "the ring is forked: a person must look");
+                Box::new(Problem::new(code::INTERNAL, detail))
+            }
+        }
+    }
+
+    /// The member entry of a node that an operation is about, from what it says of itself.
+    fn place(&self, request: &OperationRequest) -> Answered<Option<Member>> {
+        use kvasir_core::admin_api::OperationKind;
+        request.validate().map_err(Box::new)?;
+        if request.kind != OperationKind::Join {
+            return Ok(None);
+        }
+        let now = self.control.now_ms();
+        let members = self.control.gossip.borrow().members(now);
+        let found = members.into_iter().find(|m| Some(m.id) == request.node);
+        match found {
+            Some(view) => Ok(Some(member(&view))),
+            None => {
+                let detail = "gossip has not heard of this node";
+                let problem = Problem::new(code::UNKNOWN_NODE, detail);
+                Err(Box::new(problem.hint("start the node with a seed of this cluster first")))
+            }
+        }
+    }
+
+    async fn operate(&self, request: OperationRequest) -> Answered<OperationStatus> {
+        // A lost race for the epoch is tried again on the newest document: operations are idempotent.
+        for _ in 0..5 {
+            let newest = self.newest()?;
+            if let Some(record) = newest.operations.get(&request.id) {
+                let posted = OperationStatus::of(&request.id, record);
+                let same =
+                    posted.request.kind == request.kind && posted.request.node == request.node;
+                return if same {
+                    Ok(posted)
+                } else {
+                    problem(code::OPERATION_CONFLICT, "the id is taken by another operation")
+                };
+            }
+            let operation = request.operation(self.place(&request)?);
+            let planned = plan(&newest, &request.id, &operation);
+            let child = match planned.map_err(|e| Box::new(Problem::from(e)))? {
+                Planned::Child(child) => child,
+                Planned::AlreadyRecorded(record) => {
+                    return Ok(OperationStatus::of(&request.id, &record));
+                }
+            };
+            match ballots::propose(&self.control, Sealed::new(*child)).await {
+                Ok(chosen) => {
+                    let record = chosen.operations.get(&request.id);
+                    return match record {
+                        Some(record) => Ok(OperationStatus::of(&request.id, record)),
+                        None => problem(code::INTERNAL, "the chosen document lost the operation"),
+                    };
+                }
+                Err(ProposeError::Stale(_)) => {}
+                Err(error) => return Err(self.refused(error)),
+            }
+        }
+        problem(code::NO_MAJORITY, "other changes were faster five times in a row; try again")
+    }
+
+    async fn form(&self, request: InitRequest) -> Answered<DocumentAnswer> {
+        if let Some(newest) = self.control.newest() {
+            let newest = DocumentAnswer::of(&newest, false);
+            let problem = Problem::new(code::ALREADY_FORMED, "this node belongs to a cluster");
+            return Err(Box::new(problem.fact("newest", json(&newest))));
+        }
+        let cluster = self.first(&request)?;
+        let (document, warnings) =
+            Document::first(cluster).map_err(|e| Box::new(Problem::from(e)))?;
+        for warning in warnings {
+            tracing::warn!(%warning, "the first layout");
+        }
+        match ballots::form(&self.control, Sealed::new(document)).await {
+            Ok(formed) => Ok(DocumentAnswer::of(&formed, true)),
+            Err(Some(FormingOutcome::Conflict { node, holds })) => {
+                let detail = format!("node {node} accepted another first document");
+                let newest = DocumentAnswer::of(&holds, false);
+                Err(Box::new(
+                    Problem::new(code::ALREADY_FORMED, detail).fact("newest", json(&newest)),
+                ))
+            }
+            Err(Some(FormingOutcome::Refused { node, detail, .. })) => {
+                problem(code::BAD_REQUEST, format!("node {node}: {detail}"))
+            }
+            Err(_) => {
+                let problem = Problem::new(code::NODES_NOT_READY, "not all named nodes answered");
+                Err(Box::new(problem.hint("see that every named node runs, then try again")))
+            }
+        }
+    }
+
+    fn first(&self, request: &InitRequest) -> Answered<NewCluster> {
+        let members = self.named(request)?;
+        let defaults = request.defaults.clone().unwrap_or_default().settings();
+        if defaults.mode == Mode::LastWriteWins {
+            return problem(
+                code::UNSUPPORTED_OPERATION,
+                "last write wins is not built; use siblings",
+            );
+        }
+        let copies = request.replication.values().sum();
+        let bits =
+            request.partition_bits.unwrap_or_else(|| layout::suggest_bits(members.len(), copies));
+        let mut rng = self.control.rng.borrow_mut();
+        let mut secret = [0; 32];
+        rng.fill_bytes(&mut secret);
+        Ok(NewCluster {
+            cluster_id: ClusterId::from_random(&mut *rng),
+            cluster_name: request.cluster_name.clone(),
+            seed: rng.next_u64(),
+            token_secret: TokenSecret(secret),
+            partition_bits: bits,
+            members,
+            replication: request.replication.clone(),
+            defaults,
+        })
+    }
+
+    /// The nodes that an init names, by peer address or node id, as gossip knows them.
+    fn named(&self, request: &InitRequest) -> Answered<BTreeMap<NodeId, Member>> {
+        let now = self.control.now_ms();
+        let known = self.control.gossip.borrow().members(now);
+        let mut members = BTreeMap::new();
+        for name in &request.nodes {
+            let found =
+                known.iter().find(|m| m.addresses.peer == *name || m.id.to_string() == *name);
+            match found {
+                Some(view) => members.insert(view.id, member(view)),
+                None => {
+                    let detail = format!("gossip has not heard of {name} yet");
+                    let problem = Problem::new(code::NODES_NOT_READY, detail);
+                    return Err(Box::new(problem.hint(
+                        "see that it runs and that the nodes name each other as seeds, then try again",
+                    )));
+                }
+            };
+        }
+        Ok(members)
+    }
+}
+
+fn json(answer: &DocumentAnswer) -> serde_json::Value {
+    serde_json::to_value(answer).unwrap_or_default()
+}
+
+fn stale(newest: &Sealed) -> Box<Problem> {
+    let detail = format!("epoch {} is in force", newest.epoch);
+    let newest = DocumentAnswer::of(newest, false);
+    let problem = Problem::new(code::STALE_PARENT, detail).fact("newest", json(&newest));
+    Box::new(problem.hint("make the change again from the newest document"))
+}
+
+fn member(view: &MemberView) -> Member {
+    Member {
+        machine: view.labels.machine.clone(),
+        rack: view.labels.rack.clone(),
+        zone: view.labels.zone.clone(),
+        datacenter: view.labels.datacenter.clone(),
+        weight: view.labels.weight,
+        state: MemberState::Active,
+    }
+}
