@@ -20,6 +20,8 @@
 
 pub mod acceptor;
 pub mod forming;
+#[cfg(test)]
+mod harness;
 pub mod message;
 pub mod proposer;
 pub mod recovery;
@@ -27,7 +29,7 @@ pub mod state;
 
 pub use acceptor::{Acceptor, AdoptError, Readiness, Step};
 pub use forming::{Forming, FormingOutcome};
-pub use message::{Mark, Message, Refusal, Term, Vote};
+pub use message::{Mark, Marks, Message, Refusal, Term, Vote};
 pub use proposer::{Outcome, Proposer, ProposerStep, StartError, back_off_ms};
 pub use recovery::{Recovery, RecoveryOutcome, RecoveryStep};
 pub use state::{AcceptorState, StateError};

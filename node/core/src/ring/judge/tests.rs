@@ -33,8 +33,9 @@ fn what_may_change() {
     let relabel = |child: &mut Document| child.members.get_mut(&node(0)).unwrap().rack = "x".into();
     assert_eq!(verdict(relabel), "legal");
     let lww = BucketSettings { mode: Mode::LastWriteWins, ..BucketSettings::default() };
-    let declare =
-        |child: &mut Document| drop(child.buckets.insert(BucketName::new(b"new").unwrap(), lww));
+    let declare = |child: &mut Document| {
+        child.buckets.insert(BucketName::new(b"new").unwrap(), lww);
+    };
     assert_eq!(verdict(declare), "legal");
     assert_eq!(verdict(|child| drop(child.operations.insert("new".into(), record(2)))), "legal");
 }
