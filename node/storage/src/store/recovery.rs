@@ -174,8 +174,11 @@ fn remove_orphans(
         manifest.next_file = manifest.next_file.max(number + 1);
         if !named.contains(&number) {
             let path = tables_dir.join(&name);
-            disk.remove(&path)
-                .map_err(|error| IoFailure::new(&path, "remove an orphan", &error))?;
+            match disk.remove(&path) {
+                // The last readers of a store closed just now may still be letting go of files.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                done => done.map_err(|error| IoFailure::new(&path, "remove an orphan", &error))?,
+            }
             removed += 1;
         }
     }

@@ -2,6 +2,7 @@ use super::*;
 use crate::disk::RealDisk;
 use crate::disk::memory::Crash;
 use crate::maintenance::Threads;
+use crate::observer::NoObserver;
 
 #[test]
 fn what_was_written_is_read_from_memory_tables_and_after_reopen() {
@@ -284,4 +285,62 @@ fn sixty_four_writers_of_one_key_see_each_other() {
     store.close().wait().unwrap();
     drop(store);
     check(&open());
+}
+
+/// Loads more than memory holds, with real threads and files, while readers read.
+fn load(megabytes: u64, options: StoreOptions) -> StoreStats {
+    let threads = Arc::new(Threads::start(2).unwrap());
+    let open = || {
+        let disk = Arc::new(RealDisk);
+        Store::open(options.clone(), disk, threads.clone(), Arc::new(NoObserver)).unwrap()
+    };
+    let (store, count) = (open(), megabytes << 10);
+    let content = |number: u64| Bytes::from(number.to_be_bytes().repeat(128));
+    std::thread::scope(|scope| {
+        for writer in 0..2 {
+            let store = &store;
+            scope.spawn(move || {
+                let mut owed = std::collections::VecDeque::new();
+                for number in (writer..count).step_by(2) {
+                    let change = Change::Put(content(number));
+                    owed.push_back(store.update(&key(number), Durability::Group, |_| (change, ())));
+                    if owed.len() == 32 {
+                        let oldest = owed.pop_front().unwrap().wait().unwrap();
+                        oldest.durable.wait().unwrap();
+                    }
+                }
+                owed.into_iter().for_each(|ticket| ticket.wait().unwrap().durable.wait().unwrap());
+            });
+        }
+    });
+    let read_back = |store: &Store| {
+        for number in (0..count).step_by(7) {
+            assert_eq!(store.get(&key(number)).wait().unwrap(), Some(content(number)), "{number}");
+        }
+    };
+    read_back(&store);
+    let stats = store.stats();
+    store.close().wait().unwrap();
+    drop(store);
+    let store = open();
+    assert_eq!(store.recovery().replayed_records, 0);
+    read_back(&store);
+    stats
+}
+
+#[test]
+fn more_data_than_memory_is_loaded_and_read_back() {
+    let home = tempfile::tempdir().unwrap();
+    let megabytes = std::env::var("KVASIR_LOAD_MB").map_or(8, |mb| mb.parse().unwrap());
+    let options = StoreOptions {
+        memtable_bytes: 512 << 10,
+        cache_bytes: 256 << 10,
+        resident_bytes: 256 << 10,
+        table_bytes: 512 << 10,
+        level1_bytes: 2 << 20,
+        ..StoreOptions::new(home.path().join("db"))
+    };
+    let stats = load(megabytes, options);
+    assert!(stats.flushes >= megabytes && stats.compactions > 0, "{stats:?}");
+    assert!(stats.memtable_bytes < 3 << 20 && stats.cache_bytes <= 256 << 10, "{stats:?}");
 }
