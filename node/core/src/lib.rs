@@ -5,15 +5,22 @@
 //! code therefore runs in a node, in the simulation and in a unit test of three lines.
 //!
 //! Reading order: names ([`id`]) and bounds ([`limits`]) first, then what is stored under a key
-//! ([`version`]). [`explore`] searches small models of the protocols for broken promises.
+//! ([`version`]), where it is stored ([`ring`]) and how all members agree on that ([`consensus`]),
+//! who is alive ([`gossip`]), how many answers are enough ([`quorum`]), and what operators say to
+//! nodes ([`admin_api`]). [`explore`] searches small models of the protocols for broken promises.
 
-pub mod admin_api;
-pub mod consensus;
-pub mod gossip;
 pub mod id;
 pub mod limits;
-pub mod quorum;
-pub mod ring;
 pub mod version;
+
+pub mod ring;
+
+pub mod consensus;
+
+pub mod gossip;
+
+pub mod quorum;
+
+pub mod admin_api;
 
 pub mod explore;

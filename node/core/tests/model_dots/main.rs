@@ -151,7 +151,7 @@ fn the_rule_holds_in_the_large_slices_when_asked_for() {
     }
     let two_nodes = Bounds { nodes: 2, writes: 4, ..CALM };
     holds("erases", Bounds { erases: 2, ..two_nodes });
-    holds("crash and restore", Bounds { crashes: 1, restores: 1, ..two_nodes });
+    holds("crashes", Bounds { crashes: 1, ..two_nodes });
     holds("regain, three writes", Bounds { writes: 3, regains: 1, ..CALM });
     holds("stand-in and crash", Bounds { writes: 3, crashes: 1, stand_in: true, ..CALM });
 }
