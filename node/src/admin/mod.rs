@@ -4,6 +4,14 @@
 //! take the probes with it. The connection loop and its framing rules are those of
 //! [`crate::http::server`].
 
+pub mod access;
 pub mod backend;
+pub mod metrics;
+pub mod routes;
 
+pub use access::Access;
 pub use backend::{AdminBackend, Answered, Figures, MemberFigures, RingFigures};
+pub use routes::Admin;
+
+#[cfg(test)]
+mod tests;

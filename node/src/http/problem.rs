@@ -185,9 +185,15 @@ impl Problem {
         self.code
     }
 
-    /// The whole answer.
+    /// What went wrong in this very request.
+    pub fn detail(&self) -> &str {
+        &self.body.detail
+    }
+
+    /// The whole answer. Its extensions carry the [`Code`], for whoever counts.
     pub fn answer(&self) -> Answer {
         let mut answer = body_answer(&self.body);
+        answer.extensions_mut().insert(self.code);
         let headers = answer.headers_mut();
         headers.extend(self.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         if self.close {

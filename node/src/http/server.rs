@@ -125,6 +125,7 @@ impl<H: Handler> Server<H> {
             return;
         }
         self.stats.refused_connections.fetch_add(1, Relaxed);
+        self.stats.problem(Code::TooManyConnections);
         if tasks.len() < self.limits.connections_max + REFUSALS_MAX {
             tasks.spawn_local(async move {
                 let _ = timeout(LINGER, refuse(stream)).await;
@@ -177,11 +178,15 @@ impl<H: Handler> Server<H> {
             self.note_fault(fault);
         }
         let counted = InFlight::new(shared);
+        let stats = self.stats.clone();
         Box::pin(async move {
             let mut answer = match fault {
                 Some(fault) => Problem::new(fault.code, fault.detail).close().answer(),
                 None => handler.handle(request).await,
             };
+            if let Some(code) = answer.extensions_mut().remove::<Code>() {
+                stats.problem(code);
+            }
             if let Ok(date) = HeaderValue::try_from(http_date(wall_ms())) {
                 answer.headers_mut().insert(DATE, date);
             }

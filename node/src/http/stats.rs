@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::problem::Code;
+
 /// Upper bounds of the latency histogram, in microseconds; one more bucket is unbounded.
 pub const LATENCY_BOUNDS_US: [u64; 14] = [
     250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
@@ -53,9 +55,10 @@ pub struct OperationStats {
 }
 
 /// Counts of one port.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct HttpStats {
     operations: [OperationStats; 4],
+    problems: [AtomicU64; Code::ALL.len()],
     /// Connections open now.
     pub connections: AtomicU64,
     /// Connections accepted since the start.
@@ -72,7 +75,33 @@ pub struct HttpStats {
     pub conflicts_shown: AtomicU64,
 }
 
+impl Default for HttpStats {
+    fn default() -> Self {
+        Self {
+            operations: Default::default(),
+            problems: [const { AtomicU64::new(0) }; Code::ALL.len()],
+            connections: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            refused_connections: AtomicU64::new(0),
+            timeouts: AtomicU64::new(0),
+            malformed: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
+            conflicts_shown: AtomicU64::new(0),
+        }
+    }
+}
+
 impl HttpStats {
+    /// Notes an error answer.
+    pub fn problem(&self, code: Code) {
+        self.problems[code as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Error answers with this code.
+    pub fn problems(&self, code: Code) -> u64 {
+        self.problems[code as usize].load(Relaxed)
+    }
+
     /// The counts of one operation.
     pub fn of(&self, operation: Operation) -> &OperationStats {
         &self.operations[operation as usize]

@@ -1,0 +1,325 @@
+//! The metrics page, written from plain figures at scrape.
+//!
+//! Nothing counts in Prometheus types: each room keeps plain numbers, and this file is the only one
+//! that knows their metric names. `node/METRICS.md` lists every name; a test holds the two together.
+//! Rules: base units, `_total` on counters, small label sets, never a key, value or client address.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
+use prometheus::{Registry, TextEncoder};
+
+use super::backend::{Figures, RingFigures};
+use crate::http::problem::Code;
+use crate::http::stats::{HttpStats, LATENCY_BOUNDS_US, Operation};
+use crate::peer::PeerStats;
+use kvasir_storage::StoreStats;
+
+/// Everything as Prometheus text.
+///
+/// # Errors
+/// A name or label that the format cannot carry: a defect, since all of them stand in this file.
+pub fn page(figures: &Figures) -> Result<String, prometheus::Error> {
+    let mut families = gather(figures);
+    let process = Registry::new();
+    process.register(Box::new(ProcessCollector::for_self()))?;
+    families.extend(process.gather());
+    TextEncoder::new().encode_to_string(&families)
+}
+
+/// The families of this node, in the order of METRICS.md.
+fn gather(figures: &Figures) -> Vec<MetricFamily> {
+    let mut page = Page(Vec::new());
+    page.node(figures);
+    page.http(&figures.http);
+    page.peers(&figures.peers);
+    page.ring(&figures.ring);
+    page.store(&figures.store);
+    page.0
+}
+
+struct Page(Vec<MetricFamily>);
+
+type Labels<'a> = &'a [(&'a str, &'a str)];
+
+impl Page {
+    fn family(&mut self, name: &str, kind: MetricType, help: &str, metrics: Vec<Metric>) {
+        let mut family = MetricFamily::default();
+        family.set_name(format!("kvasir_{name}"));
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        family.set_metric(metrics);
+        self.0.push(family);
+    }
+
+    fn gauges(&mut self, name: &str, help: &str, values: &[(Labels<'_>, f64)]) {
+        let metrics = values.iter().map(|(labels, value)| {
+            let mut gauge = Gauge::default();
+            gauge.set_value(*value);
+            let mut metric = Metric::from_label(pairs(labels));
+            metric.set_gauge(gauge);
+            metric
+        });
+        self.family(name, MetricType::GAUGE, help, metrics.collect());
+    }
+
+    fn counters(&mut self, name: &str, help: &str, values: &[(Labels<'_>, u64)]) {
+        let metrics = values.iter().map(|(labels, value)| {
+            let mut counter = Counter::default();
+            counter.set_value(*value as f64);
+            let mut metric = Metric::from_label(pairs(labels));
+            metric.set_counter(counter);
+            metric
+        });
+        self.family(name, MetricType::COUNTER, help, metrics.collect());
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Into<f64>) {
+        self.gauges(name, help, &[(&[], value.into())]);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.counters(name, help, &[(&[], value)]);
+    }
+
+    fn node(&mut self, figures: &Figures) {
+        let node = figures.node.to_string();
+        let labels: Labels<'_> = &[
+            ("node", &node),
+            ("version", &figures.version),
+            ("datacenter", &figures.datacenter),
+            ("zone", &figures.zone),
+            ("rack", &figures.rack),
+        ];
+        self.gauges("node_info", "1, with what this node is as labels.", &[(labels, 1.0)]);
+        let members = figures.members;
+        self.gauges(
+            "gossip_members",
+            "Members that gossip knows, by what it thinks of them.",
+            &[
+                (&[("state", "alive")], members.alive as f64),
+                (&[("state", "suspect")], members.suspect as f64),
+                (&[("state", "down")], members.down as f64),
+            ],
+        );
+        let failed = u8::from(figures.store_failed);
+        self.gauge("storage_failed", "1 after a failed sync ended acknowledgements.", failed);
+        if let Some(free) = figures.disk_free_bytes {
+            self.gauge("disk_free_bytes", "Bytes free on the volume.", free as f64);
+        }
+    }
+
+    fn http(&mut self, stats: &HttpStats) {
+        const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+        let labels: Vec<_> = Operation::ALL
+            .into_iter()
+            .flat_map(|op| (1..5).map(move |class| (op, class)))
+            .map(|(op, class)| {
+                let count = stats.of(op).by_class[class].load(Relaxed);
+                ([("api", "http"), ("op", op.name()), ("class", CLASSES[class])], count)
+            })
+            .collect();
+        let rows: Vec<(Labels<'_>, u64)> = labels.iter().map(|(l, n)| (&l[..], *n)).collect();
+        self.counters(
+            "requests_total",
+            "Answered requests by the hundreds of their status.",
+            &rows,
+        );
+        self.latencies(stats);
+        let by_op = |count: fn(&crate::http::stats::OperationStats) -> &AtomicU64| {
+            Operation::ALL
+                .map(|op| ([("api", "http"), ("op", op.name())], count(stats.of(op)).load(Relaxed)))
+        };
+        for (name, help, rows) in [
+            (
+                "request_bytes_total",
+                "Bytes of request bodies taken in.",
+                by_op(|s| &s.request_bytes),
+            ),
+            ("response_bytes_total", "Bytes of answer bodies.", by_op(|s| &s.response_bytes)),
+        ] {
+            let rows: Vec<(Labels<'_>, u64)> = rows.iter().map(|(l, n)| (&l[..], *n)).collect();
+            self.counters(name, help, &rows);
+        }
+        let labels: Vec<_> = Code::ALL
+            .iter()
+            .map(|code| ([("api", "http"), ("code", code.name())], stats.problems(*code)))
+            .collect();
+        let rows: Vec<(Labels<'_>, u64)> = labels.iter().map(|(l, n)| (&l[..], *n)).collect();
+        self.counters("problems_total", "Error answers by their stable code.", &rows);
+        self.http_connections(stats);
+    }
+
+    fn http_connections(&mut self, stats: &HttpStats) {
+        let http: Labels<'_> = &[("api", "http")];
+        let read = |count: &AtomicU64| count.load(Relaxed);
+        let help = "Client connections open now.";
+        self.gauges("connections", help, &[(http, read(&stats.connections) as f64)]);
+        let help = "Requests being answered now.";
+        self.gauges("inflight_requests", help, &[(http, read(&stats.in_flight) as f64)]);
+        let help = "Client connections accepted.";
+        self.counters("connections_accepted_total", help, &[(http, read(&stats.accepted))]);
+        self.counters(
+            "connections_ended_total",
+            "Client connections that the node refused or ended, by cause.",
+            &[
+                (&[("api", "http"), ("reason", "limit")], read(&stats.refused_connections)),
+                (&[("api", "http"), ("reason", "timeout")], read(&stats.timeouts)),
+                (&[("api", "http"), ("reason", "malformed")], read(&stats.malformed)),
+            ],
+        );
+        let help = "Reads that showed more than one sibling.";
+        self.counter("conflicts_shown_total", help, read(&stats.conflicts_shown));
+    }
+
+    fn latencies(&mut self, stats: &HttpStats) {
+        let metrics = Operation::ALL.into_iter().map(|op| {
+            let stats = stats.of(op);
+            let mut count = 0;
+            let bounds = LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1e6);
+            let buckets = bounds.zip(&stats.latency).map(|(bound, cell)| {
+                count += cell.load(Relaxed);
+                let mut bucket = Bucket::default();
+                bucket.set_upper_bound(bound);
+                bucket.set_cumulative_count(count);
+                bucket
+            });
+            let mut histogram = Histogram::default();
+            histogram.set_bucket(buckets.collect());
+            // The encoder writes the unbounded bucket itself, from the count of all samples.
+            let beyond = stats.latency[LATENCY_BOUNDS_US.len()].load(Relaxed);
+            histogram.set_sample_count(count + beyond);
+            histogram.set_sample_sum(stats.latency_sum_us.load(Relaxed) as f64 / 1e6);
+            let mut metric = Metric::from_label(pairs(&[("api", "http"), ("op", op.name())]));
+            metric.set_histogram(histogram);
+            metric
+        });
+        let help = "From the head of a request to its answer.";
+        let metrics = metrics.collect();
+        self.family("request_duration_seconds", MetricType::HISTOGRAM, help, metrics);
+    }
+
+    fn peers(&mut self, stats: &PeerStats) {
+        let read = |count: &AtomicU64| count.load(Relaxed);
+        let help = "Connections between nodes open now, both directions.";
+        self.gauge("peer_connections", help, read(&stats.open) as f64);
+        for (name, help, count) in [
+            ("peer_dialed_total", "Connections opened to other nodes.", &stats.dialed),
+            (
+                "peer_dial_failures_total",
+                "Connections that could not be opened.",
+                &stats.dial_failed,
+            ),
+            ("peer_accepted_total", "Connections accepted from other nodes.", &stats.accepted),
+            ("peer_sent_frames_total", "Frames sent to other nodes.", &stats.frames_out),
+            ("peer_sent_bytes_total", "Bytes sent to other nodes.", &stats.bytes_out),
+            ("peer_writes_total", "Writes that carried the sent frames.", &stats.writes),
+            ("peer_received_frames_total", "Frames received.", &stats.frames_in),
+            ("peer_received_bytes_total", "Bytes received.", &stats.bytes_in),
+            ("peer_calls_total", "Calls to other nodes begun.", &stats.calls),
+            ("peer_call_failures_total", "Calls that ended without a reply.", &stats.calls_failed),
+            ("peer_queue_full_total", "Messages refused by a full queue.", &stats.queue_full),
+            ("peer_overloaded_total", "Requests of other nodes refused.", &stats.overloaded),
+            ("peer_notices_dropped_total", "Notices dropped.", &stats.notices_dropped),
+            ("peer_bad_bodies_total", "Bodies that did not decode.", &stats.bad_bodies),
+            ("peer_bad_frames_total", "Connections ended by broken frames.", &stats.bad_frames),
+        ] {
+            self.counter(name, help, read(count));
+        }
+        let goodbyes: Vec<_> = stats.goodbyes().map(|(code, n)| ([("reason", code)], n)).collect();
+        let rows: Vec<(Labels<'_>, u64)> = goodbyes.iter().map(|(l, n)| (&l[..], *n)).collect();
+        let help = "Connections between nodes refused or ended, by cause.";
+        self.counters("peer_goodbyes_total", help, &rows);
+    }
+
+    fn ring(&mut self, ring: &RingFigures) {
+        let partitions = &ring.partitions;
+        let help = "Epoch of the newest cluster document; 0 before the cluster is formed.";
+        self.gauge("ring_epoch", help, ring.epoch as f64);
+        self.gauge("ring_members", "Members that the document names.", ring.members as f64);
+        self.gauges(
+            "ring_partitions",
+            "Partitions by state; one may be in several.",
+            &[
+                (&[("state", "whole")], partitions.whole.into()),
+                (&[("state", "under_replicated")], partitions.under_replicated.into()),
+                (&[("state", "no_quorum")], partitions.no_quorum.into()),
+                (&[("state", "no_owner")], partitions.no_owner.into()),
+                (&[("state", "unreadable")], partitions.unreadable.into()),
+                (&[("state", "unwritable")], partitions.unwritable.into()),
+                (&[("state", "moving")], partitions.moving.into()),
+            ],
+        );
+        let help = "Partition replicas that this node owns.";
+        self.gauge("ring_owned_partitions", help, ring.owned_partitions as f64);
+        let help = "This node's share of all partition replicas.";
+        self.gauge("ring_owned_ratio", help, ring.owned_ratio);
+    }
+
+    fn store(&mut self, stats: &StoreStats) {
+        for (name, help, value) in [
+            ("memtable_bytes", "Bytes in memtables.", stats.memtable_bytes),
+            ("memtables_waiting", "Frozen memtables not flushed yet.", stats.immutable_memtables),
+            ("table_bytes", "Bytes of all tables.", stats.table_bytes),
+            ("cache_bytes", "Bytes held by the block cache.", stats.cache_bytes),
+            ("log_bytes", "Bytes of log segments.", stats.log_bytes),
+            ("waiting_updates", "Updates waiting for memory, log or key.", stats.waiting_updates),
+            ("waiting_reads", "Lookups waiting for the disk.", stats.waiting_reads),
+        ] {
+            self.gauge(&format!("storage_{name}"), help, value as f64);
+        }
+        let levels: Vec<String> = (0..stats.tables_by_level.len()).map(|l| l.to_string()).collect();
+        let labels: Vec<_> = levels.iter().map(|level| [("level", level.as_str())]).collect();
+        let rows: Vec<(Labels<'_>, f64)> =
+            labels.iter().zip(&stats.tables_by_level).map(|(l, n)| (&l[..], *n as f64)).collect();
+        self.gauges("storage_tables", "Tables by level.", &rows);
+        for (name, help, value) in store_counters(stats) {
+            self.counter(&format!("storage_{name}_total"), help, value);
+        }
+    }
+}
+
+fn store_counters(stats: &StoreStats) -> [(&'static str, &'static str, u64); 19] {
+    [
+        ("memtable_hits", "Lookups answered by a memtable.", stats.memtable_hits),
+        ("table_reads", "Tables probed by lookups.", stats.table_reads),
+        ("filter_negatives", "Tables that a Bloom filter excluded.", stats.filter_negatives),
+        ("filter_false_positives", "Tables probed in vain.", stats.filter_false_positives),
+        ("cache_hits", "Blocks found in the cache.", stats.cache_hits),
+        ("cache_misses", "Blocks not found in the cache.", stats.cache_misses),
+        ("pool_reads", "Lookups that needed a reader of the pool.", stats.pool_reads),
+        ("log_syncs", "Syncs of the log.", stats.log_syncs),
+        ("log_batches", "Batches written to the log.", stats.log_batches),
+        ("log_written_bytes", "Bytes written to the log.", stats.log_bytes_written),
+        ("flushes", "Memtables flushed.", stats.flushes),
+        ("compactions", "Compactions finished.", stats.compactions),
+        ("flush_written_bytes", "Bytes written by flushes.", stats.flush_bytes_written),
+        (
+            "compaction_written_bytes",
+            "Bytes written by compactions.",
+            stats.compaction_bytes_written,
+        ),
+        ("stalls", "Updates that had to wait for room.", stats.stalls),
+        ("refused", "Updates refused because too many waited.", stats.refused),
+        ("background_errors", "Background jobs that failed.", stats.background_errors),
+        ("replayed_records", "Records replayed from the log at start.", stats.replayed_records),
+        (
+            "torn_dropped_bytes",
+            "Bytes of a torn log tail dropped at start.",
+            stats.torn_bytes_dropped,
+        ),
+    ]
+}
+
+fn pairs(labels: Labels<'_>) -> Vec<LabelPair> {
+    let pair = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    labels.iter().map(pair).collect()
+}
