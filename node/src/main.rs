@@ -27,31 +27,29 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Word {
-    /// The configuration of a node: its schema, an example, a check
-    #[command(subcommand)]
-    Config(cli::configuration::ConfigWord),
-    /// Run one storage node
+    /// Run a storage node
     Serve(cli::configuration::Serve),
     /// Run a whole cluster on this machine, one process per node
     Dev(dev::Dev),
     #[command(flatten)]
     Client(cli::Word),
+    /// The configuration of a node: its schema, an example, a check
+    #[command(subcommand)]
+    Config(cli::configuration::ConfigWord),
     /// Print the version
     Version,
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().word {
-        Word::Config(word) => cli::finish(cli::configuration::run(&word)),
         Word::Serve(arguments) => match arguments.sources.load() {
             Ok(config) => {
-                if arguments.exit_with_stdin {
-                    dev::leash::attach();
-                }
+                dev::leash::attach(arguments.exit_with_stdin);
                 serve::run(config)
             }
             Err(failure) => cli::finish(Err(failure)),
         },
+        Word::Config(word) => cli::finish(cli::configuration::run(&word)),
         Word::Dev(arguments) => dev::run(&arguments),
         Word::Client(word) => cli::run(&word),
         Word::Version => {

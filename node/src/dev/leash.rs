@@ -9,8 +9,11 @@ use std::io::Read;
 
 use rustix::process::{Signal, getpid, kill_process};
 
-/// Ties this process to the one that holds the other end of its standard input.
-pub fn attach() {
+/// Ties this process, if asked to, to the one that holds the other end of its standard input.
+pub fn attach(wanted: bool) {
+    if !wanted {
+        return;
+    }
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(Signal::CONT)).ok();
     let watch = std::thread::Builder::new().name("leash".into()).spawn(|| {
