@@ -27,6 +27,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Window of a scan or merge over one table.
 const READ_AHEAD_BYTES: usize = 256 << 10;
+/// Filter bits for each key of a level 0 table beyond those of other tables.
+const LEVEL0_MORE_FILTER_BITS: u32 = 8;
 
 /// What is needed to open and to build tables.
 pub(crate) struct Tables {
@@ -68,8 +70,12 @@ impl Tables {
         Self { disk, maintenance, dir, context, writer }
     }
 
-    pub(crate) fn writer_options(&self) -> TableOptions {
-        self.writer
+    /// How tables of a level are built. Those of level 0 get a longer filter: a lookup may pass many
+    /// of them, and they hold a small part of the keys.
+    pub(crate) fn writer_options(&self, level: usize) -> TableOptions {
+        let more = if level == 0 { LEVEL0_MORE_FILTER_BITS } else { 0 };
+        let filter_bits_per_key = self.writer.filter_bits_per_key.saturating_add(more);
+        TableOptions { filter_bits_per_key, ..self.writer }
     }
 
     pub(crate) fn context(&self) -> &TableContext {

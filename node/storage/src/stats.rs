@@ -29,6 +29,12 @@ pub struct StoreStats {
     pub filter_negatives: u64,
     /// Tables probed in vain after their filter said "maybe".
     pub filter_false_positives: u64,
+    /// Blocks of tables read from files (page cache or device) by lookups and at open.
+    pub blocks_read: u64,
+    /// Filter pages that could not be used; each costs reads, never an answer.
+    pub filter_faults: u64,
+    /// Gauge: bytes of indexes and filters kept in memory besides the cache.
+    pub resident_bytes: u64,
     /// Blocks found in the cache.
     pub cache_hits: u64,
     /// Blocks not found in the cache.

@@ -79,7 +79,7 @@ impl Engine {
                 .filter(|(key, version)| version.value.is_some() || below.may_hold(key))
                 .map(Ok)
                 .peekable();
-            self.write_tables(&mut items, self.options.table_bytes, written)
+            self.write_tables(&mut items, choice.output_level, written)
         };
         if let Some(error) = failure {
             return Err(as_table(error));
@@ -102,14 +102,16 @@ impl Engine {
         }
     }
 
-    /// Writes a sorted run as tables of at most about `table_bytes`, synced; their names are not
-    /// yet. `written` gets every number that was begun, also on error.
+    /// Writes a sorted run as tables of a level, synced; their names are not yet. Level 0 gets one
+    /// table, others tables of about `table_bytes`. `written` gets every number that was begun, also
+    /// on error.
     pub(crate) fn write_tables(
         &self,
         items: &mut Peekable<impl Iterator<Item = Result<Item, ReadError>>>,
-        table_bytes: u64,
+        level: usize,
         written: &mut Vec<u64>,
     ) -> Result<Vec<TableMeta>, TableError> {
+        let table_bytes = if level == 0 { u64::MAX } else { self.options.table_bytes };
         let mut metas = Vec::new();
         while items.peek().is_some() {
             let id = self.next_file.fetch_add(1, Ordering::Relaxed);
@@ -117,9 +119,9 @@ impl Engine {
             let path = manifest::table_path(&self.tables_dir, id);
             let created = self.disk.create(&path);
             let file = created.map_err(|error| IoFailure::new(&path, "create", &error))?;
-            let options = self.tables.writer_options();
+            let options = self.tables.writer_options(level);
             let mut writer = TableWriter::new(TableId(id), &path, file, options)?;
-            while writer.estimated_bytes() < table_bytes {
+            while writer.entries() == 0 || writer.estimated_bytes() < table_bytes {
                 let Some(item) = items.next() else { break };
                 let (key, version): (Bytes, _) = item.map_err(as_table)?;
                 writer.add(&key, version.sequence, version.value.as_deref())?;

@@ -166,7 +166,7 @@ impl Engine {
     ) -> Result<(), IoFailure> {
         let run: Run = Box::new(frozen.memtable.versions(bytes::Bytes::new()).map(Ok));
         let mut items = Merge::new(vec![run]).newest(u64::MAX).peekable();
-        let metas = self.write_tables(&mut items, u64::MAX, written).map_err(as_io)?;
+        let metas = self.write_tables(&mut items, 0, written).map_err(as_io)?;
         self.figures.flush_bytes.add(metas.iter().map(|meta| meta.bytes).sum());
         let files = self.tables.open_all(&metas).map_err(as_io)?;
         manifest::write_sidecar(&*self.disk, &self.tables_dir, sidecar, &frozen.checkpoint)?;

@@ -20,8 +20,9 @@ pub(crate) const PAGE_BLOCKS: u64 = 128;
 pub(crate) const PAGE_BYTES: usize = BLOCK_BYTES * PAGE_BLOCKS as usize;
 /// Number of this filter form in the properties.
 pub(crate) const KIND_SPLIT_BLOCK: u8 = 1;
-/// Bits per key unless the options say otherwise: about 0.4 % false positives.
-pub const DEFAULT_BITS_PER_KEY: u32 = 12;
+/// Bits per key unless the options say otherwise: about 0.13 % false positives, so that a lookup which
+/// passes six tables still reads none of them in 99 % of cases.
+pub const DEFAULT_BITS_PER_KEY: u32 = 16;
 
 /// Odd multipliers, one for each word of a block; part of the format.
 const SALTS: [u32; 8] = [
@@ -119,20 +120,22 @@ mod tests {
 
     #[test]
     fn no_key_is_missed_and_few_strangers_pass() {
-        let mut worst = 0.0f64;
-        for keys in [1u64, 10, 1000, 50_000] {
-            let mut builder = FilterBuilder::new(DEFAULT_BITS_PER_KEY);
-            for key in 0..keys {
-                builder.add(&key.to_be_bytes());
+        for (bits, most) in [(10, 0.016), (12, 0.0075), (16, 0.0022), (20, 0.0008)] {
+            let mut worst = 0.0f64;
+            for keys in [1u64, 10, 1000, 50_000] {
+                let mut builder = FilterBuilder::new(bits);
+                for key in 0..keys {
+                    builder.add(&key.to_be_bytes());
+                }
+                let row = builder.finish();
+                assert!((0..keys).all(|key| holds(&row, &key.to_be_bytes())));
+                let strangers = 200_000u64;
+                let passed =
+                    (keys..keys + strangers).filter(|key| holds(&row, &key.to_be_bytes())).count();
+                worst = worst.max(passed as f64 / strangers as f64);
             }
-            let row = builder.finish();
-            assert!((0..keys).all(|key| holds(&row, &key.to_be_bytes())));
-            let strangers = 100_000u64;
-            let passed =
-                (keys..keys + strangers).filter(|key| holds(&row, &key.to_be_bytes())).count();
-            worst = worst.max(passed as f64 / strangers as f64);
+            println!("false positives at {bits} bits a key: {:.3} %", worst * 100.0);
+            assert!(worst <= most, "{bits} bits: {worst}");
         }
-        println!("false positives at {DEFAULT_BITS_PER_KEY} bits a key: {:.3} %", worst * 100.0);
-        assert!(worst <= 0.01, "{worst}");
     }
 }

@@ -37,7 +37,8 @@ pub struct TableOptions {
     pub index_bytes: usize,
     /// Entries from one restart to the next.
     pub restart_interval: usize,
-    /// Bloom filter bits for each key; 12 give about 0.4 % false positives, 11 stay below 1 %.
+    /// Bloom filter bits for each key; false positives are about 0.6 % at 12, 0.13 % at 16, 0.05 % at
+    /// 20, 0.02 % at 24.
     pub filter_bits_per_key: u32,
 }
 
