@@ -87,11 +87,12 @@ impl Memtable {
         self.map.is_empty()
     }
 
-    /// How long its first change has been there; 0 if there is none.
-    pub(crate) fn age_ms(&self, now_ms: u64) -> u64 {
+    /// How long its first change has been there, counted from `start_ms` at the earliest (before
+    /// that nobody told the time); 0 if there is none.
+    pub(crate) fn age_ms(&self, now_ms: u64, start_ms: u64) -> u64 {
         match self.first_ms.load(Ordering::Relaxed) {
             u64::MAX => 0,
-            first => now_ms.saturating_sub(first),
+            first => now_ms.saturating_sub(first.max(start_ms)),
         }
     }
 }
@@ -121,7 +122,8 @@ mod tests {
             let all: Vec<_> = memtable.versions(Bytes::new()).map(|(k, v)| (k, Reverse(v.sequence))).collect();
             prop_assert_eq!(all.len(), ops.len());
             prop_assert!(all.is_sorted());
-            prop_assert_eq!(memtable.age_ms(9), if ops.is_empty() { 0 } else { 4 });
+            prop_assert_eq!(memtable.age_ms(9, 0), if ops.is_empty() { 0 } else { 4 });
+            prop_assert_eq!(memtable.age_ms(9, 7), if ops.is_empty() { 0 } else { 2 });
         }
     }
 

@@ -27,6 +27,7 @@ impl Engine {
 
     pub(crate) fn tick(self: &Arc<Self>, now_ms: u64) {
         self.now_ms.fetch_max(now_ms, Ordering::Relaxed);
+        self.start_ms.fetch_min(now_ms, Ordering::Relaxed);
         self.settle_failure();
         if self.health.failed().is_none() {
             let since = now_ms.saturating_sub(self.synced_ms.load(Ordering::Relaxed));
@@ -46,14 +47,20 @@ impl Engine {
         let now_ms = self.now_ms.load(Ordering::Relaxed);
         if self.health.is_closed()
             || now_ms < self.compact_after_ms.load(Ordering::Relaxed)
+            || self.compacting.load(Ordering::Acquire)
+            || !self.merge_check_due.swap(false, Ordering::AcqRel)
             || !self.needs_compaction()
-            || self.compacting.swap(true, Ordering::AcqRel)
         {
+            return;
+        }
+        if self.compacting.swap(true, Ordering::AcqRel) {
+            // Another thread was faster; when its job ends it looks again.
             return;
         }
         self.submit_vital(Lane::Compact, |engine| {
             let outcome = engine.compact();
             engine.compacting.store(false, Ordering::Release);
+            engine.merge_check_due.store(true, Ordering::Release);
             match outcome {
                 Ok(()) => {}
                 // Nothing was lost, the inputs are still there: leave the damaged one alone.

@@ -57,11 +57,15 @@ pub(crate) struct Engine {
     pub(crate) next_file: AtomicU64,
     pub(crate) flushing: Mutex<Flushing>,
     pub(crate) compacting: AtomicBool,
+    /// The levels changed since it was last asked whether anything is to be merged.
+    pub(crate) merge_check_due: AtomicBool,
     /// Tables in which a compaction met damage: they are left alone (rule R7).
     pub(crate) damaged: Mutex<BTreeSet<TableId>>,
     /// Not before this time, after a compaction that failed.
     pub(crate) compact_after_ms: AtomicU64,
     pub(crate) now_ms: AtomicU64,
+    /// Time of the first tick, `u64::MAX` before it.
+    pub(crate) start_ms: AtomicU64,
     pub(crate) synced_ms: AtomicU64,
     pub(crate) dir_lock: Mutex<Option<Box<dyn DirLock>>>,
     pub(crate) recovery: Recovery,

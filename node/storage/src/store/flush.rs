@@ -86,9 +86,10 @@ impl Engine {
             return false;
         }
         let now_ms = self.now_ms.load(Ordering::Relaxed);
+        let start_ms = self.start_ms.load(Ordering::Relaxed);
         let cut = state.frozen.last().map_or(0, |frozen| frozen.last);
         state.active.bytes() >= self.options.memtable_bytes
-            || state.active.age_ms(now_ms) >= self.options.flush_age_ms
+            || state.active.age_ms(now_ms, start_ms) >= self.options.flush_age_ms
             || lock(&self.flushing).waiters.iter().any(|(target, _)| *target > cut)
     }
 
@@ -210,6 +211,7 @@ impl Engine {
             state.frozen.retain(|frozen| frozen.last > floor);
         });
         before.retire_all_but(&levels);
+        self.merge_check_due.store(true, Ordering::Release);
         Ok(out)
     }
 }

@@ -49,6 +49,7 @@ impl Tree {
     pub(super) fn after(&self, crash: Crash, seed: u64) -> Tree {
         let (mut tree, mut dice) = (self.clone(), Dice::new(seed));
         if crash == Crash::Process {
+            tree.forget_handles();
             return tree;
         }
         for (_, changes) in std::mem::take(&mut tree.unsynced) {

@@ -222,6 +222,13 @@ impl Tree {
         self.names.keys().cloned().collect()
     }
 
+    /// The process that held the files open is gone.
+    pub(super) fn forget_handles(&mut self) {
+        self.files.values_mut().for_each(|file| file.handles = 0);
+        let ids: Vec<u64> = self.files.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.drop_unnamed(id));
+    }
+
     /// The tree a fresh start sees: only what is on the medium, all of it durable.
     pub(super) fn settled(mut self) -> Tree {
         self.unsynced.clear();
