@@ -43,7 +43,9 @@ pub enum Readiness {
     Ready,
     /// No cluster yet, or the newest document does not list this node.
     NotMember,
-    /// This many more members must first say which mark they remember of it: ask all of them.
+    /// This many more members must first say which mark they remember of it. Ask all of them and
+    /// give all a moment to answer before feeding ballots: each that answers is one that could tell
+    /// of forgotten votes.
     Unheard(usize),
     /// It forgot votes: run a [`super::Recovery`].
     Recovering,
@@ -345,7 +347,7 @@ impl Acceptor {
 
     /// Once a second: raises the own mark, which is gossiped once it is stored. Not before the
     /// start rule is met and not while recovering: a mark that climbs by time alone would soon hide
-    /// that it was rolled back.
+    /// that it was rolled back. `AcceptorState::encode_marks` is enough to store.
     pub fn beat(&mut self) -> Option<Mark> {
         (self.readiness() == Readiness::Ready).then(|| {
             self.state.mark += 1;

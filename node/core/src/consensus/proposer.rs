@@ -49,7 +49,9 @@ pub struct ProposerStep {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// A majority accepted this document. It may be another one's that was taken over: compare
-    /// hashes. Then the candidate was not chosen and never will be.
+    /// hashes. Then the candidate was not chosen and never will be. Feed the own acceptor its
+    /// `Chosen` and store it before anybody is answered: the marks in it are what a voter that is
+    /// rolled back now would learn it by.
     Chosen(Sealed),
     /// The decree was made before: this is the newest document. The candidate was not chosen by
     /// this round; had an earlier round of it won, the newest is it or a descendant.

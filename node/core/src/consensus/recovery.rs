@@ -10,6 +10,9 @@
 //! The decree asked about is that of the newest document; it must be at least as new as the newest
 //! one that peers remember this member to have known, or votes cast under that would stay
 //! forgotten.
+//!
+//! Of three members two that recover at once wait for each other for ever, since neither may answer
+//! the other: what both forgot nobody can know, and a person has to decide.
 
 use std::collections::BTreeMap;
 

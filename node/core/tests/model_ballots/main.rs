@@ -7,7 +7,7 @@
 mod forming;
 mod world;
 
-use kvasir_core::explore::{Verdict, search};
+use kvasir_core::explore::{Verdict, Walks, search, walk};
 use world::{Ballots, Bounds, Weakness};
 
 /// How far to go: 1 in CI.
@@ -76,6 +76,29 @@ fn members_may_change_between_epochs() {
         holds("members change, three rounds", Bounds { rounds: 3, ..swaps }, 1_000_000);
         let restore = Bounds { restores: 1, recoveries: 1, ..swaps };
         holds("members change, one restored", restore, 1_000_000);
+    }
+}
+
+/// Far beyond what can be searched whole: five members, many rounds, crashes, two rollbacks to a
+/// backup of any time, members that change.
+#[test]
+fn long_random_runs_fork_nothing() {
+    let bounds = Bounds {
+        members: 5,
+        rounds: 6,
+        proposers: 4,
+        crashes: 3,
+        restores: 2,
+        late_backup: true,
+        recoveries: 6,
+        last_epoch: 3,
+        ..Bounds::CALM
+    };
+    for swaps in [false, true] {
+        let walks = Walks { count: 300 * scale() * scale(), length: 150, seed: 11 };
+        let verdict = walk(&Ballots::new(Bounds { swaps, ..bounds }), walks);
+        println!("random runs, members change {swaps}: {verdict}");
+        assert!(verdict.holds(), "{verdict}");
     }
 }
 

@@ -151,7 +151,7 @@ pub enum Move {
 }
 
 /// A message, put into words only when printed.
-pub struct Said(Message);
+pub struct Said(Box<Message>);
 
 impl std::fmt::Debug for Said {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -265,7 +265,7 @@ impl World {
         }
         self.forked |= matches!(step.refused, Some(AdoptError::Fork { .. }));
         let mut answer = step.reply?;
-        let said = Said(answer.clone());
+        let said = Said(Box::new(answer.clone()));
         if let (Message::Accepted { .. }, Some(document), Weakness::UsesAccepted) =
             (&answer, accepting, rules.bounds.weakness)
         {
@@ -438,7 +438,7 @@ impl Ballots {
         for at in 0..world.flight.len() {
             let mut next = world.clone();
             let flight = next.flight.remove(at);
-            let (to, from, what) = (flight.to, flight.from, Said(flight.message.clone()));
+            let (to, from, what) = (flight.to, flight.from, Said(Box::new(flight.message.clone())));
             let answer = next.deliver(self, Flight::clone(&flight));
             out.push((Move::Delivered { to, from, what, answer }, next));
         }

@@ -1,6 +1,8 @@
 use super::*;
 use crate::ring::fixtures::{cluster, member, node};
-use crate::ring::{BucketName, BucketSettings, Mode, Operation, OperationKind, OperationRecord};
+use crate::ring::{
+    BucketName, BucketSettings, Member, Mode, Operation, OperationKind, OperationRecord,
+};
 use crate::ring::{OperationState, SlotState, TokenSecret};
 use proptest::prelude::*;
 
@@ -132,6 +134,39 @@ fn the_text_form_is_canonical_and_strict() {
     assert!(serde_json::from_str::<Document>(&extra).is_err(), "unknown fields are refused");
     assert!(text.contains("\"seed\": \"000000000000002a\""), "{text}");
     assert!(text.contains("\"parentHash\""));
+}
+
+/// The largest clusters planned for: bounds and speed.
+#[test]
+fn a_thousand_members_fit_and_are_judged_quickly() {
+    let numbered = |number: u32| {
+        let mut bytes = [1; 16];
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
+        let place = |what| format!("{what}-{number}.example");
+        let member = Member { machine: place("machine"), rack: place("rack"), ..member(0) };
+        (crate::id::NodeId::from_bytes(bytes), member)
+    };
+    let small = cluster(3, 3);
+    let new = crate::ring::NewCluster {
+        cluster_id: small.cluster_id,
+        cluster_name: small.cluster_name,
+        seed: 1,
+        token_secret: small.token_secret,
+        partition_bits: 14,
+        members: (0..1_000)
+            .map(numbered)
+            .map(|(id, m)| (id, Member { zone: "".into(), ..m }))
+            .collect(),
+        replication: small.replication,
+        defaults: small.defaults,
+    };
+    let parent = Sealed::new(Document::first(new).unwrap().0);
+    let child = Sealed::new(parent.child());
+    let started = std::time::Instant::now();
+    assert_eq!(legal_child(&parent, &child), Ok(()));
+    println!("16,384 partitions: {} bytes, judged in {:?}", parent.size(), started.elapsed());
+    assert!(parent.size() < crate::ring::check::DOCUMENT_MAX_BYTES / 2);
+    assert!(started.elapsed().as_secs() < 5);
 }
 
 proptest! {
