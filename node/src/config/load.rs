@@ -53,6 +53,10 @@ pub fn load(
         Some(path) => read(path)?,
         None => String::new(),
     };
+    if let Some(path) = file.filter(|_| text.trim().is_empty()) {
+        let why = "the file is empty; `kvasir config example` prints one with every setting";
+        return Err(ConfigError::File { path: path.display().to_string(), why: why.to_string() });
+    }
     let origin = file.map_or_else(|| "defaults".to_string(), |p| p.display().to_string());
     parse(&origin, &text, sets, environment)
 }
@@ -91,10 +95,8 @@ pub fn parse(
         overlays.push((format!("--set {set}"), path.trim().to_string(), given.to_string()));
     }
     for (origin, path, given) in overlays {
-        overlay(&mut value, &path, &given).map_err(|why| syntax(&origin, why))?;
         // Checked one by one, so that the error names its origin.
-        serde_json::from_value::<Config>(value.clone())
-            .map_err(|e| syntax(&origin, e.to_string()))?;
+        value = overlay(&value, &path, &given).map_err(|why| syntax(&origin, why))?;
     }
     let config: Config =
         serde_json::from_value(value).map_err(|e| syntax(origin, e.to_string()))?;
@@ -114,22 +116,39 @@ fn read(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|e| file(e.to_string()))
 }
 
-/// Sets one field. What is given is read as YAML, so that numbers, lists and strings all work; what is
-/// no YAML is taken as text.
-fn overlay(value: &mut Value, path: &str, given: &str) -> Result<(), String> {
+/// Sets one field. What is given is read as YAML, so that numbers, lists and strings all work; where
+/// the field does not take that, it is text (a zone named `1`) or a list of texts divided by commas.
+fn overlay(value: &Value, path: &str, given: &str) -> Result<Value, String> {
     let form = || format!("`{path}` must be section.key");
     let (section, key) = path.split_once('.').ok_or_else(form)?;
     if section.is_empty() || key.is_empty() || key.contains('.') {
         return Err(form());
     }
-    let given = if given.is_empty() {
-        Value::String(String::new())
-    } else {
-        serde_yaml::from_str(given).unwrap_or_else(|_| Value::String(given.to_string()))
+    let text = || Value::String(given.to_string());
+    let yaml = match given {
+        "" => text(),
+        _ => serde_yaml::from_str(given).unwrap_or_else(|_| text()),
     };
+    let list = || given.split(',').map(|part| Value::String(part.trim().to_string())).collect();
+    let first = place(value, section, key, yaml)?;
+    let why = match serde_json::from_value::<Config>(first.clone()) {
+        Ok(_) => return Ok(first),
+        Err(error) => error.to_string(),
+    };
+    for other in [text(), Value::Array(list())] {
+        let placed = place(value, section, key, other)?;
+        if serde_json::from_value::<Config>(placed.clone()).is_ok() {
+            return Ok(placed);
+        }
+    }
+    Err(why)
+}
+
+fn place(value: &Value, section: &str, key: &str, given: Value) -> Result<Value, String> {
+    let mut value = value.clone();
     let root = value.as_object_mut().ok_or("the configuration must be a map of sections")?;
     let section = root.entry(section).or_insert_with(|| Value::Object(Map::new()));
     let section = section.as_object_mut().ok_or("a section must be a map")?;
     section.insert(key.to_string(), given);
-    Ok(())
+    Ok(value)
 }

@@ -292,6 +292,7 @@ impl Config {
                 return wrong(field, why);
             }
         }
+        self.validate_addresses()?;
         for seed in &self.node.seeds {
             if let Err(why) = host_and_port(seed) {
                 return wrong("node.seeds", why);
@@ -315,6 +316,9 @@ impl Config {
         if self.http.timeout_max.0 > time::Duration::from_secs(600) {
             return wrong("http.timeout_max", "must be at most 10m".to_string());
         }
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.filter) {
+            return wrong("log.filter", format!("{error}: write such as info,kvasir::peer=debug"));
+        }
         if self.workers.count > 1_024 {
             return wrong("workers.count", "must be at most 1024".to_string());
         }
@@ -326,6 +330,47 @@ impl Config {
         }
         Ok(())
     }
+}
+
+impl Config {
+    /// Listeners of one process share no address (with `SO_REUSEPORT` that would be no error of the
+    /// kernel, and connections would land anywhere), and others can reach what they are told.
+    fn validate_addresses(&self) -> Result<(), ConfigError> {
+        let invalid = |field: &str, why: &str| {
+            Err(ConfigError::Invalid { field: field.to_string(), why: why.to_string() })
+        };
+        let (http, peer, admin) = (&self.http.listen, &self.peer.listen, &self.admin.listen);
+        if clash(http, peer) || clash(peer, admin) {
+            return invalid(
+                "peer.listen",
+                "must not share its port with http.listen or admin.listen",
+            );
+        }
+        if clash(http, admin) {
+            return invalid("admin.listen", "must not share its port with http.listen");
+        }
+        match &self.node.advertise {
+            None if is_wildcard(http) || is_wildcard(peer) || is_wildcard(admin) => invalid(
+                "node.advertise",
+                "must name the host that others reach this node by, because a port listens on all \
+                 addresses",
+            ),
+            Some(host) if host.is_empty() || host.contains(['/', ' ']) => {
+                invalid("node.advertise", "must be a host name or an address, without a port")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether two listeners would share a port on some address.
+fn clash(one: &str, other: &str) -> bool {
+    let port = |address: &str| address.rsplit_once(':').map(|(_, port)| port.to_string());
+    port(one) == port(other) && (one == other || is_wildcard(one) || is_wildcard(other))
+}
+
+fn is_wildcard(address: &str) -> bool {
+    matches!(address.rsplit_once(':'), Some(("0.0.0.0" | "[::]", _)))
 }
 
 fn host_and_port(address: &str) -> Result<(), String> {

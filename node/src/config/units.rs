@@ -70,7 +70,7 @@ impl FromStr for Size {
 fn show(value: u64, units: impl Iterator<Item = (&'static str, u64)>) -> Option<String> {
     units
         .into_iter()
-        .find(|(_, f)| value % f == 0 && value > 0)
+        .find(|(_, f)| value.is_multiple_of(*f) && value > 0)
         .map(|(u, f)| format!("{}{u}", value / f))
 }
 

@@ -608,3 +608,42 @@ proptest! {
         });
     }
 }
+
+#[test]
+fn calls_cross_real_sockets() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let net = Rc::new(crate::serve::net::TcpNet);
+        let me = |number: u8| Me::new(Hello::blank(id(number), u64::from(number), 1));
+        let accepting = net.listen("127.0.0.1:0").unwrap();
+        let (address, stats) = (accepting.address(), Arc::<PeerStats>::default());
+        let limits = ListenerLimits::default();
+        let echo = Rc::<Echo>::default();
+        let listener = PeerListener::new(net.clone(), me(2), echo, limits, stats.clone());
+        let runs = listener.clone();
+        let accepts = spawn_local(async move { runs.run(accepting).await });
+        let peers = Peers::new(net, me(1), PoolLimits::default(), stats.clone(), 1);
+        let call = |key: String, seconds: u32| {
+            let (peers, address) = (peers.clone(), address.clone());
+            let deadline = Instant::now() + seconds * SECOND;
+            async move { peers.call(id(2), &address, None, read("0", &key), deadline).await }
+        };
+        let calls = join_all((0..200).map(|n| call(n.to_string(), 20))).await;
+        for (n, got) in calls.into_iter().enumerate() {
+            assert_eq!(got, set(&n.to_string()));
+        }
+        let apply = Request::Apply {
+            bucket: Bytes::from_static(b"b"),
+            key: Bytes::from_static(b"k"),
+            delta: Bytes::from(vec![7; 16 * 1024 * 1024]),
+            durability: Durability::Group,
+        };
+        let deadline = Instant::now() + 20 * SECOND;
+        let got = peers.call(id(2), &address, None, apply, deadline).await;
+        assert_eq!(got, Ok(Reply::Applied), "the largest value fits a frame");
+        assert_eq!(listener.drain(Instant::now() + 5 * SECOND).await, 0);
+        accepts.await.unwrap();
+        assert!(call("k".to_string(), 5).await.is_err());
+        assert_eq!(listener.open_connections(), 0);
+    });
+}
