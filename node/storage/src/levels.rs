@@ -185,37 +185,33 @@ impl Levels {
         Ok(Some(Version { sequence: 0, value: None }))
     }
 
-    /// Runs that together hold every version in tables from a key on: one for each table of level 0,
-    /// one for each deeper level.
-    pub(crate) fn runs(&self, from: &[u8]) -> Result<Vec<Run>, ReadError> {
-        Ok(self.runs_where(from, |_| true)?)
+    /// Runs that together hold every version in tables of the keys in `[from, to)`: one for each table
+    /// of level 0, one for each deeper level. `to` `None`: to the end.
+    pub(crate) fn runs(&self, from: &[u8], to: Option<&[u8]>) -> Result<Vec<Run>, ReadError> {
+        Ok(self.runs_where((from, to), |_| true)?)
     }
 
     /// The tables with these numbers, whole.
     pub(crate) fn runs_of(&self, ids: &[u64]) -> Result<Vec<Run>, TableError> {
-        self.runs_where(&[], |file| ids.contains(&file.id()))
+        self.runs_where((&[], None), |file| ids.contains(&file.id()))
     }
 
     fn runs_where(
         &self,
-        from: &[u8],
+        (from, to): (&[u8], Option<&[u8]>),
         wanted: impl Fn(&TableFile) -> bool,
     ) -> Result<Vec<Run>, TableError> {
         let mut runs = Vec::new();
         for (depth, level) in self.levels.iter().enumerate() {
             let tables = level.iter().filter(|file| wanted(file)).map(|file| file.table.clone());
-            let start = Bound::Included(from);
+            let (start, end) =
+                (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded));
             if depth == 0 {
                 for table in tables {
-                    runs.push(run(table.scan(start, Bound::Unbounded, READ_AHEAD_BYTES)?));
+                    runs.push(run(table.scan(start, end, READ_AHEAD_BYTES)?));
                 }
             } else {
-                runs.push(run(LevelCursor::new(
-                    tables,
-                    start,
-                    Bound::Unbounded,
-                    READ_AHEAD_BYTES,
-                )?));
+                runs.push(run(LevelCursor::new(tables, start, end, READ_AHEAD_BYTES)?));
             }
         }
         Ok(runs)

@@ -152,7 +152,7 @@ impl Snapshot {
     ) -> Result<Chunk, ReadError> {
         let mut runs = vec![memory_run(&self.state.active, from)];
         runs.extend(self.state.frozen.iter().map(|frozen| memory_run(&frozen.memtable, from)));
-        runs.extend(self.state.levels.runs(from.encoded())?);
+        runs.extend(self.state.levels.runs(from.as_bytes(), to.map(TableKey::as_bytes))?);
         let (mut chunk, mut bytes) = (Chunk { entries: Vec::new(), next: None }, 0);
         for item in Merge::new(runs).newest(self.sequence) {
             let (key, version) = item?;

@@ -6,8 +6,8 @@
 //! this file ever sees content whose checksum was not verified. Layout: `FORMAT.md`, "Blocks".
 
 use super::{TableId, varint};
+use crate::sealed;
 use bytes::Bytes;
-use crc_fast::{CrcAlgorithm, Digest};
 
 /// Bytes that sealing adds to a content: kind, codec, checksum.
 pub(crate) const SEAL_BYTES: usize = 6;
@@ -101,15 +101,7 @@ impl Unsealed {
 
 /// CRC-32C over `parts`, the table's id and the offset of the first part.
 pub(crate) fn placed_crc(parts: &[&[u8]], table: TableId, offset: u64) -> u32 {
-    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
-    for part in parts {
-        digest.update(part);
-    }
-    let mut place = [0; 16];
-    place[..8].copy_from_slice(&table.0.to_le_bytes());
-    place[8..].copy_from_slice(&offset.to_le_bytes());
-    digest.update(&place);
-    digest.finalize() as u32
+    sealed::placed_crc(parts, table.0, offset)
 }
 
 /// Turns a content into a stored block that will lie at `offset`.
@@ -173,6 +165,9 @@ mod tests {
     #[test]
     fn the_checksum_is_crc32c() {
         // The well-known check value of CRC-32C, so that another implementation can read our files.
-        assert_eq!(crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, b"123456789"), 0xe306_9283);
+        assert_eq!(
+            crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, b"123456789"),
+            0xe306_9283
+        );
     }
 }
