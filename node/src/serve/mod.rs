@@ -6,6 +6,7 @@
 //! Exit codes: 0 stopped in good order, 65 corrupt data, 74 the disk failed, 1 anything else.
 
 pub mod accept;
+pub mod admin;
 pub mod backend;
 pub mod handler;
 pub mod logging;
@@ -37,8 +38,6 @@ pub const EXIT_DATA: u8 = 65;
 pub const EXIT_DISK: u8 = 74;
 /// Threads that wait for reads.
 const READERS: usize = 8;
-/// How often the store is told the time and its health is looked at.
-const TICK: Duration = Duration::from_millis(100);
 
 /// Runs a node until it is told to stop.
 pub fn run(config: Config) -> ExitCode {
@@ -89,11 +88,13 @@ fn start(config: Config) -> Result<ExitCode, StartError> {
         let (shared, parts) = node::open(config.clone(), &own, draining)?;
         net::alone(&[&config.http.listen, &config.peer.listen, &config.admin.listen])?;
         let (control, inbox) = node::control(&shared, &own, parts)?;
+        let admin = admin::bind(&shared, &control, &own)?;
         let mut workers = Vec::new();
         for number in 0..config.workers.threads(cores) {
             workers.push(spawn_worker(number, shared.clone(), world.clone())?);
         }
         tokio::task::spawn_local(crate::tasks::control::run(control.clone(), inbox));
+        tokio::task::spawn_local(admin);
         tracing::info!(
             http = config.http.listen,
             peer = config.peer.listen,
@@ -144,7 +145,7 @@ fn spawn_worker(
     Ok(handle)
 }
 
-/// Ticks the store until a signal comes (0) or the node must stop (74).
+/// Tends the store until a signal comes (0) or the node must stop (74).
 async fn until_stopped(shared: &Shared, control: &crate::tasks::Control) -> u8 {
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
@@ -152,22 +153,11 @@ async fn until_stopped(shared: &Shared, control: &crate::tasks::Control) -> u8 {
         tracing::error!("no signal handlers: the node stops");
         return 1;
     };
-    let mut tick = tokio::time::interval(TICK);
-    loop {
-        tokio::select! {
-            biased;
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = tick.tick() => {
-                let store = shared.replica.store();
-                store.tick(control.now_ms());
-                let failed = store.failed().or_else(|| control.failed.borrow().clone());
-                if let Some(reason) = failed {
-                    tracing::error!(reason, "the disk failed: the node stops");
-                    return EXIT_DISK;
-                }
-            }
-        }
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = node::tend(shared, control) => return EXIT_DISK,
     }
     tracing::info!("stopping: no new work, finishing what is in flight");
     0

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvasir_core::gossip::{Addresses, Gossip, GossipConfig, Labels, Me as GossipMe};
 use kvasir_core::version::Minter;
@@ -84,6 +85,14 @@ pub enum StartError {
     /// The gossip settings contradict each other.
     #[error("gossip: {0}")]
     Gossip(String),
+    /// The bearer token of the admin port could not be read.
+    #[error("admin.token_file {path}: {why}")]
+    Token {
+        /// Which file.
+        path: String,
+        /// Why.
+        why: String,
+    },
     /// The machine gives no randomness.
     #[error("no randomness: {0}")]
     Randomness(String),
@@ -174,6 +183,24 @@ pub fn control(
         started: Instant::now(),
     };
     Ok((Rc::new(control), parts.inbox))
+}
+
+/// How often the store is told the time and its health is looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Tells the store the time until the disk fails in a way that the node must not survive.
+pub async fn tend(shared: &Shared, control: &Control) {
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tick.tick().await;
+        let store = shared.replica.store();
+        store.tick(control.now_ms());
+        let failed = store.failed().or_else(|| control.failed.borrow().clone());
+        if let Some(reason) = failed {
+            tracing::error!(reason, "the disk failed: the node stops");
+            return;
+        }
+    }
 }
 
 fn peers(shared: &Shared, world: &World) -> Peers {

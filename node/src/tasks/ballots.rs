@@ -59,7 +59,16 @@ pub enum ProposeError {
 
 /// Stores the acceptor's state. False: the node must stop, and nothing may leave.
 pub(super) async fn store(control: &Control, acceptor: &Acceptor) -> bool {
-    match control.files.replace(identity::FILE, acceptor.state().encode()).await {
+    replace(control, identity::FILE, acceptor.state().encode()).await
+}
+
+/// Stores the marks alone. False: the node must stop, and nothing may leave.
+pub(super) async fn store_marks(control: &Control, acceptor: &Acceptor) -> bool {
+    replace(control, identity::MARKS_FILE, acceptor.state().encode_marks()).await
+}
+
+async fn replace(control: &Control, file: &str, content: Vec<u8>) -> bool {
+    match control.files.replace(file, content).await {
         Ok(()) => true,
         Err(error) => {
             tracing::error!(%error, "the ballot state could not be stored");

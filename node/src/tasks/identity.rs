@@ -9,8 +9,10 @@ use rand::Rng;
 
 use super::small_files::SmallFiles;
 
-/// Name of the file.
+/// Name of the file with identity, votes and document.
 pub const FILE: &str = "member";
+/// Name of the small file with the marks alone, written every second.
+pub const MARKS_FILE: &str = "marks";
 
 /// The identity of one run of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,10 +46,13 @@ pub fn establish(
     files: &SmallFiles,
     rng: &mut impl Rng,
 ) -> Result<(Identity, Acceptor), IdentityError> {
-    let state = match files.load(FILE)? {
+    let mut state = match files.load(FILE)? {
         Some(bytes) => AcceptorState::decode(&bytes)?,
         None => AcceptorState::blank(NodeId::from_random(rng)),
     };
+    if let Some(bytes) = files.load(MARKS_FILE)? {
+        state.add_marks(&bytes)?;
+    }
     let acceptor = Acceptor::start(state);
     files.replace_now(FILE, &acceptor.state().encode())?;
     let identity = Identity { node: acceptor.state().node, boot: acceptor.state().boot };

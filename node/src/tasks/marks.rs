@@ -41,7 +41,7 @@ async fn beat(control: &Control) {
     let mut acceptor = control.acceptor.lock().await;
     let changed = acceptor.remember(&marks);
     let raised = acceptor.beat();
-    if (changed || raised.is_some()) && !ballots::store(control, &acceptor).await {
+    if (changed || raised.is_some()) && !ballots::store_marks(control, &acceptor).await {
         return;
     }
     if let Some(mark) = raised {

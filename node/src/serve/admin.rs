@@ -1,0 +1,67 @@
+//! The admin port of a node: binds it, reads the bearer token, and serves on the control thread.
+
+use std::net::ToSocketAddrs;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::accept::Accepting;
+use super::backend::Backend;
+use super::node::{Shared, StartError};
+use crate::admin::{Access, Admin};
+use crate::http::server::Server;
+use crate::http::stats::HttpStats;
+use crate::seam::World;
+use crate::tasks::Control;
+
+/// Longest token file that is read, in bytes.
+const TOKEN_MAX_BYTES: u64 = 4_096;
+/// How long answers under way may take when the node stops.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Opens the port. The future serves until the node drains; it must run inside a `LocalSet`.
+///
+/// # Errors
+/// The address is taken, or the token file is unreadable.
+pub fn bind(
+    shared: &Arc<Shared>,
+    control: &Rc<Control>,
+    world: &World,
+) -> Result<impl Future<Output = ()> + 'static, StartError> {
+    let config = &shared.config.admin;
+    let address = config.listen.clone();
+    let token = config.token_file.as_deref().map(token).transpose()?;
+    let access = Access::new(is_loopback(&address), token.as_deref());
+    let listener =
+        world.net.listen(&address).map_err(|error| StartError::Listen { address, error })?;
+    let backend = Rc::new(Backend { shared: shared.clone(), control: control.clone() });
+    let clock = world.clock.clone();
+    let server = Rc::new(Server::new(
+        Rc::new(Admin::new(backend, access)),
+        Admin::<Backend>::limits(),
+        Arc::new(HttpStats::default()),
+        Rc::new(move || clock.wall_ms()),
+    ));
+    let drain = shared.drain.clone();
+    Ok(async move { server.run(Accepting(listener), drain, GRACE).await })
+}
+
+/// Whether only this machine can reach an address. A name counts if all it stands for is loopback; one
+/// that stands for nothing (a simulated host) is taken for loopback, since nobody else can reach it.
+fn is_loopback(address: &str) -> bool {
+    address.to_socket_addrs().map_or(true, |mut all| all.all(|a| a.ip().is_loopback()))
+}
+
+fn token(path: &Path) -> Result<String, StartError> {
+    let unreadable = |why: String| StartError::Token { path: path.display().to_string(), why };
+    let about = std::fs::metadata(path).map_err(|e| unreadable(e.to_string()))?;
+    if about.len() > TOKEN_MAX_BYTES {
+        return Err(unreadable(format!("{} bytes are no token", about.len())));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| unreadable(e.to_string()))?;
+    match text.trim() {
+        "" => Err(unreadable("the file is empty".to_string())),
+        token => Ok(token.to_string()),
+    }
+}
