@@ -92,9 +92,13 @@ struct Tcp {
 impl Listener for Tcp {
     fn accept(&mut self) -> LocalBoxFuture<'_, io::Result<(BoxedStream, String)>> {
         Box::pin(async move {
-            let (stream, remote) = self.listener.accept().await?;
-            tune(&stream)?;
-            Ok((Box::new(stream) as BoxedStream, remote.to_string()))
+            loop {
+                let (stream, remote) = self.listener.accept().await?;
+                // Fails when the other side is gone already: not worth an error of the listener.
+                if tune(&stream).is_ok() {
+                    return Ok((Box::new(stream) as BoxedStream, remote.to_string()));
+                }
+            }
         })
     }
 
