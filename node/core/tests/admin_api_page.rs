@@ -30,7 +30,7 @@ fn rows(first_cell: &str) -> Vec<Vec<&'static str>> {
 /// The JSON blocks of the page, with elisions made readable.
 fn examples() -> Vec<String> {
     let blocks = PAGE.split("```json\n").skip(1);
-    blocks.map(|block| block.split("```").next().unwrap().to_owned()).collect()
+    blocks.map(|block| block.split("```").next().unwrap_or_default().to_owned()).collect()
 }
 
 fn example<T: serde::de::DeserializeOwned>(marker: &str) -> T {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::admin_api::problem::{Problem, code};
 use crate::quorum::Level;
-use crate::ring::{BucketSettings, Document, DocumentHash, Durability, Mode, Sealed, TokenSecret};
+use crate::ring::{BucketSettings, Document, DocumentHash, Durability, Mode, Sealed};
 
 /// `POST /v1/cluster/init`: form the cluster, once. Answered by [`DocumentAnswer`] of epoch 1.
 ///
@@ -92,7 +92,7 @@ pub struct DocumentAnswer {
     /// Hash of the whole document, secret included (lower-case hexadecimal): the `parentHash` of
     /// the next one.
     pub hash: String,
-    /// The document. Its `tokenSecret` is all zeroes for callers without a bearer token on a
+    /// The document. Its `tokenSecret` is left empty for callers without a bearer token on a
     /// listener that is not loopback; such a copy cannot be put back.
     pub document: Value,
 }
@@ -111,13 +111,21 @@ impl DocumentPut {
 impl DocumentAnswer {
     /// The answer with this document; its token secret only if `reveal`.
     pub fn of(sealed: &Sealed, reveal: bool) -> Self {
-        let mut document = Document::clone(sealed);
-        if !reveal {
-            document.token_secret = TokenSecret([0; 32]);
-        }
+        let document: &Document = sealed;
         let document = serde_json::to_value(document)
             .expect("plain structs with string keys have a JSON form");
-        Self { epoch: sealed.epoch, hash: sealed.hash().to_string(), document }
+        let mut answer = Self { epoch: sealed.epoch, hash: sealed.hash().to_string(), document };
+        if !reveal {
+            answer.hide_secret();
+        }
+        answer
+    }
+
+    /// Leaves the token secret empty. What is left is for reading only: it is no document.
+    pub fn hide_secret(&mut self) {
+        if let Some(secret) = self.document.get_mut("tokenSecret") {
+            *secret = Value::String(String::new());
+        }
     }
 
     /// The document of the answer; the problem is a `malformed_body` that says what this version

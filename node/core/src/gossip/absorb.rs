@@ -13,6 +13,8 @@ use crate::id::NodeId;
 const WANT_MAX: usize = 256;
 /// Questions sent in answer to one list.
 const WANTS_AT_ONCE: usize = 8;
+/// Profiles in one message; a message of 1 MiB holds fewer, as each has 100 bytes at least.
+const ENTRIES_MAX: usize = 10_000;
 /// Foreign clusters that are told of by name.
 const FOREIGN_TOLD_MAX: usize = 16;
 /// Intervals for which a process with an older boot must go on beating before it counts as a copy
@@ -73,6 +75,10 @@ impl Gossip {
                 self.take_list(now_ms, from, part, &standings, &rows)
             }
             Body::Want { tags } => self.answer_want(from, &tags),
+            Body::Profiles { entries } if entries.len() > ENTRIES_MAX => {
+                self.refuse(Refusal::Oversize);
+                Vec::new()
+            }
             Body::Profiles { entries } => {
                 for entry in entries {
                     self.asked.remove(&entry.profile.tag());

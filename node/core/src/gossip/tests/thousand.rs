@@ -7,7 +7,7 @@ use super::*;
 fn a_thousand_members() {
     const SIZE: u32 = 1_000;
     let mut net = Network::formed(1_000, SIZE, GossipConfig::default());
-    net.run(8);
+    net.run(6);
     (net.measure, net.sent) = (true, (0, 0));
     net.run(2);
     net.measure = false;
