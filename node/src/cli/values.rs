@@ -168,6 +168,18 @@ pub async fn get(arguments: &Get) -> Result<Exit, Failure> {
     match reply.status {
         200 => found(arguments, &reply),
         300 => conflict(arguments, &reply),
+        404 if arguments.vtag.is_none() => {
+            let Key { bucket, key, .. } = &arguments.key;
+            Err(Failure::new(
+                Exit::NotFound,
+                format!("nothing is stored under {bucket}/{key}"),
+                format!(
+                    "check the name, or what each replica holds: kvasir where {} {}",
+                    siblings::quoted(bucket),
+                    siblings::quoted(key)
+                ),
+            ))
+        }
         _ => Err(reply.failure()),
     }
 }

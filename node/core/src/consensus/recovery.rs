@@ -112,7 +112,6 @@ impl Recovery {
         match refusal {
             Refusal::Promised(term) => {
                 self.outbid = self.outbid.max(Some(term));
-                acceptor.outbid(term);
                 let outcome = Some(RecoveryOutcome::Again(self.outbid));
                 RecoveryStep { outcome, ..RecoveryStep::default() }
             }
