@@ -107,22 +107,21 @@ impl<S> Screened<S> {
     /// Judges what was read into `buf` after `before` and leaves there what may pass.
     fn admit(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
         let fresh = &buf.filled()[before..];
-        let fault = if self.held.is_empty() {
+        let (passed, fault) = if self.held.is_empty() {
             let (passed, fault) = self.screen.judge(fresh);
             self.held.extend_from_slice(&fresh[passed..]);
             buf.set_filled(before + passed);
-            self.used |= passed > 0;
-            fault
+            (passed, fault)
         } else {
             self.held.extend_from_slice(fresh);
             buf.set_filled(before);
             let (passed, fault) = self.screen.judge(&self.held);
             self.staged = self.held.split_to(passed);
-            self.used |= passed > 0;
-            fault
+            (passed, fault)
         };
-        if self.held.is_empty() || self.used && self.screen.in_head() && !self.staged.is_empty() {
-            // What is held now began just now, not with an earlier head.
+        if passed > 0 {
+            // Whatever is held now began just now.
+            self.used = true;
             self.since = None;
         }
         if !self.held.is_empty() {

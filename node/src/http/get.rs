@@ -204,7 +204,7 @@ fn multipart(groups: &[Group<'_>]) -> Answer {
         let (bytes, content_type) = parts(group);
         let head = format!(
             "--{boundary}\r\nContent-Type: {}\r\nETag: \"{}\"\r\nLast-Modified: {}\r\n\r\n",
-            content_type.unwrap_or(OCTETS),
+            content_type.filter(|text| HeaderValue::from_str(text).is_ok()).unwrap_or(OCTETS),
             group.vtag(),
             http_date(group.stamp.millis())
         );

@@ -31,10 +31,10 @@ use super::date::http_date;
 use super::limits::HttpLimits;
 use super::problem::{Code, Problem};
 use super::screen::Fault;
-use super::stats::{HttpStats, Raised};
+use super::stats::{HttpStats, Operation, Raised};
 
-/// Bytes of an unwanted body that are read and dropped after the answer, so that the client gets
-/// to read it: closing earlier would reset the connection under the answer.
+/// Bytes beyond the limit of an unwanted body that are read and dropped after the answer, so that
+/// the client gets to read it: closing earlier would reset the connection under the answer.
 const LINGER_BYTES: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 /// Refusals written at once to connections beyond the bound.
@@ -163,7 +163,8 @@ impl<H: Handler> Server<H> {
             }
         }
         let (stream, unread) = connection.into_parts().io.into_inner().into_inner();
-        let _ = timeout(LINGER, finish(stream, unread)).await;
+        let linger = if unread { self.limits.value_max_bytes + LINGER_BYTES } else { 0 };
+        let _ = timeout(LINGER, finish(stream, linger)).await;
     }
 
     fn respond(
@@ -181,7 +182,11 @@ impl<H: Handler> Server<H> {
         let stats = self.stats.clone();
         Box::pin(async move {
             let mut answer = match fault {
-                Some(fault) => Problem::new(fault.code, fault.detail).close().answer(),
+                Some(fault) => {
+                    let status = fault.code.status().as_u16();
+                    stats.answered(Operation::Other, status, Duration::ZERO, 0);
+                    Problem::new(fault.code, fault.detail).close().answer()
+                }
                 None => handler.handle(request).await,
             };
             if let Some(code) = answer.extensions_mut().remove::<Code>() {
@@ -251,13 +256,12 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// Ends the sending side, and reads on a little where the client is still sending.
-async fn finish<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, unread: bool) {
-    if stream.shutdown().await.is_err() || !unread {
+/// Ends the sending side, and reads up to `left` bytes more where the client may still be sending.
+async fn finish<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, mut left: usize) {
+    if stream.shutdown().await.is_err() {
         return;
     }
     let mut waste = [0; 4_096];
-    let mut left = LINGER_BYTES;
     while left > 0 {
         match stream.read(&mut waste).await {
             Ok(count) if count > 0 => left = left.saturating_sub(count),
@@ -279,6 +283,6 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<
     );
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(&body).await?;
-    finish(stream, true).await;
+    finish(stream, LINGER_BYTES).await;
     Ok(())
 }

@@ -84,7 +84,7 @@ const NODE: &[Row] = &[
     ("tasks", &["seam", "config", "peer", "replica"]),
     ("coordinator", &["seam", "config", "peer", "replica"]),
     ("http", &["seam", "config", "coordinator"]),
-    ("admin", &["seam", "config", "coordinator", "http", "replica", "tasks"]),
+    ("admin", &["seam", "config", "coordinator", "http", "peer", "replica", "tasks"]),
     ("serve", &["seam", "config", "peer", "replica", "tasks", "coordinator", "http", "admin"]),
     ("cli", &["config"]),
     ("dev", &["config", "cli"]),

@@ -363,6 +363,11 @@ impl Acceptor {
         Term { counter: self.state.minted, node: self.state.node }
     }
 
+    /// The next term of this node's own will be above this one.
+    pub(super) fn outbid(&mut self, by: Term) {
+        self.state.minted = self.state.minted.max(by.counter);
+    }
+
     /// Ends a recovery: `term` was promised by enough others, none of whom had promised more, and
     /// `highest` is the vote of the highest term among them. Only [`super::Recovery`] calls this,
     /// and the models that show what happens when it is called too early.

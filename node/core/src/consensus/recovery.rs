@@ -112,6 +112,7 @@ impl Recovery {
         match refusal {
             Refusal::Promised(term) => {
                 self.outbid = self.outbid.max(Some(term));
+                acceptor.outbid(term);
                 let outcome = Some(RecoveryOutcome::Again(self.outbid));
                 RecoveryStep { outcome, ..RecoveryStep::default() }
             }

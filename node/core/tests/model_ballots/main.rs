@@ -5,6 +5,7 @@
 //! test prints what it saw: complete, or the bound.
 
 mod forming;
+mod words;
 mod world;
 
 use kvasir_core::explore::{Verdict, Walks, search, walk};

@@ -14,9 +14,10 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use super::words::{Move, Said, name};
 use kvasir_core::consensus::{
-    Acceptor, AcceptorState, AdoptError, Mark, Marks, Message, Outcome, Proposer, Readiness,
-    Recovery, RecoveryOutcome, Term, Vote,
+    Acceptor, AcceptorState, AdoptError, Mark, Message, Outcome, Proposer, Readiness, Recovery,
+    RecoveryOutcome, Term, Vote,
 };
 use kvasir_core::explore::Model;
 use kvasir_core::id::{ClusterId, NodeId};
@@ -136,29 +137,6 @@ impl Flight {
     }
 }
 
-/// One step, for traces.
-#[derive(Debug)]
-#[allow(dead_code, reason = "printed by Debug only")]
-pub enum Move {
-    Delivered { to: u8, from: u8, what: Said, answer: Option<Said> },
-    Proposes { node: u8 },
-    Crashes { node: u8 },
-    BackedUp { node: u8 },
-    RestoredFromBackup { node: u8 },
-    HearsItsMark { node: u8, from: u8, remembered: Option<u64> },
-    StartsToRecover { node: u8 },
-    Recovers { node: u8, from: Vec<u8> },
-}
-
-/// A message, put into words only when printed.
-pub struct Said(Box<Message>);
-
-impl std::fmt::Debug for Said {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str(&describe(&self.0))
-    }
-}
-
 /// The model.
 pub struct Ballots {
     /// Within which bounds.
@@ -172,7 +150,8 @@ pub fn id(number: u8) -> NodeId {
     NodeId::from_bytes([number + 1; 16])
 }
 
-fn number(id: NodeId) -> u8 {
+/// The number of a node.
+pub fn number(id: NodeId) -> u8 {
     id.as_bytes()[0] - 1
 }
 
@@ -265,7 +244,7 @@ impl World {
         }
         self.forked |= matches!(step.refused, Some(AdoptError::Fork { .. }));
         let mut answer = step.reply?;
-        let said = Said(Box::new(answer.clone()));
+        let said = Said::new(&answer);
         if let (Message::Accepted { .. }, Some(document), Weakness::UsesAccepted) =
             (&answer, accepting, rules.bounds.weakness)
         {
@@ -438,7 +417,7 @@ impl Ballots {
         for at in 0..world.flight.len() {
             let mut next = world.clone();
             let flight = next.flight.remove(at);
-            let (to, from, what) = (flight.to, flight.from, Said(Box::new(flight.message.clone())));
+            let (to, from, what) = (flight.to, flight.from, Said::new(&flight.message));
             let answer = next.deliver(self, Flight::clone(&flight));
             out.push((Move::Delivered { to, from, what, answer }, next));
         }
@@ -581,33 +560,4 @@ fn others(node: u8, total: u8, count: usize) -> Vec<Vec<u8>> {
     all.filter(|set| set.count_ones() as usize == count && set >> node & 1 == 0)
         .map(|set| (0..total).filter(|peer| set >> peer & 1 == 1).collect())
         .collect()
-}
-
-/// Short name of a model document: its epoch and whose proposal it was.
-fn name(document: &Document) -> String {
-    let proposer = document.defaults.ttl.map_or("init".into(), |tag| format!("by{}", tag - 1));
-    format!("{}{}", document.epoch, proposer)
-}
-
-fn describe(message: &Message) -> String {
-    let marks = |marks: &Marks| {
-        let each = marks.iter().map(|(node, mark)| format!("{}:{}", number(*node), mark.count));
-        each.collect::<Vec<_>>().join(" ")
-    };
-    match message {
-        Message::Prepare { epoch, term, .. } => {
-            format!("prepare {} of epoch {epoch}", term.counter)
-        }
-        Message::Promise { accepted, .. } => match accepted {
-            Some(vote) => format!("promise, had {}@{}", name(&vote.document), vote.term.counter),
-            None => "promise, had nothing".into(),
-        },
-        Message::Accept { term, document, marks: told } => {
-            format!("accept {}@{}, marks {}", name(document), term.counter, marks(told))
-        }
-        Message::Accepted { .. } => "accepted".into(),
-        Message::Refuse { refusal, .. } => format!("{refusal:?}"),
-        Message::Chosen { document, .. } => format!("chosen {}", name(document)),
-        other => format!("{other:?}"),
-    }
 }

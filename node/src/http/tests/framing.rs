@@ -181,6 +181,46 @@ fn expect_continue_is_answered_when_the_body_is_wanted() {
     });
 }
 
+#[test]
+fn a_body_that_nobody_reads_ends_the_connection_after_the_answer() {
+    run(async {
+        let bench = Bench::new();
+        let mut client = bench.open();
+        let get = b"GET /v1/kv/b/k HTTP/1.1\r\nContent-Length: 500\r\n\r\nnot all of it";
+        client.write_all(get).await.unwrap();
+        let started = tokio::time::Instant::now();
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).await.unwrap();
+        assert_eq!(Reply::parse_all(&all)[0].code(), "not_found");
+        assert!(started.elapsed() <= Duration::from_secs(2));
+    });
+}
+
+/// Over real sockets a close with unread bytes resets the connection; the answer must survive it.
+#[test]
+fn a_refused_upload_gets_its_answer_over_tcp() {
+    use std::io::{Read, Write};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let bench = Bench::new();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = std::thread::spawn(move || {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            let head = b"PUT /v1/kv/b/k HTTP/1.1\r\nContent-Length: 60000\r\n\r\n";
+            stream.write_all(head).unwrap();
+            stream.write_all(&[b'v'; 60_000]).unwrap();
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+            all
+        });
+        let (stream, _) = listener.accept().await.unwrap();
+        bench.server.serve(stream, bench.drain.subscribe()).await;
+        let all = tokio::task::spawn_blocking(|| client.join().unwrap()).await.unwrap();
+        assert_eq!(Reply::parse_all(&all)[0].code(), "value_too_large");
+    });
+}
+
 /// Bytes that look like requests here and there.
 fn noise() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![

@@ -67,6 +67,24 @@ fn the_others_are_raised() {
 }
 
 #[test]
+fn an_attempt_that_was_outbid_is_followed_by_a_higher_one() {
+    let mut members = Members::new(3);
+    let wanted = child(&members.first.clone(), 1);
+    rolled_back(&mut members, &wanted);
+    let high = Term { counter: 900, node: node(1) };
+    let (epoch, parent) = (2, members.first.hash());
+    let prepare = Message::Prepare { epoch, parent, term: high, candidate: None };
+    members.ask(node(0), node(1), prepare);
+    let (mut attempt, send) = Recovery::start(members.at(2), None).unwrap();
+    let (to, message) = send[0].clone();
+    let reply = members.ask(to, node(2), message).unwrap();
+    let ended = attempt.receive(members.at(2), to, reply).outcome;
+    assert_eq!(ended, Some(RecoveryOutcome::Again(Some(high))));
+    let (next, _) = Recovery::start(members.at(2), None).unwrap();
+    assert!(next.term() > high);
+}
+
+#[test]
 fn a_newer_document_met_on_the_way_is_adopted_first() {
     let mut members = Members::new(3);
     let wanted = child(&members.first.clone(), 1);
