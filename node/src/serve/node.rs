@@ -2,6 +2,7 @@
 //! workers. Production and simulation call the same three functions.
 
 use std::cell::{Cell, RefCell};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,7 +112,10 @@ pub fn open(
     drain: watch::Receiver<bool>,
 ) -> Result<(Arc<Shared>, ControlParts), StartError> {
     let dir = &config.node.data_dir;
-    let made = world.disk.create_dir(dir);
+    // The name of the directory must survive too: an identity that vanishes with its directory is a
+    // node that never was.
+    let parent = dir.parent().unwrap_or(Path::new(""));
+    let made = world.disk.create_dir(dir).and_then(|()| world.disk.sync_dir(parent));
     made.map_err(|error| StartError::Directory { path: dir.display().to_string(), error })?;
     let options = config.storage.options(dir.join("store"));
     // The store takes the lock of the directory: from here on this process is alone with it.

@@ -31,24 +31,20 @@ impl Causality {
         }
         // At equal times ends come first: a token returned at t may be sent at t.
         events.sort_by_key(|(at, start, operation)| (*at, *start, operation.id));
-        let mut late: Vec<&Operation> = Vec::new();
         for (_, start, operation) in events {
-            if start {
+            // An operation of no duration ends before it starts in the order above.
+            if start || !graph.end(operation) {
                 graph.start(operation);
-            } else if !graph.end(operation) {
-                late.push(operation);
+                if !start {
+                    graph.end(operation);
+                }
             }
-        }
-        // An operation of no duration ends before it starts in the order above.
-        for operation in late {
-            graph.start(operation);
-            graph.end(operation);
         }
         graph
     }
 
     fn start(&mut self, operation: &Operation) {
-        if operation.op == Kind::Get {
+        if operation.op == Kind::Get || self.superseded.contains_key(&operation.id) {
             return;
         }
         let covered = operation

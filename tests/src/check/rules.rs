@@ -155,7 +155,8 @@ fn phantoms(history: &History, report: &mut Report) {
 struct Key<'a> {
     puts: Vec<&'a Operation>,
     deletes: Vec<&'a Operation>,
-    settled: Option<BTreeSet<u64>>,
+    /// What each settled read showed: every one of them must account for every acknowledged write.
+    settled: Vec<BTreeSet<u64>>,
 }
 
 fn lost(history: &History, report: &mut Report) {
@@ -165,12 +166,7 @@ fn lost(history: &History, report: &mut Report) {
         let key = keys.entry(&operation.key).or_default();
         match operation.op {
             Kind::Get if settled(operation) => {
-                // Several settled reads must each show the write: keep what all of them saw.
-                let seen: BTreeSet<u64> = operation.values.iter().copied().collect();
-                key.settled = Some(match key.settled.take() {
-                    Some(before) => before.intersection(&seen).copied().collect(),
-                    None => seen,
-                });
+                key.settled.push(operation.values.iter().copied().collect());
             }
             Kind::Put if operation.outcome != Outcome::Fail => key.puts.push(operation),
             Kind::Delete if operation.outcome != Outcome::Fail => key.deletes.push(operation),
@@ -180,21 +176,16 @@ fn lost(history: &History, report: &mut Report) {
     for (name, key) in keys {
         let acknowledged: Vec<&&Operation> =
             key.puts.iter().filter(|p| p.outcome == Outcome::Ok).collect();
-        let Some(settled) = &key.settled else {
-            if !acknowledged.is_empty() {
-                report.violations.push(Violation::Unread { key: name.to_string() });
-            }
-            continue;
-        };
-        let mut gone: BTreeSet<u64> = BTreeSet::new();
-        for value in settled {
-            gone.extend(causality.superseded(*value));
+        if key.settled.is_empty() && !acknowledged.is_empty() {
+            report.violations.push(Violation::Unread { key: name.to_string() });
         }
         for put in acknowledged {
-            if settled.contains(&put.id) || gone.contains(&put.id) {
-                continue;
-            }
-            if !key.deletes.iter().any(|d| may_have_deleted(&causality, d, put)) {
+            let accounted = |shown: &BTreeSet<u64>| {
+                shown.contains(&put.id)
+                    || shown.iter().any(|v| causality.superseded(*v).any(|id| id == put.id))
+            };
+            let deleted = || key.deletes.iter().any(|d| may_have_deleted(&causality, d, put));
+            if !key.settled.iter().all(accounted) && !deleted() {
                 report.violations.push(Violation::Lost { key: name.to_string(), id: put.id });
             }
         }
@@ -299,6 +290,19 @@ mod tests {
     }
 
     #[test]
+    fn operations_of_no_duration_keep_their_order() {
+        let mut s = story();
+        s.put(None, "t1", Outcome::Ok);
+        let b = s.put(Some("t1"), "t2", Outcome::Ok);
+        let c = s.put(Some("t2"), "t3", Outcome::Ok);
+        s.read(&[c], "t4", true);
+        for operation in &mut s.0.operations {
+            (operation.start_ms, operation.end_ms) = (10, 10);
+        }
+        assert_eq!(s.violations(), vec![], "{b}");
+    }
+
+    #[test]
     fn a_token_of_a_write_does_not_cover_what_its_writer_did_not_see() {
         let mut s = story();
         s.put(None, "t1", Outcome::Ok);
@@ -320,6 +324,18 @@ mod tests {
         let b = s.put(Some("t1"), "t2", Outcome::Unknown);
         s.read(&[b], "t3", true);
         assert_eq!(s.violations(), vec![]);
+    }
+
+    #[test]
+    fn each_settled_read_accounts_for_itself() {
+        let mut s = story();
+        let a = s.put(None, "t1", Outcome::Ok);
+        let b = s.put(Some("t1"), "t2", Outcome::Unknown);
+        s.read(&[a], "t3", true);
+        s.read(&[b], "t4", true);
+        assert_eq!(s.violations(), vec![]);
+        s.read(&[], "t5", true);
+        assert_eq!(s.violations(), vec![Violation::Lost { key: "k".into(), id: a }]);
     }
 
     #[test]

@@ -1,0 +1,114 @@
+//! What happens to frames between nodes, drawn from one seed, and the trace of it.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use kvasir::seam::Fate;
+use kvasir_core::id::NodeId;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use tokio::time::Instant;
+
+/// Shares and bounds of faults.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Conditions {
+    /// Frames lost, in a thousand.
+    pub loss_permille: u32,
+    /// Frames that arrive twice, in a thousand.
+    pub twice_permille: u32,
+    /// Longest delay of a frame in milliseconds; each draws its own.
+    pub delay_ms: u64,
+}
+
+struct State {
+    conditions: Conditions,
+    hosts: BTreeMap<NodeId, usize>,
+    cut: BTreeSet<(usize, usize)>,
+    rng: SmallRng,
+    trace: u64,
+    frames: u64,
+    start: Instant,
+}
+
+/// The weather of one simulation. Clones are the same.
+#[derive(Clone)]
+pub struct Weather(Rc<RefCell<State>>);
+
+impl Weather {
+    /// Calm, from a seed.
+    pub fn new(seed: u64) -> Self {
+        Self(Rc::new(RefCell::new(State {
+            conditions: Conditions::default(),
+            hosts: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            rng: SmallRng::seed_from_u64(seed),
+            trace: 0xcbf2_9ce4_8422_2325,
+            frames: 0,
+            start: Instant::now(),
+        })))
+    }
+
+    /// Changes what happens to frames from now on.
+    pub fn set(&self, conditions: Conditions) {
+        self.0.borrow_mut().conditions = conditions;
+    }
+
+    /// Says which host a node id is on.
+    pub fn place(&self, node: NodeId, host: usize) {
+        self.0.borrow_mut().hosts.insert(node, host);
+    }
+
+    /// Loses every frame from one host to another.
+    pub fn cut(&self, from: usize, to: usize) {
+        self.0.borrow_mut().cut.insert((from, to));
+    }
+
+    /// Mends every link.
+    pub fn heal(&self) {
+        self.0.borrow_mut().cut.clear();
+    }
+
+    /// A hash over every fate so far and when it was drawn.
+    pub fn trace(&self) -> u64 {
+        self.0.borrow().trace
+    }
+
+    /// Frames so far.
+    pub fn frames(&self) -> u64 {
+        self.0.borrow().frames
+    }
+
+    /// Decides the fate of a frame.
+    pub fn fate(&self, from: NodeId, to: NodeId, bytes: usize) -> Fate {
+        let mut state = self.0.borrow_mut();
+        let ends = (state.hosts.get(&from).copied(), state.hosts.get(&to).copied());
+        let cut = matches!(ends, (Some(a), Some(b)) if state.cut.contains(&(a, b)));
+        let conditions = state.conditions;
+        let dice = state.rng.random_range(0..1000);
+        let delay = Duration::from_millis(state.rng.random_range(0..=conditions.delay_ms));
+        let fate = if cut || dice < conditions.loss_permille {
+            Fate::Drop
+        } else if dice < conditions.loss_permille + conditions.twice_permille {
+            Fate::Twice(delay)
+        } else if delay.is_zero() {
+            Fate::Deliver
+        } else {
+            Fate::Delay(delay)
+        };
+        let word = match fate {
+            Fate::Drop => 1,
+            Fate::Deliver => 2,
+            Fate::Delay(by) => 3 | (by.as_millis() as u64) << 8,
+            Fate::Twice(by) => 4 | (by.as_millis() as u64) << 8,
+        };
+        let at = state.start.elapsed().as_millis() as u64;
+        let host = |end: Option<usize>| end.map_or(99, |h| h as u64);
+        for part in [at, word, bytes as u64, host(ends.0), host(ends.1)] {
+            state.trace = (state.trace ^ part).wrapping_mul(0x0100_0000_01b3);
+        }
+        state.frames += 1;
+        fate
+    }
+}
