@@ -1,7 +1,7 @@
 //! The routes of the admin port, in one table.
 //!
 //! `node/ADMIN_API.md` lists each of them (a test compares), the node's router matches on the
-//! constants, and clients fill in the placeholders with [`fill`].
+//! constants, and clients fill in the names in braces with [`fill`].
 
 /// Liveness of the process; never depends on peers.
 pub const LIVEZ: &str = "/livez";
@@ -40,7 +40,7 @@ pub enum Access {
 pub struct Route {
     /// HTTP method.
     pub method: &'static str,
-    /// Path, placeholders in braces.
+    /// Path; a name in braces stands for any one segment, `{key}` for the rest.
     pub path: &'static str,
     /// Who may call it.
     pub access: Access,
@@ -71,7 +71,7 @@ pub const ROUTES: [Route; 14] = [
     route("GET", REPLICA, Access::Token, true),
 ];
 
-/// A path with its placeholders filled in, in order, each percent-encoded so that it stays one
+/// A path with its names in braces filled in, in order, each percent-encoded so that it stays one
 /// segment; `/` is kept in the last one, as keys may hold it.
 pub fn fill(path: &str, values: &[&[u8]]) -> String {
     let mut out = String::with_capacity(path.len() + 32);
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn placeholders_are_filled_and_encoded() {
+    fn names_in_braces_are_filled_and_encoded() {
         assert_eq!(fill(STATUS, &[]), "/v1/status");
         assert_eq!(fill(OPERATION, &[b"join-1"]), "/v1/operations/join-1");
         assert_eq!(fill(REPLICA, &[b"a/b c", b"k/1\xff"]), "/v1/replica/a%2Fb%20c/k/1%FF");
