@@ -1,7 +1,7 @@
 //! A read: ask R owners, merge, write back what some of them lack, answer.
 //!
 //! Owners are asked in the order of the plan, as many as the level needs; the next one is asked
-//! when one fails, and all that are left when the first have been silent for [`PATIENCE`].
+//! when one fails, and all that are left when the first have been silent for `PATIENCE`.
 
 use std::rc::Rc;
 use std::time::Duration;

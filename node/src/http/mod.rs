@@ -3,7 +3,7 @@
 //! Bytes come in through [`screen`], which lets only well-framed requests through; [`server`] runs
 //! the connections of a listener over any byte stream ([`connection`] is one of them); [`api`] is
 //! the life of one request: the parsers ([`path`], [`query`], [`headers`], [`body`]) turn it into
-//! the plain structs of [`crate::coordinator::request`], and the writers ([`get`], [`write`]) turn
+//! the plain structs of [`crate::coordinator::request`], and the writers ([`get`], [`mod@write`]) turn
 //! outcomes into answers. Every error is a [`problem::Problem`].
 //!
 //! Nothing here decides about replicas, and nothing here is allocated by a length that a client
