@@ -1,3 +1,5 @@
+//! One vote at a time: what is promised, accepted, refused and adopted.
+
 use super::super::harness::{Members, child};
 use super::*;
 use crate::consensus::{Outcome, Proposer, StartError};

@@ -1,3 +1,5 @@
+//! Forming a cluster: all named accept, conflicts and interrupted attempts.
+
 use super::*;
 use crate::consensus::AcceptorState;
 use crate::id::ClusterId;

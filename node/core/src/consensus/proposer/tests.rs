@@ -1,3 +1,5 @@
+//! One round of a proposer: majorities, taking over, giving up.
+
 use super::super::harness::{Members, child};
 use super::*;
 use crate::consensus::AcceptorState;

@@ -1,3 +1,5 @@
+//! How a member that forgot votes earns them back.
+
 use super::super::harness::{Members, child};
 use super::*;
 use crate::consensus::{Mark, Marks, Outcome, Proposer, Readiness};

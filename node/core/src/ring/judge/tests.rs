@@ -1,3 +1,5 @@
+//! Legal and illegal children, one rule at a time.
+
 use super::*;
 use crate::ring::fixtures::{cluster, member, node};
 use crate::ring::{

@@ -1,3 +1,5 @@
+//! First layouts of random clusters: even, on distinct machines, spread over racks and zones.
+
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
