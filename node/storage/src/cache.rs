@@ -9,7 +9,7 @@
 //! for each entry) never exceeds the capacity; a block heavier than a shard is not kept at all. The hash
 //! is fixed, so that two runs with the same seed evict the same blocks.
 
-use crate::table::{Block, TableId};
+use bytes::Bytes;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 use std::hash::{BuildHasher, Hasher};
@@ -25,26 +25,16 @@ const SHARDS_MAX: u64 = 32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Place {
-    table: TableId,
+    table: u64,
     offset: u64,
-}
-
-#[derive(Clone)]
-enum Cached {
-    Block(Block),
-    Filter(bytes::Bytes),
 }
 
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<Place, Cached> for ByBytes {
-    fn weight(&self, _: &Place, value: &Cached) -> u64 {
-        ENTRY_BYTES
-            + match value {
-                Cached::Block(block) => block.len() as u64,
-                Cached::Filter(page) => page.len() as u64,
-            }
+impl Weighter<Place, Bytes> for ByBytes {
+    fn weight(&self, _: &Place, content: &Bytes) -> u64 {
+        ENTRY_BYTES + content.len() as u64
     }
 }
 
@@ -98,7 +88,7 @@ pub struct CacheStats {
 
 /// Verified blocks by table and offset, shared by all tables of a store.
 pub struct BlockCache {
-    cache: Option<Cache<Place, Cached, ByBytes, FixedState>>,
+    cache: Option<Cache<Place, Bytes, ByBytes, FixedState>>,
     capacity: u64,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -136,51 +126,26 @@ impl BlockCache {
         }
     }
 
-    fn lookup(&self, table: TableId, offset: u64) -> Option<Cached> {
+    /// The verified content at `offset` of table number `table`, if held.
+    pub(crate) fn get(&self, table: u64, offset: u64) -> Option<Bytes> {
         let found = self.cache.as_ref().and_then(|cache| cache.get(&Place { table, offset }));
         let counter = if found.is_some() { &self.hits } else { &self.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         found
     }
 
-    fn keep(&self, table: TableId, offset: u64, value: Cached) {
+    /// Offers a verified content, which must own its memory: a slice would hold more than is charged.
+    pub(crate) fn keep(&self, table: u64, offset: u64, content: Bytes) {
         if let Some(cache) = &self.cache {
-            cache.insert(Place { table, offset }, value);
+            cache.insert(Place { table, offset }, content);
             self.inserts.fetch_add(1, Ordering::Relaxed);
         }
-    }
-
-    /// The block at `offset` of `table`, if held.
-    pub(crate) fn block(&self, table: TableId, offset: u64) -> Option<Block> {
-        match self.lookup(table, offset)? {
-            Cached::Block(block) => Some(block),
-            Cached::Filter(_) => None,
-        }
-    }
-
-    /// Offers a verified block.
-    pub(crate) fn keep_block(&self, table: TableId, offset: u64, block: Block) {
-        self.keep(table, offset, Cached::Block(block));
-    }
-
-    /// The filter page at `offset` of `table`, if held.
-    pub(crate) fn page(&self, table: TableId, offset: u64) -> Option<bytes::Bytes> {
-        match self.lookup(table, offset)? {
-            Cached::Filter(page) => Some(page),
-            Cached::Block(_) => None,
-        }
-    }
-
-    /// Offers a verified filter page.
-    pub(crate) fn keep_page(&self, table: TableId, offset: u64, page: bytes::Bytes) {
-        self.keep(table, offset, Cached::Filter(page));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
 
     fn page(bytes: usize) -> Bytes {
         Bytes::from(vec![1; bytes])
@@ -190,11 +155,11 @@ mod tests {
     fn the_bound_holds_whatever_is_put_in() {
         let cache = BlockCache::new(1 << 20);
         for i in 0..5000u64 {
-            cache.keep_page(TableId(i % 7), i, page((i as usize * 37) % 9000));
+            cache.keep(i % 7, i, page((i as usize * 37) % 9000));
             assert!(cache.stats().bytes <= 1 << 20);
         }
-        cache.keep_page(TableId(1), 1, page(2 << 20));
-        assert!(cache.page(TableId(1), 1).is_none());
+        cache.keep(1, 1, page(2 << 20));
+        assert!(cache.get(1, 1).is_none());
         assert!(cache.stats().bytes <= 1 << 20);
         assert!(cache.stats().entries > 100);
     }
@@ -202,17 +167,15 @@ mod tests {
     #[test]
     fn hot_blocks_survive_a_flood_of_cold_ones() {
         let cache = BlockCache::new(1 << 20);
-        let hot = |cache: &BlockCache| {
-            (0..50u64).filter(|i| cache.page(TableId(1), *i).is_some()).count()
-        };
+        let hot = |cache: &BlockCache| (0..50u64).filter(|i| cache.get(1, *i).is_some()).count();
         for i in 0..50 {
-            cache.keep_page(TableId(1), i, page(4096));
+            cache.keep(1, i, page(4096));
         }
         for _ in 0..3 {
             assert_eq!(hot(&cache), 50);
         }
         for i in 0..10_000u64 {
-            cache.keep_page(TableId(2), i, page(4096));
+            cache.keep(2, i, page(4096));
         }
         assert!(hot(&cache) >= 45, "{} of 50 left", hot(&cache));
     }
@@ -220,8 +183,8 @@ mod tests {
     #[test]
     fn a_cache_of_nothing_keeps_nothing() {
         let cache = BlockCache::new(0);
-        cache.keep_page(TableId(1), 0, page(10));
-        assert!(cache.page(TableId(1), 0).is_none());
+        cache.keep(1, 0, page(10));
+        assert!(cache.get(1, 0).is_none());
         assert_eq!(cache.stats().entries, 0);
     }
 
@@ -230,8 +193,8 @@ mod tests {
         let (a, b) = (BlockCache::new(200_000), BlockCache::new(200_000));
         for i in 0..3000u64 {
             for cache in [&a, &b] {
-                if cache.page(TableId(i % 3), i * 7 % 100).is_none() {
-                    cache.keep_page(TableId(i % 3), i * 7 % 100, page(3000));
+                if cache.get(i % 3, i * 7 % 100).is_none() {
+                    cache.keep(i % 3, i * 7 % 100, page(3000));
                 }
             }
         }

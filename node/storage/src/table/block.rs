@@ -129,11 +129,6 @@ impl Block {
         Ok(Block { content, entries_end })
     }
 
-    /// Bytes of memory held.
-    pub(crate) fn len(&self) -> usize {
-        self.content.len()
-    }
-
     fn restarts(&self) -> usize {
         (self.content.len() - 4 - self.entries_end) / 4
     }

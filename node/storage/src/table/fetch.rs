@@ -39,7 +39,7 @@ impl Table {
             return content.map_or(Filtered::Maybe, judge);
         }
         let handle = self.page_handle(page);
-        if let Some(content) = self.context.cache.page(self.id(), handle.offset) {
+        if let Some(content) = self.context.cache.get(self.id().0, handle.offset) {
             return judge(&content);
         }
         let known_bad = || {
@@ -50,7 +50,7 @@ impl Table {
         }
         match self.fetch(handle, Kind::Filter, mode) {
             Ok(Some(content)) => {
-                self.context.cache.keep_page(self.id(), handle.offset, content.clone());
+                self.context.cache.keep(self.id().0, handle.offset, content.clone());
                 judge(&content)
             }
             Ok(None) => Filtered::NeedsDisk,
@@ -93,12 +93,13 @@ impl Table {
         {
             return Ok(Some(block.clone()));
         }
-        if let Some(block) = self.context.cache.block(self.id(), handle.offset) {
-            return Ok(Some(block));
+        let parse = |content| Block::parse(content).map_err(|BadBlock| self.malformed(handle));
+        if let Some(content) = self.context.cache.get(self.id().0, handle.offset) {
+            return parse(content).map(Some);
         }
         let Some(content) = self.fetch(handle, kind, mode)? else { return Ok(None) };
-        let block = Block::parse(content).map_err(|BadBlock| self.malformed(handle))?;
-        self.context.cache.keep_block(self.id(), handle.offset, block.clone());
+        let block = parse(content.clone())?;
+        self.context.cache.keep(self.id().0, handle.offset, content);
         Ok(Some(block))
     }
 

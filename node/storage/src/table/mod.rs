@@ -27,7 +27,6 @@ mod tests;
 mod varint;
 mod writer;
 
-pub(crate) use block::Block;
 pub use cursor::{Cursor, TableCursor};
 pub use error::TableError;
 pub use filter::DEFAULT_BITS_PER_KEY;
