@@ -46,7 +46,11 @@ struct Page(Vec<MetricFamily>);
 type Labels<'a> = &'a [(&'a str, &'a str)];
 
 impl Page {
+    /// Adds a family; one without a value yet is left out, since the format has no form for it.
     fn family(&mut self, name: &str, kind: MetricType, help: &str, metrics: Vec<Metric>) {
+        if metrics.is_empty() {
+            return;
+        }
         let mut family = MetricFamily::default();
         family.set_name(format!("kvasir_{name}"));
         family.set_help(help.to_owned());

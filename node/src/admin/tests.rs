@@ -434,6 +434,14 @@ fn families(page: &str) -> BTreeMap<String, (String, String)> {
 }
 
 #[test]
+fn a_fresh_node_has_a_page() {
+    let fresh = Figures { store: StoreStats::default(), disk_free_bytes: None, ..figures() };
+    let page = metrics::page(&fresh).unwrap();
+    assert!(page.contains("kvasir_storage_flushes_total 0"));
+    assert!(!page.contains("kvasir_storage_tables"), "no level, no value");
+}
+
+#[test]
 fn every_metric_is_in_metrics_md_and_the_other_way_round() {
     let page = metrics::page(&figures()).unwrap();
     let text = include_str!("../../METRICS.md");
