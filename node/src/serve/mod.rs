@@ -66,8 +66,16 @@ fn runtime() -> Result<Runtime, StartError> {
         .map_err(|error| StartError::Thread(error.to_string()))
 }
 
+/// Without a configured machine, its name is that of the host.
+fn on_this_machine(mut config: Config) -> Config {
+    if config.node.machine.is_empty() {
+        config.node.machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    }
+    config
+}
+
 fn start(config: Config) -> Result<ExitCode, StartError> {
-    let config = Arc::new(config);
+    let config = Arc::new(on_this_machine(config));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let disk = Arc::new(RealDisk);
     let threads = Threads::start(READERS).map_err(|e| StartError::Thread(e.to_string()))?;
