@@ -28,8 +28,17 @@ fn empty() -> MemoryDisk {
 }
 
 fn write(disk: &MemoryDisk, entries: &Oracle, options: TableOptions) -> TableMeta {
-    let path = Path::new(PATH);
-    let mut writer = TableWriter::new(ID, path, disk.create(path).unwrap(), options).unwrap();
+    write_as(ID, Path::new(PATH), disk, entries, options)
+}
+
+fn write_as(
+    id: TableId,
+    path: &Path,
+    disk: &MemoryDisk,
+    entries: &Oracle,
+    options: TableOptions,
+) -> TableMeta {
+    let mut writer = TableWriter::new(id, path, disk.create(path).unwrap(), options).unwrap();
     for ((key, Reverse(seq)), value) in entries {
         writer.add(key, *seq, value.as_deref()).unwrap();
     }
@@ -174,9 +183,11 @@ proptest! {
             let part = cuts.iter().filter(|cut| **cut <= slot.0).count();
             parts.entry(part).or_default().insert(slot.clone(), value.clone());
         }
-        let tables: Vec<_> = parts.values().map(|part| {
-            write(&disk, part, small());
-            open(&disk, &context).unwrap()
+        let tables: Vec<_> = parts.iter().map(|(number, part)| {
+            let (id, path) = (TableId(*number as u64 + 1), format!("/d/{number}"));
+            let path = Path::new(&path);
+            write_as(id, path, &disk, part, small());
+            Arc::new(Table::open(id, path, disk.open_read(path).unwrap(), &context).unwrap())
         }).collect();
         for (start, end) in &ranges {
             let cursor = LevelCursor::new(tables.clone(), bound(start), bound(end), 500).unwrap();
