@@ -29,10 +29,9 @@ impl Lanes {
 
 impl Maintenance for Lanes {
     fn submit(&self, lane: Lane, job: Job) {
-        for (_, sender) in self.senders.iter().filter(|(l, _)| *l == lane) {
+        if let Some((_, sender)) = self.senders.iter().find(|(l, _)| *l == lane) {
             // Closed only when the node has crashed: then the job is lost with it.
             drop(sender.send(job));
-            return;
         }
     }
 }
