@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use super::document::{Document, Mode, PartitionEntry, Sealed};
 use super::operation::KEPT_OPERATIONS;
 use super::partition::{self, MAX_PARTITION_BITS};
+use crate::quorum::Level;
 
 /// Most members of a cluster.
 pub const MAX_MEMBERS: usize = 2_048;
@@ -125,8 +126,16 @@ impl Document {
             "is siblings: another mode needs a bucket entry",
         )?;
         require(self.buckets.len() <= MAX_BUCKETS, "buckets", "are at most 4096")?;
+        let replicas = self.replication.values().sum::<u32>();
         let all = self.buckets.values().chain([&self.defaults]);
         for settings in all {
+            let reachable =
+                |level| !matches!(level, Level::Exactly(count) if count == 0 || count > replicas);
+            require(
+                reachable(settings.r) && reachable(settings.w),
+                "buckets",
+                "have an r or w that their replicas cannot reach",
+            )?;
             require(settings.ttl != Some(0), "buckets", "have no ttl or one of at least 1 second")?;
         }
         Ok(())

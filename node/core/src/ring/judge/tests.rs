@@ -102,6 +102,8 @@ fn the_table_is_fixed() {
         child.members.values_mut().for_each(|member| member.machine = machine.clone());
     });
     refused("invalid_document", |child| child.defaults.mode = Mode::LastWriteWins);
+    refused("invalid_document", |child| child.defaults.w = crate::quorum::Level::Exactly(4));
+    refused("invalid_document", |child| child.defaults.ttl = Some(0));
     refused("invalid_document", |child| {
         child.members.insert(crate::id::NodeId::nil(), member(7));
     });
