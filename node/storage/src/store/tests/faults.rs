@@ -310,3 +310,33 @@ fn a_full_disk_does_not_hang_flush_or_close() {
     let again = Rig::open(rig.disk.clone(), tiny()).unwrap();
     assert_eq!(again.scan().len(), 5);
 }
+
+#[test]
+fn a_file_cut_at_any_length_is_damage_or_a_torn_tail() {
+    let rig = Rig::new(StoreOptions { memtable_bytes: 4_000, ..tiny() });
+    let mut states = vec![Map::new()];
+    for number in 0..30 {
+        rig.put(number, &value(number)).unwrap();
+        states.push(rig.mirrored());
+    }
+    let (mut refused, mut torn) = (0, 0);
+    for path in rig.disk.paths().into_iter().filter(|path| !path.ends_with("LOCK")) {
+        let whole = rig.disk.content(&path).unwrap();
+        let last_log =
+            rig.disk.paths().into_iter().rfind(|p| p.to_string_lossy().ends_with(".log"));
+        for length in 0..whole.len() {
+            let image = rig.disk.image(Crash::KeepAll, 0);
+            image.plant(&path, &whole[..length]);
+            match Rig::open(image, tiny()) {
+                Ok(again) => {
+                    assert_eq!(Some(&path), last_log.as_ref(), "cut at {length}");
+                    assert!(states.contains(&again.scan()), "a prefix of what was written");
+                    torn += 1;
+                }
+                Err(OpenError::Damaged(_)) => refused += 1,
+                Err(other) => panic!("{} cut at {length}: {other}", path.display()),
+            }
+        }
+    }
+    assert!(refused > 1_000 && torn > 100, "{refused} {torn}");
+}
