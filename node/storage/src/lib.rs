@@ -8,6 +8,7 @@
 pub mod cache;
 pub mod compaction;
 pub mod disk;
+pub mod durability;
 pub mod error;
 mod guard;
 mod health;

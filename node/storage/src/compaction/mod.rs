@@ -4,4 +4,4 @@
 //! work.
 
 pub mod choose;
-mod run;
+pub(crate) mod run;

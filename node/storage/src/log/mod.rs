@@ -13,12 +13,12 @@ pub(crate) mod replay;
 mod segment;
 
 use crate::disk::Disk;
+use crate::durability::Durability;
 use crate::error::{IoFailure, WriteError};
 use crate::guard::lock;
 use crate::health::Health;
 use crate::key::TableKey;
 use crate::stats::Count;
-use crate::store::Durability;
 use crate::ticket::{Completer, Ticket};
 use bytes::Bytes;
 use record::Record;

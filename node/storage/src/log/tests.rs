@@ -1,3 +1,5 @@
+//! The log alone: modes, segments, crashes at every call, damage against torn tails.
+
 use super::*;
 use crate::disk::MemoryDisk;
 use crate::disk::memory::{Crash, Fault, Op};

@@ -10,7 +10,6 @@ use crate::levels::TableFile;
 use crate::maintenance::Lane;
 use crate::manifest::{self, Manifest};
 use crate::memtable::{Frozen, Memtable};
-use crate::merge::{Merge, Run};
 use crate::table::TableError;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -165,9 +164,14 @@ impl Engine {
         sidecar: u64,
         written: &mut Vec<u64>,
     ) -> Result<(), IoFailure> {
-        let run: Run = Box::new(frozen.memtable.versions(bytes::Bytes::new()).map(Ok));
-        let mut items = Merge::new(vec![run]).newest(u64::MAX).peekable();
-        let metas = self.write_tables(&mut items, 0, written).map_err(as_io)?;
+        // The newest version of each key comes first.
+        let mut last: Option<bytes::Bytes> = None;
+        let newest = frozen.memtable.versions(bytes::Bytes::new()).filter(|(key, _)| {
+            let fresh = last.as_ref() != Some(key);
+            last = Some(key.clone());
+            fresh
+        });
+        let metas = self.output(0).write(&mut newest.peekable(), written).map_err(as_io)?;
         self.figures.flush_bytes.add(metas.iter().map(|meta| meta.bytes).sum());
         let files = self.tables.open_all(&metas).map_err(as_io)?;
         manifest::write_sidecar(&*self.disk, &self.tables_dir, sidecar, &frozen.checkpoint)?;

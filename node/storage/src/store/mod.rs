@@ -6,6 +6,7 @@
 //! on the caller's thread.
 
 mod background;
+mod compact;
 mod engine;
 mod flush;
 mod read;
@@ -16,10 +17,11 @@ mod update;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use engine::Engine;
+pub use crate::durability::Durability;
+use engine::Engine;
 pub use read::{Chunk, Snapshot};
 pub use recovery::Recovery;
-pub use update::{Applied, Change, Durability};
+pub use update::{Applied, Change};
 
 use crate::disk::Disk;
 use crate::error::{IoFailure, OpenError, ReadError, WriteError};

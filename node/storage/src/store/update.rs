@@ -2,6 +2,7 @@
 
 use super::engine::{Engine, PanicWatch};
 use super::turns::{Entered, Turn};
+use crate::durability::Durability;
 use crate::error::WriteError;
 use crate::guard::{lock, shared};
 use crate::key::TableKey;
@@ -15,19 +16,6 @@ use std::sync::atomic::Ordering;
 
 /// The most that one log record may have.
 const RECORD_MAX_BYTES: usize = 256 << 20;
-
-/// When an update counts as stored. All append to the log, in order, before memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Durability {
-    /// In the process's log buffer: lost with the process.
-    Memory,
-    /// Written to the log file, synced every `periodic_sync_ms`: lost with the machine.
-    Periodic,
-    /// Synced, sharing one sync with others.
-    Group,
-    /// Synced without any delay for batching.
-    Each,
-}
 
 /// What an update does to its key.
 #[derive(Debug, Clone, PartialEq, Eq)]

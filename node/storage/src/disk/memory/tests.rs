@@ -1,3 +1,5 @@
+//! What a crash, a fault and a planted bug do to the simulated disk.
+
 use super::*;
 use std::path::PathBuf;
 

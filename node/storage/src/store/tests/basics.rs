@@ -1,3 +1,5 @@
+//! What a caller of the store may rely on, one promise a test.
+
 use super::*;
 use crate::disk::RealDisk;
 use crate::disk::memory::Crash;

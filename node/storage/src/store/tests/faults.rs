@@ -107,8 +107,8 @@ fn a_full_disk_refuses_writes_serves_reads_and_recovers_by_itself() {
             assert_eq!(rig.get(number).unwrap(), Some(value(number).into()), "{room}");
         }
         rig.disk.heal();
-        for now in [20_000, 40_000] {
-            rig.store.tick(now);
+        for time in [20_000, 40_000] {
+            rig.store.tick(time);
             rig.work.run_all();
         }
         assert!(rig.store.refusing().is_none() && rig.store.failed().is_none(), "{room}");

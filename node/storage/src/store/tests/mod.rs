@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 
-const DIR: &str = "/home/db";
+const DIR: &str = "/volume/db";
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 

@@ -1,3 +1,5 @@
+//! Random operations with random options against a sorted map, reopened and killed in between.
+
 use super::*;
 use crate::disk::memory::Crash;
 use proptest::prelude::*;

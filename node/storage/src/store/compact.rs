@@ -1,0 +1,90 @@
+//! Compaction within a store: choose, merge, install. Inputs are deleted after the manifest names
+//! the outputs, when no reader holds them (rule R12). Tables that overlap nothing and hold no erase
+//! mark only change their level.
+
+use super::engine::Engine;
+use crate::compaction::choose::{Choice, Limits, choose};
+use crate::compaction::run::{MergeError, Output, merge};
+use crate::error::{IoFailure, ReadError};
+use crate::guard::lock;
+use crate::levels::Levels;
+use crate::manifest;
+use crate::table::TableError;
+use std::sync::Arc;
+
+impl Engine {
+    /// Whether there is anything to merge.
+    pub(super) fn needs_compaction(&self) -> bool {
+        self.choice(&self.state.load().levels).is_some()
+    }
+
+    fn choice(&self, levels: &Levels) -> Option<Choice> {
+        // One compaction at a time: only what is damaged is not to be touched.
+        choose(&levels.metas(), &Limits::from(&self.options), &lock(&self.damaged))
+    }
+
+    /// Where tables of a level are written: level 0 gets one for each memtable.
+    pub(super) fn output(&self, level: usize) -> Output<'_> {
+        Output {
+            disk: &*self.disk,
+            dir: &self.tables_dir,
+            tables: &self.tables,
+            next_file: &self.next_file,
+            level,
+            table_bytes: if level == 0 { u64::MAX } else { self.options.table_bytes },
+        }
+    }
+
+    /// Merges once, if there is anything to merge. Error: the inputs are still in use.
+    pub(super) fn compact(self: &Arc<Self>) -> Result<(), ReadError> {
+        let levels = self.state.load().levels.clone();
+        let Some(choice) = self.choice(&levels) else { return Ok(()) };
+        let mut written = Vec::new();
+        let outcome = self.carry_out(&levels, &choice, &mut written);
+        if outcome.is_err() {
+            for id in written {
+                // An orphan if this fails; the next start removes it.
+                let _ = self.disk.remove(&manifest::table_path(&self.tables_dir, id));
+            }
+        }
+        match outcome {
+            Ok(()) => {
+                self.figures.compactions.add(1);
+                Ok(())
+            }
+            Err(MergeError::Read(error)) => Err(error),
+            Err(MergeError::Write(error)) => {
+                self.judge_write(&error);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn carry_out(
+        self: &Arc<Self>,
+        levels: &Levels,
+        choice: &Choice,
+        written: &mut Vec<u64>,
+    ) -> Result<(), MergeError> {
+        let inputs: Vec<u64> = choice.inputs.iter().map(|id| id.0).collect();
+        let level = choice.output_level;
+        let install_failed = |failure: IoFailure| MergeError::Write(failure.into());
+        let files = levels.files(&inputs);
+        if choice.moves && files.iter().all(|file| file.meta().erasures == 0) {
+            return self.install(&inputs, files, level, |_| ()).map_err(install_failed);
+        }
+        let metas = merge(levels, choice, &self.output(level), written)?;
+        self.figures.compaction_bytes.add(metas.iter().map(|meta| meta.bytes).sum());
+        let outputs = self.tables.open_all(&metas).map_err(MergeError::Write)?;
+        self.install(&inputs, outputs, level, |_| ()).map_err(install_failed)
+    }
+
+    /// A write or sync that the disk refused for another reason than space ends the store.
+    fn judge_write(&self, error: &TableError) {
+        if let TableError::Io(failure) = error
+            && !failure.is_full()
+        {
+            self.health.fail(format!("a compaction failed: {failure}"));
+        }
+    }
+}
