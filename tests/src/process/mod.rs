@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::Method;
@@ -29,11 +30,22 @@ pub fn binary() -> PathBuf {
     dir.expect("kvasir is not built. try: cargo build -p kvasir").join("kvasir")
 }
 
-/// A free block of loopback ports: `base`, `base + 100`, `base + 200` for each of `nodes`.
+/// Runs a test's future on one thread, with local tasks and the real clock.
+///
+/// # Panics
+/// No runtime can be made.
+pub fn run<F: Future>(test: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime"), test)
+}
+
+/// A free block of loopback ports: `base`, `base + 100`, `base + 200` for each of `nodes`. No two
+/// clusters of one process get the same, and all lie below the ports that outgoing connections take.
 fn ports(nodes: usize) -> u16 {
-    let start = 20_000 + (std::process::id() % 300) as u16 * 100;
-    for step in 0..200_u16 {
-        let base = 20_000 + (start - 20_000 + step * 400) % 30_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    for _ in 0..200 {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let base = 20_000 + (std::process::id() % 30) as u16 * 400 + step % 10 * 10;
         let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
         let mut all = (0..nodes as u16).flat_map(|i| [base + i, base + 100 + i, base + 200 + i]);
         if all.all(free) {
@@ -62,7 +74,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     dir: tempfile::TempDir,
     sets: Vec<String>,
-    http: HttpClient,
+    http: Rc<HttpClient>,
 }
 
 impl Cluster {
@@ -79,7 +91,7 @@ impl Cluster {
                 child: None,
             })
             .collect();
-        let http = HttpClient::new(Rc::new(TcpDial), Duration::from_secs(20));
+        let http = Rc::new(HttpClient::new(Rc::new(TcpDial), Duration::from_secs(20)));
         let sets = sets.iter().map(ToString::to_string).collect();
         let mut cluster = Self { nodes, dir, sets, http };
         for node in 0..count {
@@ -94,12 +106,17 @@ impl Cluster {
     /// Started and formed with `n` copies in one data center.
     pub async fn formed(count: usize, n: usize, sets: &[&str]) -> Self {
         let cluster = Self::start(count, sets).await;
-        let nodes: Vec<&str> = cluster.nodes.iter().map(|n| n.peer.as_str()).collect();
+        cluster.form(count, n).await;
+        cluster
+    }
+
+    /// Forms a cluster of the first `count` nodes with `n` copies and waits until they serve.
+    pub async fn form(&self, count: usize, n: usize) {
+        let nodes: Vec<&str> = self.nodes[..count].iter().map(|n| n.peer.as_str()).collect();
         let body = json!({ "clusterName": "test", "replication": { "dc1": n }, "nodes": nodes });
         let until = Instant::now() + PATIENCE;
         loop {
-            let answer =
-                cluster.admin(0, Method::POST, "/v1/cluster/init", Some(body.clone())).await;
+            let answer = self.admin(0, Method::POST, "/v1/cluster/init", Some(body.clone())).await;
             match answer {
                 Ok(answer) if answer.status == 200 || answer.status == 201 => break,
                 other if Instant::now() > until => panic!("init: {other:?}"),
@@ -107,9 +124,8 @@ impl Cluster {
             }
         }
         for node in 0..count {
-            cluster.until_ready(node).await;
+            self.until_ready(node).await;
         }
-        cluster
     }
 
     fn spawn(&mut self, index: usize) {
@@ -144,6 +160,12 @@ impl Cluster {
     pub async fn restart(&mut self, index: usize) {
         self.spawn(index);
         self.until_ready(index).await;
+    }
+
+    /// Starts a node and waits only until it answers its probes.
+    pub async fn restart_alone(&mut self, index: usize) {
+        self.spawn(index);
+        self.until_live(index).await;
     }
 
     /// Kills a node as `kill -9` does.
@@ -218,6 +240,82 @@ impl Cluster {
         self.http.ask(&self.nodes[index].admin, ask).await
     }
 
+    /// A client that knows every node; shared by tasks of this thread.
+    pub fn client(&self) -> Rc<HttpClient> {
+        self.http.clone()
+    }
+
+    /// The client servers, for the load generator.
+    pub fn servers(&self) -> Vec<String> {
+        self.nodes.iter().map(|n| n.http.clone()).collect()
+    }
+
+    /// Every node's client API as the value of `KVASIR_URL`, the `first`-th in front.
+    pub fn urls(&self, first: usize) -> String {
+        let count = self.nodes.len();
+        let url = |i: usize| format!("http://{}", self.nodes[(first + i) % count].http);
+        (0..count).map(url).collect::<Vec<_>>().join(",")
+    }
+
+    /// A JSON answer of the admin port with its status.
+    ///
+    /// # Panics
+    /// No answer came, or it is no JSON.
+    pub async fn json(
+        &self,
+        index: usize,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (u16, Value) {
+        let answer = self.admin(index, method, path, body).await.expect("an answer");
+        let value = serde_json::from_slice(&answer.body);
+        (answer.status, value.unwrap_or_else(|e| panic!("{path}: {e}: {}", answer.text())))
+    }
+
+    /// The id that a node gave itself.
+    pub async fn id(&self, index: usize) -> String {
+        let (_, status) = self.json(index, Method::GET, "/v1/status", None).await;
+        status["answeredBy"].as_str().expect("a node id").to_string()
+    }
+
+    /// The newest document that a node uses.
+    pub async fn document(&self, index: usize) -> Value {
+        let (status, answer) = self.json(index, Method::GET, "/v1/cluster/document", None).await;
+        assert_eq!(status, 200, "{answer}");
+        answer
+    }
+
+    /// What a node alone stores under a key.
+    pub async fn replica(&self, index: usize, bucket: &str, key: &[u8]) -> Value {
+        let path = format!("/v1/replica/{bucket}/{}", escaped(key));
+        let (status, answer) = self.json(index, Method::GET, &path, None).await;
+        assert_eq!(status, 200, "{answer}");
+        answer
+    }
+
+    /// One metric of a node, summed over its labels.
+    pub async fn metric(&self, index: usize, name: &str) -> f64 {
+        let page = self.admin(index, Method::GET, "/metrics", None).await.expect("an answer");
+        let mut found = None;
+        for line in page.text().lines() {
+            let Some((series, value)) = line.rsplit_once(' ') else { continue };
+            if series.split('{').next() == Some(name) {
+                *found.get_or_insert(0.0) += value.parse::<f64>().expect("a number");
+            }
+        }
+        found.unwrap_or_else(|| panic!("node {index} has no metric {name}"))
+    }
+
+    /// Resident memory of a running node in bytes.
+    pub fn resident_bytes(&self, index: usize) -> u64 {
+        let path = format!("/proc/{}/status", self.pid(index));
+        let text = std::fs::read_to_string(path).expect("the process runs");
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+        kib.expect("VmRSS in kB") * 1024
+    }
+
     /// Waits until a node's process answers.
     pub async fn until_live(&self, index: usize) {
         self.until(index, "/livez").await;
@@ -240,6 +338,11 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// Bytes as one segment of a path.
+pub fn escaped(bytes: &[u8]) -> String {
+    percent_encoding::percent_encode(bytes, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 impl Drop for Cluster {
