@@ -24,7 +24,7 @@ fn run(what: &str, bounds: Bounds, states: usize) -> Verdict {
 }
 
 fn holds(what: &str, bounds: Bounds, states: usize) {
-    let verdict = run(what, bounds, states * scale() * scale());
+    let verdict = run(what, bounds, states * scale());
     assert!(verdict.holds(), "{what}: {verdict}");
 }
 
@@ -38,45 +38,45 @@ const RESTORE: Bounds = Bounds { restores: 1, recoveries: 1, told: false, ..Boun
 
 #[test]
 fn two_proposers_agree() {
-    holds("two proposers", Bounds::CALM, 1_000_000);
-    holds("three rounds", Bounds { rounds: 3, told: false, ..Bounds::CALM }, 1_000_000);
+    holds("two proposers", Bounds::CALM, 600_000);
+    holds("three rounds", Bounds { rounds: 3, told: false, ..Bounds::CALM }, 600_000);
     if scale() > 1 {
         let five = Bounds { members: 5, told: false, ..Bounds::CALM };
-        holds("five members", five, 1_000_000);
-        holds("three proposers", Bounds { proposers: 3, rounds: 3, ..Bounds::CALM }, 1_000_000);
+        holds("five members", five, 600_000);
+        holds("three proposers", Bounds { proposers: 3, rounds: 3, ..Bounds::CALM }, 600_000);
     }
 }
 
 #[test]
 fn a_crash_of_anybody_changes_nothing() {
     let crash = Bounds { crashes: 1, told: false, ..Bounds::CALM };
-    holds("a crash", crash, 1_000_000);
+    holds("a crash", crash, 600_000);
     if scale() > 1 {
-        holds("a crash, everybody told", Bounds { told: true, ..crash }, 1_000_000);
-        holds("two crashes, three rounds", Bounds { crashes: 2, rounds: 3, ..crash }, 1_000_000);
+        holds("a crash, everybody told", Bounds { told: true, ..crash }, 600_000);
+        holds("two crashes, three rounds", Bounds { crashes: 2, rounds: 3, ..crash }, 600_000);
     }
 }
 
 #[test]
 fn a_restored_member_that_learns_it_by_the_marks_forks_nothing() {
-    holds("a restore", RESTORE, 1_000_000);
+    holds("a restore", RESTORE, 600_000);
     if scale() > 1 {
-        holds("two attempts to recover", Bounds { recoveries: 2, ..RESTORE }, 1_000_000);
-        holds("a backup of any time", Bounds { late_backup: true, ..RESTORE }, 1_000_000);
-        holds("a restore and a crash", Bounds { crashes: 1, ..RESTORE }, 1_000_000);
-        holds("a restore, three rounds", Bounds { rounds: 3, ..RESTORE }, 1_000_000);
-        holds("a restore among five", Bounds { members: 5, ..RESTORE }, 1_000_000);
+        holds("two attempts to recover", Bounds { recoveries: 2, ..RESTORE }, 600_000);
+        holds("a backup of any time", Bounds { late_backup: true, ..RESTORE }, 600_000);
+        holds("a restore and a crash", Bounds { crashes: 1, ..RESTORE }, 600_000);
+        holds("a restore, three rounds", Bounds { rounds: 3, ..RESTORE }, 600_000);
+        holds("a restore among five", Bounds { members: 5, ..RESTORE }, 600_000);
     }
 }
 
 #[test]
 fn members_may_change_between_epochs() {
     let swaps = Bounds { swaps: true, last_epoch: 3, ..Bounds::CALM };
-    holds("members change", swaps, 1_000_000);
+    holds("members change", swaps, 600_000);
     if scale() > 1 {
-        holds("members change, three rounds", Bounds { rounds: 3, ..swaps }, 1_000_000);
+        holds("members change, three rounds", Bounds { rounds: 3, ..swaps }, 600_000);
         let restore = Bounds { restores: 1, recoveries: 1, ..swaps };
-        holds("members change, one restored", restore, 1_000_000);
+        holds("members change, one restored", restore, 600_000);
     }
 }
 
