@@ -57,7 +57,7 @@ const STORAGE: &[Row] = &[
         ],
     ),
     ("cache", &[]),
-    ("table", &["error", "key", "disk", "cache"]),
+    ("table", &["error", "key", "disk", "cache", "sealed"]),
     ("manifest", &["error", "disk", "meta", "sealed"]),
     (
         "levels",
@@ -88,6 +88,7 @@ const STORAGE: &[Row] = &[
             "observer",
             "options",
             "stats",
+            "sealed",
             "meta",
             "log",
             "memtable",
