@@ -56,6 +56,7 @@ pub struct ControlParts {
     files: SmallFiles,
     inbox: Inbox,
     nonce: u64,
+    put_back: Option<String>,
 }
 
 /// Why a node did not start. The volume is as it was, but for a higher boot number.
@@ -124,6 +125,7 @@ pub fn open(
     let mut rng = SmallRng::seed_from_u64(world.seed);
     let files = SmallFiles::new(world.disk.clone(), world.maintenance.clone(), dir);
     let (identity, acceptor) = identity::establish(&files, &mut rng)?;
+    let put_back = identity::put_back(&files)?;
     let (tag, nonce) = (rng.next_u64(), rng.next_u64());
     let minter = Arc::new(Minter::new(tag));
     let (control, inbox) = ControlHandle::new();
@@ -140,7 +142,7 @@ pub fn open(
         config,
     };
     tracing::info!(node = %identity.node, boot = identity.boot, "the volume is open");
-    Ok((Arc::new(shared), ControlParts { acceptor, files, inbox, nonce }))
+    Ok((Arc::new(shared), ControlParts { acceptor, files, inbox, nonce, put_back }))
 }
 
 /// Builds the control side on the thread that will run it.
@@ -181,6 +183,9 @@ pub fn control(
         replica: shared.replica.clone(),
         formed: RefCell::new(None),
         retired: RefCell::new(None),
+        put_back: RefCell::new(parts.put_back),
+        disk_free: Cell::new(None),
+        boot_raised: Cell::new(false),
         failed: RefCell::new(None),
         pulling: Cell::new(false),
         rng: RefCell::new(SmallRng::seed_from_u64(world.seed ^ 0xc0)),

@@ -316,6 +316,41 @@ async fn round(
     Ok(proposer.give_up())
 }
 
+/// Peers remember more of this node than its volume does: the volume was put back to an older state,
+/// and acknowledged writes may be missing from it. Its data is not used any more, in this start or a
+/// later one.
+pub(super) async fn set_aside(control: &Control) {
+    if control.put_back.borrow().is_some() {
+        return;
+    }
+    let reason = "the volume was put back to an older state, so acknowledged writes may be missing from \
+        it. try: remove the node's data directory and let it join as a new node";
+    tracing::error!(reason, "this node serves no data any more");
+    *control.put_back.borrow_mut() = Some(reason.to_string());
+    gossip::publish(control);
+    if let Err(error) = control.files.replace(identity::PUT_BACK_FILE, reason.into()).await {
+        *control.failed.borrow_mut() = Some(error.to_string());
+    }
+}
+
+/// Others remember a later start of this node: goes on above it, once. If it happens again, another
+/// process lives on a copy of the volume, and a person must stop one of them.
+pub(super) fn raise_boot(control: &Rc<Control>, heard: u64) {
+    if control.boot_raised.replace(true) {
+        return;
+    }
+    let control = control.clone();
+    tokio::task::spawn_local(async move {
+        let mut acceptor = control.acceptor.lock().await;
+        acceptor.raise_boot(heard);
+        let boot = acceptor.state().boot;
+        if store(&control, &acceptor).await {
+            control.gossip.borrow_mut().adopt_boot(boot);
+            tracing::warn!(boot, "going on above a start that others remember");
+        }
+    });
+}
+
 /// One attempt of a member that forgot votes to earn them back; tried again at the next beat.
 pub(super) async fn recover(control: &Rc<Control>) {
     let (mut recovery, send) = {

@@ -99,6 +99,12 @@ pub struct Control {
     pub formed: RefCell<Option<Arc<Formed>>>,
     /// Why this node serves no data, if so.
     pub retired: RefCell<Option<String>>,
+    /// Why this node's data must not be used, if so: its volume was put back to an older state.
+    pub put_back: RefCell<Option<String>>,
+    /// Free bytes of the volume, as of the last beat.
+    pub disk_free: Cell<Option<u64>>,
+    /// This start has already gone on above a boot that others remember.
+    pub boot_raised: Cell<bool>,
     /// Why this node must stop, if so: its own votes could not be stored.
     pub failed: RefCell<Option<String>>,
     /// A fetch of a document is under way.

@@ -12,6 +12,7 @@ use kvasir_core::gossip::{DocumentId, Event, Message, Send, Target};
 use kvasir_core::id::NodeId;
 use tokio::time::Instant;
 
+use super::ballots;
 use super::control::Control;
 use crate::peer::{Reply, Request};
 use crate::replica::{Member, View};
@@ -77,8 +78,12 @@ fn send_all(control: &Control, sends: Vec<Send>) {
 
 /// After every change: tell what happened, pull what is newer, publish the view.
 fn settle(control: &Rc<Control>) {
-    for event in control.gossip.borrow_mut().take_events() {
+    let events = control.gossip.borrow_mut().take_events();
+    for event in events {
         tell(&event);
+        if let Event::OwnIdInUse { boot, .. } = event {
+            ballots::raise_boot(control, boot);
+        }
     }
     pull_now(control);
     publish(control);
@@ -171,6 +176,6 @@ pub(super) fn publish(control: &Control) {
         datacenter: control.datacenter.clone(),
         formed: control.formed.borrow().clone(),
         members,
-        retired: control.retired.borrow().clone(),
+        retired: control.put_back.borrow().clone().or_else(|| control.retired.borrow().clone()),
     });
 }

@@ -59,6 +59,19 @@ pub fn establish(
     Ok((identity, acceptor))
 }
 
+/// Name of the file that says that the volume was put back to an older state.
+pub const PUT_BACK_FILE: &str = "put-back";
+
+/// Why this volume's data must not be used, if an earlier start found that it was put back. Blocks: for
+/// the start of a node only.
+///
+/// # Errors
+/// The file is damaged or unreadable.
+pub fn put_back(files: &SmallFiles) -> Result<Option<String>, IdentityError> {
+    let reason = files.load(PUT_BACK_FILE)?;
+    Ok(reason.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,6 +21,7 @@ pub(super) async fn run(control: Rc<Control>) {
             return;
         }
         beat(&control).await;
+        control.disk_free.set(control.files.free_bytes().await);
         let readiness = control.acceptor.lock().await.readiness();
         match readiness {
             Readiness::Ready | Readiness::NotMember => {}
@@ -29,6 +30,7 @@ pub(super) async fn run(control: Rc<Control>) {
                 ask_around(&control).await;
             }
             Readiness::Recovering => {
+                ballots::set_aside(&control).await;
                 ask_around(&control).await;
                 ballots::recover(&control).await;
             }

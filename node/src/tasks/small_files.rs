@@ -48,6 +48,18 @@ impl SmallFiles {
         meta::replace(self.disk.as_ref(), &self.dir.join(name), content)
     }
 
+    /// Free bytes of the volume, if the disk tells.
+    pub async fn free_bytes(&self) -> Option<u64> {
+        let (sender, receiver) = oneshot::channel();
+        let (disk, dir) = (self.disk.clone(), self.dir.clone());
+        let job = move || {
+            // Nobody waits any more when the node is stopping.
+            let _ = sender.send(disk.free_bytes(&dir).ok());
+        };
+        self.maintenance.submit(Lane::Meta, Box::new(job));
+        receiver.await.ok().flatten()
+    }
+
     /// Replaces a file. When this returns `Ok` the new content is durable.
     ///
     /// # Errors

@@ -194,6 +194,12 @@ impl Sim {
         let _ = running.await;
     }
 
+    /// Puts another disk into a host that does not run.
+    pub fn replace_disk(&mut self, host: usize, disk: MemoryDisk) {
+        assert!(self.hosts[host].running.is_none(), "host {host} runs");
+        self.hosts[host].disk = disk;
+    }
+
     /// Cuts a host off from all others, both ways.
     pub fn isolate(&self, host: usize) {
         for other in (0..self.hosts.len()).filter(|o| *o != host) {

@@ -192,14 +192,14 @@ mod tests {
             ring: Some(&ring),
             members: &members,
             now_ms: 2_000,
-            load: Some(NodeLoad { records: 5, ..NodeLoad::default() }),
+            load: Some(NodeLoad { disk_bytes: 5, ..NodeLoad::default() }),
         };
         let status = answering.status();
         let about = status.cluster.as_ref().unwrap();
         assert_eq!((about.members, about.members_up, about.settled), (4, 2, true));
         assert_eq!(status.nodes.len(), 5);
         let by_id = |number: u8| status.nodes.iter().find(|row| row.id == node(number)).unwrap();
-        assert_eq!(by_id(0).load.as_ref().unwrap().records, 5);
+        assert_eq!(by_id(0).load.as_ref().unwrap().disk_bytes, 5);
         assert_eq!((by_id(2).liveness, by_id(2).for_ms), (Liveness::Down, Some(1_500)));
         assert_eq!((by_id(3).liveness, by_id(3).for_ms), (Liveness::Unheard, None));
         assert_eq!(by_id(3).machine, "machine3");

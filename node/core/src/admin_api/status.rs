@@ -181,10 +181,9 @@ pub struct NodeLoad {
     pub disk_bytes: u64,
     /// Bytes of writes in memory, not yet in a table.
     pub memory_bytes: u64,
-    /// Free bytes on its volume.
-    pub free_bytes: u64,
-    /// Estimated number of records, tombstones included.
-    pub records: u64,
+    /// Free bytes on its volume, once known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_bytes: Option<u64>,
     /// Why writes are refused, if they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,

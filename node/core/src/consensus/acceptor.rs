@@ -91,6 +91,11 @@ impl Acceptor {
         Self { state, heard: BTreeSet::new() }
     }
 
+    /// Goes on above a start that others remember of this node. The state must be stored.
+    pub fn raise_boot(&mut self, remembered: u64) {
+        self.state.boot = self.state.boot.max(remembered.saturating_add(1));
+    }
+
     /// What must be on disk.
     pub fn state(&self) -> &AcceptorState {
         &self.state
