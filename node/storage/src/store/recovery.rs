@@ -130,11 +130,9 @@ fn prepare(
         disk.sync_dir(path).map_err(failed(path, "sync the directory"))?;
     }
     for above in dir.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
-        match disk.sync_dir(above) {
-            // A directory that we may not open was not made by us.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-            synced => synced.map_err(failed(above, "sync the directory"))?,
-        }
+        // Ours only if they were made just now, and then they can be synced; an older one may lie
+        // on a file system, or under permissions, that refuse it.
+        let _ = disk.sync_dir(above);
     }
     Ok(held)
 }
