@@ -90,7 +90,10 @@ impl Failure {
         };
         let mut message = format!("{} ({}, {status})", problem.detail, problem.code);
         if let (Some(acks), Some(required)) = (fact(&problem, "acks"), fact(&problem, "required")) {
-            message += &format!("; {acks} of {required} acknowledged");
+            let said = format!("{acks} of {required} ");
+            if !message.contains(&said) {
+                message += &format!("; {said}acknowledged");
+            }
         }
         match may_be_stored(&problem) {
             Some(true) => message += "; the write may be stored and show up later",

@@ -127,17 +127,19 @@ impl Cluster {
         }
     }
 
-    /// Waits until every node sees every other one: only then no request meets a false suspicion.
-    async fn wait_for_each_other(&self, deadline: Instant) -> Result<(), Failure> {
+    /// Waits until every node that runs sees every other one that runs: a node that has just started
+    /// is ready before it heard of the others, and would find no quorum.
+    pub async fn wait_for_each_other(&self, deadline: Instant) -> Result<(), Failure> {
+        let running = self.nodes.iter().filter(|node| node.life() == Life::Running);
+        let running: Vec<&NodePlan> = running.map(|node| &node.plan).collect();
         loop {
             let mut complete = true;
-            for plan in &self.plans {
-                let client = admin(std::slice::from_ref(plan), Duration::from_secs(2))?;
-                let status = client.ask(&Ask::get(routes::STATUS)).await;
-                let status =
-                    status.ok().and_then(|r| serde_json::from_slice::<Status>(&r.body).ok());
+            for plan in &running {
+                let client = admin(std::slice::from_ref(*plan), Duration::from_secs(2))?;
+                let reply = client.ask(&Ask::get(routes::STATUS)).await.ok();
+                let status = reply.and_then(|r| serde_json::from_slice::<Status>(&r.body).ok());
                 let up = |s: &Status| s.nodes.iter().filter(|node| node.liveness.is_up()).count();
-                complete &= status.is_some_and(|status| up(&status) >= self.plans.len());
+                complete &= status.is_some_and(|status| up(&status) >= running.len());
             }
             if complete {
                 return Ok(());

@@ -301,6 +301,7 @@ async fn obey(cluster: &mut Cluster, command: &Command) -> Result<(), Failure> {
             cluster.start(number)?;
             let deadline = Instant::now() + RESTART;
             cluster.wait(number, deadline, kvasir_core::admin_api::routes::READYZ).await?;
+            cluster.wait_for_each_other(deadline).await?;
             tell(&format!("node {number} is ready"));
         }
         Command::Pause(number) if life(cluster, number) == Life::Running => {

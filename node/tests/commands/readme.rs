@@ -1,10 +1,9 @@
 //! The README keeps its word: both languages say the same, and the commands that it shows work.
 
-#![allow(clippy::unwrap_used)]
-
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+
+use crate::{KVASIR, free_base};
 
 fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
@@ -36,20 +35,9 @@ fn commands(heading: &str) -> Vec<String> {
     blocks(section).iter().map(|block| block.strip_prefix("sh\n").unwrap().to_owned()).collect()
 }
 
-/// The first of three ports in a row that are free in all roles of a node.
-fn free_base() -> u16 {
-    let begin = 20_000 + (std::process::id() % 30) as u16 * 300;
-    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let roles = [0, 1, 2, 100, 101, 102, 200, 201, 202];
-    (begin..begin + 3_000)
-        .step_by(300)
-        .find(|base| roles.iter().all(|role| free(base + role)))
-        .expect("ten ranges of ports are not all taken")
-}
-
 /// Runs a script against a cluster of three nodes; `kvasir` is on its path.
 fn run_against_dev(script: &str) -> Output {
-    let kvasir = Path::new(env!("CARGO_BIN_EXE_kvasir"));
+    let kvasir = Path::new(KVASIR);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("script");
     let path = std::env::var("PATH").unwrap();
@@ -118,14 +106,13 @@ fn the_command_line_does_what_is_shown() {
 
 #[test]
 fn the_example_configuration_passes_its_check() {
-    let kvasir = env!("CARGO_BIN_EXE_kvasir");
     let folder = tempfile::tempdir().unwrap();
     let lines = commands("Run nodes yourself").join("");
     let script =
         lines.replace("kvasir serve", ": kvasir serve").replace("kvasir config", "$K config");
     let output = Command::new("sh")
         .args(["-euc", &script])
-        .env("K", kvasir)
+        .env("K", KVASIR)
         .current_dir(folder.path())
         .output()
         .unwrap();

@@ -1,0 +1,196 @@
+//! `kvasir dev` and `kvasir import` with nodes that are killed, paused and started again.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use crate::{KVASIR, free_base};
+
+/// A cluster with a hand on its console.
+struct Dev {
+    process: Child,
+    console: ChildStdin,
+    said: Receiver<String>,
+    base: u16,
+}
+
+impl Dev {
+    fn start(keep: &Path) -> Self {
+        let base = free_base();
+        let mut process = Command::new(KVASIR)
+            .args(["dev", "--base-port", &base.to_string(), "--keep"])
+            .arg(keep)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let console = process.stdin.take().unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap());
+        let (sender, said) = channel();
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok())
+        });
+        let mut dev = Self { process, console, said, base };
+        dev.wait_for("3 nodes are ready");
+        dev
+    }
+
+    /// Waits until a line that holds this text was said.
+    fn wait_for(&mut self, text: &str) {
+        loop {
+            let line = self.said.recv_timeout(Duration::from_secs(60));
+            let line = line.unwrap_or_else(|_| panic!("never said: {text}"));
+            if line.contains(text) {
+                return;
+            }
+        }
+    }
+
+    fn tell(&mut self, command: &str, answer: &str) {
+        writeln!(self.console, "{command}").unwrap();
+        self.wait_for(answer);
+    }
+
+    fn url(&self, node: u16) -> String {
+        format!("http://127.0.0.1:{}", self.base + node)
+    }
+
+    fn urls(&self) -> String {
+        format!("{},{},{}", self.url(0), self.url(1), self.url(2))
+    }
+
+    /// Whether anything listens on the HTTP port of a node.
+    fn listens(&self, node: u16) -> bool {
+        std::net::TcpStream::connect(("127.0.0.1", self.base + node)).is_ok()
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+fn kvasir(arguments: &[&str]) -> Output {
+    Command::new(KVASIR)
+        .args(arguments)
+        .env_remove("KVASIR_URL")
+        .env_remove("KVASIR_ADMIN_URL")
+        .output()
+        .unwrap()
+}
+
+fn words(folder: &Path, count: u32) -> String {
+    let path = folder.join("words.tsv");
+    let text: String = (1..=count).map(|line| format!("word-{line}\t{line}\n")).collect();
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Every word has its number, read at quorum through one node.
+fn assert_all(server: &str, count: u32, step: usize) {
+    for line in (1..=count).step_by(step) {
+        let key = format!("word-{line}");
+        let read = kvasir(&["get", "default", &key, "-r", "quorum", "--server", server]);
+        let errors = String::from_utf8_lossy(&read.stderr);
+        assert_eq!(read.status.code(), Some(0), "{key}: {errors}");
+        assert_eq!(read.stdout, line.to_string().as_bytes(), "{key}");
+    }
+}
+
+#[test]
+fn an_import_ends_without_a_failed_write_though_a_node_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut dev = Dev::start(&folder.path().join("cluster"));
+    let file = words(folder.path(), 6_000);
+    let import = Command::new(KVASIR)
+        .args(["import", &file, "-w", "quorum", "-o", "json", "--server", &dev.urls()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    dev.tell("kill 2", "node 2 is killed");
+    let done = import.wait_with_output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(done.status.code(), Some(0), "{report}");
+    assert_eq!((&report["stored"], &report["failed"]), (&6_000.into(), &0.into()));
+    assert_eq!(report["complete"], true);
+    for node in 0..2 {
+        assert_all(&dev.url(node), 6_000, 97);
+    }
+    dev.tell("start 2", "node 2 is ready");
+    assert_all(&dev.url(2), 6_000, 97);
+}
+
+#[test]
+fn a_killed_import_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let dev = Dev::start(&folder.path().join("cluster"));
+    let file = words(folder.path(), 8_000);
+    let arguments = ["import", &file, "-w", "quorum", "-o", "json", "--server", &dev.urls()];
+    let state = format!("{file}.kvasir-import");
+    let mut killed = Command::new(KVASIR).args(arguments).stdout(Stdio::null()).spawn().unwrap();
+    while !Path::new(&state).exists() && killed.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let resumed = kvasir(&arguments);
+    let report: serde_json::Value = serde_json::from_slice(&resumed.stdout).unwrap();
+    assert_eq!(resumed.status.code(), Some(0), "{report}");
+    assert!(report["resumed"].as_u64() > Some(0), "{report}");
+    let both = report["resumed"].as_u64().unwrap() + report["stored"].as_u64().unwrap();
+    assert_eq!(both, 8_000);
+    assert!(!Path::new(&state).exists());
+    assert_all(&dev.url(1), 8_000, 131);
+}
+
+#[test]
+fn a_kept_cluster_is_started_again_with_its_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = folder.path().join("cluster");
+    let mut dev = Dev::start(&keep);
+    let put = kvasir(&["put", "default", "k", "v", "--server", &dev.url(0)]);
+    assert_eq!(put.status.code(), Some(0));
+    // A second cluster on the same ports is refused before anything is started.
+    let base = dev.base.to_string();
+    let second = kvasir(&["dev", "--base-port", &base]);
+    let errors = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("cannot be used") && errors.contains("try: "), "{errors}");
+    writeln!(dev.console, "quit").unwrap();
+    assert!(dev.process.wait().unwrap().success());
+    let dev = Dev::start(&keep);
+    let get = kvasir(&["get", "default", "k", "--server", &dev.url(2)]);
+    assert_eq!(get.stdout, b"v");
+    let other = kvasir(&["dev", "--keep", keep.to_str().unwrap(), "--nodes", "5"]);
+    assert_eq!(other.status.code(), Some(2));
+}
+
+#[test]
+fn children_end_with_their_parent_even_when_paused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut dev = Dev::start(&folder.path().join("cluster"));
+    dev.tell("pause 1", "node 1 is paused");
+    dev.process.kill().unwrap();
+    dev.process.wait().unwrap();
+    for _ in 0..300 {
+        if (0..3).all(|node| !dev.listens(node)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("a node outlived kvasir dev by 30 s");
+}
+
+#[test]
+fn exec_passes_urls_and_status_on() {
+    let base = free_base().to_string();
+    let script = "test -n \"$KVASIR_ADMIN_URL\" && echo \"$KVASIR_URL\" && exit 7";
+    let run = kvasir(&["dev", "--base-port", &base, "--nodes", "1", "--exec", script]);
+    assert_eq!(run.status.code(), Some(7));
+    assert_eq!(run.stdout, format!("http://127.0.0.1:{base}\n").as_bytes());
+}
