@@ -200,16 +200,6 @@ async fn carry(control: &Control, node: NodeId, message: Message) -> Option<Mess
     }
 }
 
-/// Tells every member of a document, and those that left with it, that it is chosen.
-fn announce(control: &Rc<Control>, document: &Sealed) {
-    let message = Message::Chosen { document: document.clone(), marks: Default::default() };
-    let me = control.identity.node;
-    let others = document.members.keys().copied().filter(|m| *m != me);
-    let send = others.map(|m| (m, message.clone())).collect();
-    // Answers do not matter: whoever misses it learns of it by gossip.
-    drop(exchange(control, send));
-}
-
 /// Forms a cluster with a first document, or finishes what this node accepted before.
 ///
 /// # Errors
@@ -229,7 +219,6 @@ pub async fn form(
         match outcome {
             Some(FormingOutcome::Formed(document) | FormingOutcome::AlreadyFormed(document)) => {
                 adopt(control, document.clone()).await;
-                announce(control, &document);
                 return Ok(document);
             }
             Some(other) => return Err(Some(other)),
@@ -250,7 +239,6 @@ pub async fn propose(control: &Rc<Control>, candidate: Sealed) -> Result<Sealed,
         match round(control, &candidate, above).await? {
             Outcome::Chosen(document) => {
                 adopt(control, document.clone()).await;
-                announce(control, &document);
                 let ours = document.hash() == candidate.hash();
                 return if ours { Ok(document) } else { Err(ProposeError::Stale(document)) };
             }

@@ -24,7 +24,6 @@ const PULL_DEADLINE: Duration = Duration::from_secs(2);
 pub(super) async fn run(control: Rc<Control>) {
     let interval = Duration::from_millis(control.gossip.borrow().config().interval_ms);
     loop {
-        tokio::time::sleep(interval).await;
         let now = control.now_ms();
         let sends = {
             let mut rng = control.rng.borrow_mut();
@@ -32,6 +31,7 @@ pub(super) async fn run(control: Rc<Control>) {
         };
         send_all(&control, sends);
         settle(&control);
+        tokio::time::sleep(interval).await;
     }
 }
 

@@ -16,7 +16,6 @@ const BEAT: Duration = Duration::from_secs(1);
 /// Runs until the node stops.
 pub(super) async fn run(control: Rc<Control>) {
     loop {
-        tokio::time::sleep(BEAT).await;
         if control.failed.borrow().is_some() {
             return;
         }
@@ -35,6 +34,7 @@ pub(super) async fn run(control: Rc<Control>) {
                 ballots::recover(&control).await;
             }
         }
+        tokio::time::sleep(BEAT).await;
     }
 }
 
