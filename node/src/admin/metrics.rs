@@ -275,10 +275,13 @@ impl Page {
         ] {
             self.gauge(&format!("storage_{name}"), help, value as f64);
         }
-        let levels: Vec<String> = (0..stats.tables_by_level.len()).map(|l| l.to_string()).collect();
+        // A family without rows cannot be written: before the first flush level 0 has no table.
+        let mut counts: Vec<f64> = stats.tables_by_level.iter().map(|n| *n as f64).collect();
+        counts.resize(counts.len().max(1), 0.0);
+        let levels: Vec<String> = (0..counts.len()).map(|l| l.to_string()).collect();
         let labels: Vec<_> = levels.iter().map(|level| [("level", level.as_str())]).collect();
         let rows: Vec<(Labels<'_>, f64)> =
-            labels.iter().zip(&stats.tables_by_level).map(|(l, n)| (&l[..], *n as f64)).collect();
+            labels.iter().zip(counts).map(|(l, n)| (&l[..], n)).collect();
         self.gauges("storage_tables", "Tables by level.", &rows);
         for (name, help, value) in store_counters(stats) {
             self.counter(&format!("storage_{name}_total"), help, value);

@@ -297,6 +297,7 @@ impl Cluster {
     /// One metric of a node, summed over its labels.
     pub async fn metric(&self, index: usize, name: &str) -> f64 {
         let page = self.admin(index, Method::GET, "/metrics", None).await.expect("an answer");
+        assert_eq!(page.status, 200, "{}", page.text());
         let mut found = None;
         for line in page.text().lines() {
             let Some((series, value)) = line.rsplit_once(' ') else { continue };

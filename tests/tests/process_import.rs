@@ -1,0 +1,251 @@
+//! The word list of Debian's `wamerican` through `kvasir import`, while nodes and the import itself are
+//! killed: no write fails, every word reads back, and the killed node holds what it acknowledged.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hyper::Method;
+use kvasir_tests::load::http::Ask;
+use kvasir_tests::process::{Cluster, binary, escaped, run};
+use serde_json::Value;
+
+const WORDS: &str = "/usr/share/dict/words";
+/// Longest time for one import.
+const IMPORT_PATIENCE: Duration = Duration::from_secs(150);
+/// Words asked from each living node; one more node is asked for all of them.
+const SAMPLE: usize = 5_000;
+
+/// One import at a time: three clusters at once say nothing more and need three times the machine.
+static ONE: Mutex<()> = Mutex::new(());
+
+/// The words in the order of the list; the value of each is its line number.
+fn words() -> Vec<String> {
+    let text = std::fs::read_to_string(WORDS).unwrap_or_else(|error| {
+        panic!("{WORDS}: {error}. try: apt-get install wamerican (tests/run does it)")
+    });
+    let words: Vec<String> = text.lines().map(str::to_owned).collect();
+    assert!(words.len() > 100_000, "{WORDS} has {} words", words.len());
+    words
+}
+
+/// A file to import, `key<TAB>value` a line.
+fn table(dir: &Path, words: &[String]) -> PathBuf {
+    let path = dir.join("words.tsv");
+    let lines = words.iter().enumerate().map(|(i, word)| format!("{word}\t{}\n", i + 1));
+    std::fs::write(&path, lines.collect::<String>()).expect("a file");
+    path
+}
+
+/// An import under way.
+struct Import(Child);
+
+impl Import {
+    fn start(cluster: &Cluster, first: usize, file: &Path, out: &Path) -> Self {
+        let file_of = |name: &str| std::fs::File::create(out.join(name)).expect("a file");
+        let mut command = Command::new(binary());
+        command.arg("import").arg(file).args(["--bucket", "words", "-w", "quorum", "-o", "json"]);
+        command.args(["--server", &cluster.urls(first)]).stdin(Stdio::null());
+        command.stdout(file_of("import.out")).stderr(file_of("import.err"));
+        Self(command.spawn().expect("kvasir import starts"))
+    }
+
+    fn ended(&mut self) -> Option<Option<i32>> {
+        self.0.try_wait().expect("a child").map(|status| status.code())
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().expect("killed");
+        self.0.wait().expect("a child");
+    }
+
+    /// Waits for the end and returns the report; it must have stored everything.
+    async fn finish(&mut self, out: &Path) -> Value {
+        let until = Instant::now() + IMPORT_PATIENCE;
+        let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap_or_default();
+        let code = loop {
+            if let Some(code) = self.ended() {
+                break code;
+            }
+            assert!(Instant::now() < until, "the import does not end: {}", read("import.err"));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert_eq!(code, Some(0), "{}{}", read("import.out"), read("import.err"));
+        let report: Value = serde_json::from_str(&read("import.out")).expect("a JSON report");
+        assert_eq!((&report["failed"], &report["complete"]), (&0.into(), &true.into()), "{report}");
+        report
+    }
+}
+
+impl Drop for Import {
+    fn drop(&mut self) {
+        // An error means that it has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until a node's log has some megabytes of the import, so that a kill falls in the middle on any
+/// machine.
+async fn until_under_way(cluster: &Cluster, node: usize, import: &mut Import) {
+    loop {
+        let done = cluster.metric(node, "kvasir_storage_log_written_bytes_total").await;
+        assert!(import.ended().is_none(), "the import ended before the kill");
+        if done > 3e6 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Reads words at quorum from one node; every `step`-th of them. Returns how many.
+async fn reads_back(
+    cluster: &Rc<Cluster>,
+    node: usize,
+    words: &Rc<Vec<String>>,
+    step: usize,
+) -> usize {
+    const TASKS: usize = 32;
+    let mut tasks = Vec::new();
+    for task in 0..TASKS {
+        let (cluster, words) = (cluster.clone(), words.clone());
+        tasks.push(tokio::task::spawn_local(async move {
+            let mut count = 0;
+            for index in (0..words.len()).step_by(step).skip(task).step_by(TASKS) {
+                let path = format!("/v1/kv/words/{}?r=quorum", escaped(words[index].as_bytes()));
+                let answer = cluster.ask(node, Ask::new(Method::GET, path)).await;
+                let answer = answer.expect("an answer");
+                let found = (answer.status, answer.text());
+                let word = &words[index];
+                assert_eq!(found, (200, (index + 1).to_string()), "node {node}, word {word}");
+                count += 1;
+            }
+            count
+        }));
+    }
+    let mut count = 0;
+    for task in tasks {
+        count += task.await.expect("a task ends");
+    }
+    count
+}
+
+/// All words from one node and a spread of them from the others.
+async fn all_read_back(cluster: &Rc<Cluster>, living: &[usize], words: &Rc<Vec<String>>) {
+    let start = Instant::now();
+    let mut counts = BTreeMap::new();
+    for (place, node) in living.iter().enumerate() {
+        let step = if place == 0 { 1 } else { words.len() / SAMPLE };
+        counts.insert(*node, reads_back(cluster, *node, words, step).await);
+    }
+    println!("words read back right at r=quorum by node: {counts:?} in {:?}", start.elapsed());
+}
+
+/// Writes keys of its own at quorum, and notes which nodes acknowledged which.
+async fn witness(cluster: Rc<Cluster>, living: Vec<usize>, keys: usize) -> Vec<(String, String)> {
+    let mut acks = Vec::new();
+    for key in 0..keys {
+        let key = format!("witness-{key}");
+        let path = format!("/v1/kv/witness/{key}?w=quorum");
+        let mut ask = Ask::new(Method::PUT, path);
+        ask.body = key.clone().into();
+        let node = living[acks.len() % living.len()];
+        let answer = cluster.ask(node, ask).await.expect("an answer");
+        assert_eq!(answer.status, 204, "{}", answer.text());
+        let by = answer.header("x-kvasir-acks").expect("acks").to_string();
+        acks.push((key, by));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    acks
+}
+
+/// The node alone, with the others stopped, holds each key whose acknowledgement names it.
+async fn alone_it_holds(cluster: &mut Cluster, node: usize, id: &str, acks: &[(String, String)]) {
+    for other in (0..3).filter(|other| *other != node) {
+        cluster.kill(other);
+    }
+    cluster.restart_alone(node).await;
+    let mut named = 0;
+    for (key, by) in acks.iter().filter(|(_, by)| by.contains(id)) {
+        let stored = cluster.replica(node, "witness", key.as_bytes()).await;
+        let values = stored["siblings"].as_array().expect("siblings");
+        let value = values.first().and_then(|s| s["valueBase64"].as_str());
+        let value = value.and_then(|text| STANDARD.decode(text).ok());
+        assert_eq!(value.as_deref(), Some(key.as_bytes()), "{key} acknowledged by {by}: {stored}");
+        named += 1;
+    }
+    assert!(named >= 50, "only {named} of {} acknowledgements name the killed node", acks.len());
+    println!(
+        "asked alone, the killed node holds all {named} keys that it acknowledged of {}",
+        acks.len()
+    );
+}
+
+/// One import during which `victim` dies; the import asks from the `first` server on.
+async fn import_with_a_death(victim: usize, first: usize) {
+    let words = Rc::new(words());
+    let cluster = Rc::new(Cluster::formed(3, 3, &[]).await);
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = table(dir.path(), &words);
+    let id = cluster.id(victim).await;
+    let mut import = Import::start(&cluster, first, &file, dir.path());
+    let living: Vec<usize> = (0..3).filter(|node| *node != victim).collect();
+    let writer = tokio::task::spawn_local(witness(cluster.clone(), living.clone(), 400));
+    until_under_way(&cluster, living[0], &mut import).await;
+    let acks = writer.await.expect("the writer ends");
+    let pid = cluster.pid(victim);
+    let killed = Command::new("kill").arg("-KILL").arg(pid.to_string()).status();
+    assert!(killed.expect("kill runs").success());
+    assert!(import.ended().is_none(), "the import ended before the kill");
+    let report = import.finish(dir.path()).await;
+    assert_eq!(report["stored"], words.len());
+    println!("node {victim} killed in the middle: {report}");
+    all_read_back(&cluster, &living, &words).await;
+    let mut cluster = Rc::into_inner(cluster).expect("no task is left");
+    cluster.kill(victim);
+    alone_it_holds(&mut cluster, victim, &id, &acks).await;
+}
+
+#[test]
+fn no_write_fails_when_a_node_dies() {
+    let _turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    run(import_with_a_death(2, 0));
+}
+
+#[test]
+fn no_write_fails_when_the_first_server_of_the_import_dies() {
+    let _turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    run(import_with_a_death(0, 0));
+}
+
+#[test]
+fn a_killed_import_goes_on_where_it_was() {
+    let _turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    run(async {
+        let words = Rc::new(words());
+        let cluster = Rc::new(Cluster::formed(3, 3, &[]).await);
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = table(dir.path(), &words);
+        let mut import = Import::start(&cluster, 0, &file, dir.path());
+        until_under_way(&cluster, 0, &mut import).await;
+        // The place is saved every second; the kill comes after at least one save.
+        let state = dir.path().join("words.tsv.kvasir-import");
+        while !state.is_file() {
+            assert!(import.ended().is_none(), "the import ended before the kill");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        import.kill();
+        let report = Import::start(&cluster, 0, &file, dir.path()).finish(dir.path()).await;
+        let resumed = report["resumed"].as_u64().expect("a count");
+        let stored = report["stored"].as_u64().expect("a count");
+        assert!(resumed > 0, "it began again: {report}");
+        assert_eq!(resumed + stored, words.len() as u64, "{report}");
+        println!("the import killed and resumed: {report}");
+        all_read_back(&cluster, &[0, 1, 2], &words).await;
+    });
+}
