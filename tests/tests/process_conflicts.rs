@@ -42,7 +42,7 @@ async fn read(cluster: &Cluster, node: usize, path: &str) -> (u16, BTreeSet<Stri
                 .map(|s| String::from_utf8(text(s).expect("base64")).expect("text"))
                 .collect()
         }
-        other => panic!("{other}: {}", answer.text()),
+        other => panic!("node {node}: {other}: {}\n{}", answer.text(), cluster.log(node)),
     };
     (answer.status, values, token(&answer))
 }

@@ -110,7 +110,8 @@ impl Cluster {
         cluster
     }
 
-    /// Forms a cluster of the first `count` nodes with `n` copies and waits until they serve.
+    /// Forms a cluster of the first `count` nodes with `n` copies and waits until they serve and each
+    /// has heard of all: a node serves before gossip has told it where every member is.
     pub async fn form(&self, count: usize, n: usize) {
         let nodes: Vec<&str> = self.nodes[..count].iter().map(|n| n.peer.as_str()).collect();
         let body = json!({ "clusterName": "test", "replication": { "dc1": n }, "nodes": nodes });
@@ -125,6 +126,19 @@ impl Cluster {
         }
         for node in 0..count {
             self.until_ready(node).await;
+            self.until_all_heard(node, count).await;
+        }
+    }
+
+    async fn until_all_heard(&self, node: usize, count: usize) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let (_, status) = self.json(node, Method::GET, "/v1/status", None).await;
+            if status["cluster"]["membersUp"] == count {
+                return;
+            }
+            assert!(Instant::now() < until, "node {node} does not hear of all: {status}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
