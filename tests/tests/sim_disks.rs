@@ -80,15 +80,29 @@ fn seeds() -> u64 {
     std::env::var("KVASIR_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(500)
 }
 
-#[test]
-fn acknowledged_writes_survive_the_loss_of_every_unsynced_byte() {
+/// Runs the seeds `first, first + step, ...`: acknowledged writes, and crashes that fell into the writing.
+fn sweep(first: u64, step: usize) -> (usize, u64) {
     let (mut all, mut partial) = (0, 0);
-    for seed in 0..seeds() {
+    for seed in (first..seeds()).step_by(step) {
         let (lost, acknowledged) = run(blackout(seed, false));
         assert_eq!(lost, 0, "seed {seed}: {lost} of {acknowledged} acknowledged writes are gone");
         all += acknowledged;
         partial += u64::from((1..KEYS).contains(&acknowledged));
     }
+    (all, partial)
+}
+
+#[test]
+fn acknowledged_writes_survive_the_loss_of_every_unsynced_byte() {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let (all, partial) = std::thread::scope(|scope| {
+        let sweeps: Vec<_> =
+            (0..threads).map(|t| scope.spawn(move || sweep(t as u64, threads))).collect();
+        sweeps.into_iter().fold((0, 0), |(all, partial), sweep| {
+            let (more, crashes) = sweep.join().expect("no seed loses a write");
+            (all + more, partial + crashes)
+        })
+    });
     println!("{} seeds, {all} acknowledged writes, {partial} crashes in the middle", seeds());
     assert!(partial * 4 > seeds(), "only {partial} crashes fell into the writing");
 }

@@ -31,6 +31,7 @@ pub async fn delete(
         }
     };
     let order = Order { context: context.clone(), payload: Payload::Tombstone, ttl_ms: None };
+    plan.token_fits(&context)?;
     let durability = plan.durability(request.durability);
     let written = put::write(this, &plan, order, tally, durability, request.deadline).await?;
     let mut covered = context;

@@ -92,11 +92,18 @@ async fn any_owner(
     retry: Retry,
 ) -> Result<Answer, CoordinateError> {
     let mut last = CoordinateError::QuorumNotReached { acks: 0, required: 1, may_be_stored: false };
-    for owner in &plan.owners {
-        if Instant::now() >= deadline {
+    for (tried, owner) in plan.owners.iter().enumerate() {
+        let now = Instant::now();
+        if now >= deadline {
             return Err(CoordinateError::Deadline { acks: 0, required: 1, may_be_stored: false });
         }
-        match this.hand_over(plan, owner.node, order, deadline).await {
+        // A read leaves time for the owners that are left; a write that was sent is not sent again.
+        let left = (plan.owners.len() - tried) as u32;
+        let until = match retry {
+            Retry::Always => now + (deadline - now) / left,
+            Retry::NotApplied => deadline,
+        };
+        match this.hand_over(plan, owner.node, order, until).await {
             Ok(Answer::Error(error)) if error.is_elsewhere() => last = error.into(),
             Ok(Answer::Error(error)) => return Err(error.into()),
             Ok(answer) => return Ok(answer),

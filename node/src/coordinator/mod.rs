@@ -43,6 +43,9 @@ impl From<LocalError> for CoordinateError {
             LocalError::TooManySiblings { siblings } => {
                 Self::TooManySiblings { siblings, limit: SIBLINGS_REFUSE }
             }
+            LocalError::Write(error @ WriteError::Abandoned) => {
+                Self::DiskFailed { reason: error.to_string(), may_be_stored: true }
+            }
             other => Self::DiskFailed { reason: other.to_string(), may_be_stored: false },
         }
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use kvasir_core::id::NodeId;
 use kvasir_core::quorum::{Level, LevelError, Tally};
 use kvasir_core::ring::{BucketSettings, Owner};
-use kvasir_core::version::{Context, Token};
+use kvasir_core::version::{Actor, Context, Token};
 use kvasir_storage::key::TableKey;
 
 use super::request::{CoordinateError, Durability};
@@ -96,6 +96,18 @@ impl Plan {
         let cluster = self.formed.ring.document().cluster_id;
         Token::encode(&self.formed.token_key, cluster, self.hash, context)
             .map_err(|e| CoordinateError::BadToken { reason: e.to_string() })
+    }
+
+    /// Whether the token of a write over `seen` will fit into a header, asked before anything is stored.
+    ///
+    /// # Errors
+    /// It will not.
+    pub fn token_fits(&self, seen: &Context) -> Result<(), CoordinateError> {
+        // No dot takes more bytes than this one.
+        let longest = Actor { tag: u64::MAX, serial: u64::MAX }.dot(u64::MAX);
+        let mut context = seen.clone();
+        context.insert(longest);
+        self.token(&context).map(drop)
     }
 
     /// The durability of a write: asked for, else the bucket's.

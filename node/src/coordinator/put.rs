@@ -32,12 +32,14 @@ pub async fn put(this: &Coordinate, request: PutRequest) -> Result<PutOutcome, C
     };
     let durability = plan.durability(request.durability);
     let seen = order.context.clone();
+    plan.token_fits(&seen)?;
     let written = write(this, &plan, order, tally, durability, request.deadline).await?;
     let mut context = seen;
     context.join(written.delta.context());
     let returned = match request.return_set {
         true => Some(GetOutcome {
-            token: Some(plan.token(written.set.context())?),
+            // The write is done: a set whose token is too long is shown without one.
+            token: plan.token(written.set.context()).ok(),
             set: written.set,
             showing: Showing::Siblings,
             agreed: written.acks.owners.len() as u32,

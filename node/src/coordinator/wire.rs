@@ -366,7 +366,8 @@ fn acks(stored: &Stored) -> Acks {
 /// The returned set does not decode; the write itself reached its level.
 pub fn put_outcome(stored: Stored) -> Result<PutOutcome, CoordinateError> {
     let acks = acks(&stored);
-    let returned = stored.returned.map(get_outcome).transpose()?;
+    // The write reached its level whatever the set looks like.
+    let returned = stored.returned.map(get_outcome).transpose().map_err(|_| mismatch(true))?;
     Ok(PutOutcome { token: stored.token, acks, returned })
 }
 

@@ -137,7 +137,7 @@ impl Replica {
         let applied = self
             .store
             .update(key, engine(durability), move |old| {
-                let minted = mint_into(old, &minter, &context, sibling, now);
+                let minted = mint_into(old, &minter, &context, sibling);
                 split(minted.map(|(record, minted)| (Some(record), minted)))
             })
             .await?;
@@ -194,12 +194,12 @@ fn mint_into(
     minter: &Minter,
     context: &Context,
     sibling: Sibling,
-    now_ms: u64,
 ) -> Result<(Record, Minted), LocalError> {
     let record = decode(old)?;
-    let before = record.as_ref().map_or(0, |r| r.set.live(now_ms).count());
+    // Expired values and tombstones count: they stay in the record until somebody covers them.
+    let before = record.as_ref().map_or(0, |r| r.set.siblings().len());
     let minted = minter.mint(record, SerialFloor::default(), context, sibling)?;
-    let siblings = minted.record.set.live(now_ms).count();
+    let siblings = minted.record.set.siblings().len();
     // A write that resolves siblings is always taken, even from above the limit.
     if siblings > SIBLINGS_REFUSE && siblings > before {
         return Err(LocalError::TooManySiblings { siblings: before });

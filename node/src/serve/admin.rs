@@ -1,6 +1,6 @@
 //! The admin port of a node: binds it, reads the bearer token, and serves on the control thread.
 
-use std::net::ToSocketAddrs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,9 +32,9 @@ pub fn bind(
     let config = &shared.config.admin;
     let address = config.listen.clone();
     let token = config.token_file.as_deref().map(token).transpose()?;
-    let access = Access::new(is_loopback(&address), token.as_deref());
     let listener =
         world.net.listen(&address).map_err(|error| StartError::Listen { address, error })?;
+    let access = Access::new(is_loopback(&listener.address()), token.as_deref());
     let backend = Rc::new(Backend { shared: shared.clone(), control: control.clone() });
     let clock = world.clock.clone();
     let server = Rc::new(Server::new(
@@ -47,10 +47,10 @@ pub fn bind(
     Ok(async move { server.run(Accepting(listener), drain, GRACE).await })
 }
 
-/// Whether only this machine can reach an address. A name counts if all it stands for is loopback; one
-/// that stands for nothing (a simulated host) is taken for loopback, since nobody else can reach it.
+/// Whether only this machine can reach a listener. Real listeners know their numeric address; one
+/// without (a simulated host) nobody else can reach.
 fn is_loopback(address: &str) -> bool {
-    address.to_socket_addrs().map_or(true, |mut all| all.all(|a| a.ip().is_loopback()))
+    address.parse::<SocketAddr>().map_or(true, |a| a.ip().is_loopback())
 }
 
 fn token(path: &Path) -> Result<String, StartError> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
@@ -35,6 +36,9 @@ pub struct Backend {
     /// The control thread's own.
     pub control: Rc<Control>,
 }
+
+/// Longest wait for the outcome of a change; it may still come afterwards.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
 fn problem<T>(code: &str, detail: impl Into<String>) -> Answered<T> {
     Err(Box::new(Problem::new(code, detail)))
@@ -166,9 +170,21 @@ impl Backend {
     }
 
     async fn propose(&self, document: Document) -> Answered<DocumentAnswer> {
-        match ballots::propose(&self.control, Sealed::new(document)).await {
+        match self.proposed(Sealed::new(document)).await {
             Ok(chosen) => Ok(DocumentAnswer::of(&chosen, true)),
             Err(error) => Err(self.refused(error)),
+        }
+    }
+
+    /// Runs a proposal in a task of its own: a client that goes away must not stop it half-way.
+    async fn proposed(&self, document: Sealed) -> Result<Sealed, ProposeError> {
+        let control = self.control.clone();
+        let round =
+            tokio::task::spawn_local(async move { ballots::propose(&control, document).await });
+        let unknown = ProposeError::NoMajority { may_be_chosen: true };
+        match tokio::time::timeout(ANSWER_WITHIN, round).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Err(unknown),
         }
     }
 
@@ -234,7 +250,7 @@ impl Backend {
                     return Ok(OperationStatus::of(&request.id, &record));
                 }
             };
-            match ballots::propose(&self.control, Sealed::new(*child)).await {
+            match self.proposed(Sealed::new(*child)).await {
                 Ok(chosen) => {
                     let record = chosen.operations.get(&request.id);
                     return match record {
@@ -261,8 +277,22 @@ impl Backend {
         for warning in warnings {
             tracing::warn!(%warning, "the first layout");
         }
-        match ballots::form(&self.control, Sealed::new(document)).await {
-            Ok(formed) => Ok(DocumentAnswer::of(&formed, true)),
+        let (control, first) = (self.control.clone(), Sealed::new(document));
+        let asked = first.clone();
+        let attempt = tokio::task::spawn_local(async move { ballots::form(&control, first).await });
+        let outcome = match tokio::time::timeout(ANSWER_WITHIN, attempt).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Err(None),
+        };
+        match outcome {
+            // Also when it was an earlier attempt at the same that was finished.
+            Ok(formed) if same_wish(&asked, &formed) => Ok(DocumentAnswer::of(&formed, true)),
+            Ok(formed) => {
+                let detail = "an earlier init was in force or was finished instead of this one";
+                let newest = DocumentAnswer::of(&formed, false);
+                let problem = Problem::new(code::ALREADY_FORMED, detail);
+                Err(Box::new(problem.fact("newest", json(&newest))))
+            }
             Err(Some(FormingOutcome::Conflict { node, holds })) => {
                 let detail = format!("node {node} accepted another first document");
                 let newest = DocumentAnswer::of(&holds, false);
@@ -328,6 +358,15 @@ impl Backend {
         }
         Ok(members)
     }
+}
+
+/// Whether two first documents were made from the same request.
+fn same_wish(asked: &Document, formed: &Document) -> bool {
+    asked.cluster_name == formed.cluster_name
+        && asked.replication == formed.replication
+        && asked.partition_bits == formed.partition_bits
+        && asked.defaults == formed.defaults
+        && asked.members.keys().eq(formed.members.keys())
 }
 
 fn json(answer: &DocumentAnswer) -> serde_json::Value {

@@ -150,6 +150,7 @@ fn refusal(error: LocalError) -> Refusal {
         }
         LocalError::Write(WriteError::Full(_)) => Refusal::DiskFull,
         LocalError::Context(refused) => Refusal::ContextRefused(refused.to_string()),
+        LocalError::Write(error @ WriteError::Abandoned) => Refusal::Unknown(error.to_string()),
         LocalError::Write(error) => Refusal::WriteFailed(error.to_string()),
         other => Refusal::ReadFailed(other.to_string()),
     }

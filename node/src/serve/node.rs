@@ -183,6 +183,7 @@ pub fn control(
         replica: shared.replica.clone(),
         formed: RefCell::new(None),
         retired: RefCell::new(None),
+        starting: Cell::new(true),
         put_back: RefCell::new(parts.put_back),
         disk_free: Cell::new(None),
         boot_raised: Cell::new(false),

@@ -20,12 +20,15 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::control::Control;
+use super::small_files::SmallFileError;
 use super::{gossip, identity};
 use crate::peer::{Refusal, Reply, Request};
 use crate::replica::Formed;
 
 /// How long one phase may wait for answers.
 const ROUND: Duration = Duration::from_secs(2);
+/// How often a full disk is tried again.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
 /// How long a change may try in all.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -68,13 +71,20 @@ pub(super) async fn store_marks(control: &Control, acceptor: &Acceptor) -> bool 
 }
 
 async fn replace(control: &Control, file: &str, content: Vec<u8>) -> bool {
-    match control.files.replace(file, content).await {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::error!(%error, "the ballot state could not be stored");
-            *control.failed.borrow_mut() =
-                Some(format!("the ballot state could not be stored: {error}"));
-            false
+    loop {
+        match control.files.replace(file, content.clone()).await {
+            Ok(()) => return true,
+            // Surely the old content is there: no vote or mark leaves until there is room again.
+            Err(SmallFileError::Io(error)) if error.is_full() => {
+                tracing::warn!(%error, "no room to store votes and marks: this member votes on nothing");
+                tokio::time::sleep(FULL_PAUSE).await;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the ballot state could not be stored");
+                *control.failed.borrow_mut() =
+                    Some(format!("the ballot state could not be stored: {error}"));
+                return false;
+            }
         }
     }
 }
@@ -307,18 +317,19 @@ async fn round(
 /// Peers remember more of this node than its volume does: the volume was put back to an older state,
 /// and acknowledged writes may be missing from it. Its data is not used any more, in this start or a
 /// later one.
-pub(super) async fn set_aside(control: &Control) {
+///
+/// False: that could not be stored, so the node must stop before it recovers its votes, or a later start
+/// would not know.
+pub(super) async fn set_aside(control: &Control) -> bool {
     if control.put_back.borrow().is_some() {
-        return;
+        return true;
     }
     let reason = "the volume was put back to an older state, so acknowledged writes may be missing from \
         it. try: remove the node's data directory and let it join as a new node";
     tracing::error!(reason, "this node serves no data any more");
     *control.put_back.borrow_mut() = Some(reason.to_string());
     gossip::publish(control);
-    if let Err(error) = control.files.replace(identity::PUT_BACK_FILE, reason.into()).await {
-        *control.failed.borrow_mut() = Some(error.to_string());
-    }
+    replace(control, identity::PUT_BACK_FILE, reason.into()).await
 }
 
 /// Others remember a later start of this node: goes on above it, once. If it happens again, another

@@ -99,6 +99,8 @@ pub struct Control {
     pub formed: RefCell<Option<Arc<Formed>>>,
     /// Why this node serves no data, if so.
     pub retired: RefCell<Option<String>>,
+    /// The node has not heard yet what the others remember of it, and has not waited long enough.
+    pub starting: Cell<bool>,
     /// Why this node's data must not be used, if so: its volume was put back to an older state.
     pub put_back: RefCell<Option<String>>,
     /// Free bytes of the volume, as of the last beat.

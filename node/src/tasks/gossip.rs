@@ -17,6 +17,8 @@ use super::control::Control;
 use crate::peer::{Reply, Request};
 use crate::replica::{Member, View};
 
+/// What clients and probes are told until the others have been heard.
+const STARTING: &str = "starting: asking the other members what they remember. try: again in 2 s";
 /// How long a fetch of a document may take.
 const PULL_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -176,6 +178,11 @@ pub(super) fn publish(control: &Control) {
         datacenter: control.datacenter.clone(),
         formed: control.formed.borrow().clone(),
         members,
-        retired: control.put_back.borrow().clone().or_else(|| control.retired.borrow().clone()),
+        retired: control
+            .put_back
+            .borrow()
+            .clone()
+            .or_else(|| control.retired.borrow().clone())
+            .or_else(|| control.starting.get().then(|| STARTING.to_string())),
     });
 }

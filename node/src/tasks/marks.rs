@@ -10,8 +10,14 @@ use kvasir_core::consensus::{Mark, Message, Readiness};
 
 use super::ballots;
 use super::control::Control;
+use super::gossip;
 
 const BEAT: Duration = Duration::from_secs(1);
+
+/// While starting, the others are asked this often.
+const EAGER: Duration = Duration::from_millis(200);
+/// How long a starting node waits for the others before it serves what it has.
+const START_PATIENCE_MS: u64 = 2_000;
 
 /// Runs until the node stops.
 pub(super) async fn run(control: Rc<Control>) {
@@ -29,12 +35,22 @@ pub(super) async fn run(control: Rc<Control>) {
                 ask_around(&control).await;
             }
             Readiness::Recovering => {
-                ballots::set_aside(&control).await;
+                if !ballots::set_aside(&control).await {
+                    return;
+                }
                 ask_around(&control).await;
                 ballots::recover(&control).await;
             }
         }
-        tokio::time::sleep(BEAT).await;
+        let heard = !matches!(
+            control.acceptor.lock().await.readiness(),
+            Readiness::Unheard(_) | Readiness::Recovering
+        );
+        if control.starting.get() && (heard || control.now_ms() >= START_PATIENCE_MS) {
+            control.starting.set(false);
+            gossip::publish(&control);
+        }
+        tokio::time::sleep(if control.starting.get() { EAGER } else { BEAT }).await;
     }
 }
 
@@ -78,5 +94,9 @@ async fn ask_around(control: &Rc<Control>) {
     let mut answers = ballots::exchange(control, send);
     while let Some((from, message)) = answers.recv().await {
         ballots::feed(control, from, message).await;
+        let readiness = control.acceptor.lock().await.readiness();
+        if readiness == Readiness::Recovering && !ballots::set_aside(control).await {
+            return;
+        }
     }
 }
