@@ -21,7 +21,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
-use kvasir_core::limits::SIBLINGS_REFUSE;
 use kvasir_storage::{ReadError, WriteError};
 pub use request::{
     Acks, CoordinateError, Coordinator, DeleteOutcome, DeleteRequest, Durability, GetOutcome,
@@ -40,8 +39,8 @@ impl From<LocalError> for CoordinateError {
             }
             LocalError::Write(WriteError::Full(_)) => Self::DiskFull { may_be_stored: false },
             LocalError::Context(refused) => Self::ContextRefused { reason: refused.to_string() },
-            LocalError::TooManySiblings { siblings } => {
-                Self::TooManySiblings { siblings, limit: SIBLINGS_REFUSE }
+            LocalError::TooManySiblings { siblings, limit } => {
+                Self::TooManySiblings { siblings, limit }
             }
             LocalError::Write(error @ WriteError::Abandoned) => {
                 Self::DiskFailed { reason: error.to_string(), may_be_stored: true }

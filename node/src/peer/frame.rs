@@ -38,8 +38,9 @@ pub const VERSION: u8 = 1;
 pub const PREFIX_BYTES: usize = 12;
 /// Bytes before the body.
 pub const HEADER_BYTES: usize = 60;
-/// Longest body: the largest value with 1 MiB for everything that travels with it.
-pub const BODY_MAX_BYTES: usize = VALUE_HARD_MAX_BYTES + 1024 * 1024;
+/// Longest body: a whole sibling set. Each coordinator keeps what its clients make of a set within the
+/// largest value and 1 MiB; four of them may have grown one set at the same time.
+pub const BODY_MAX_BYTES: usize = 4 * (VALUE_HARD_MAX_BYTES + 1024 * 1024);
 
 const FLAG_ROUTE: u16 = 1;
 

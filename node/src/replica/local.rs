@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use kvasir_core::limits::SIBLINGS_REFUSE;
+use kvasir_core::limits::{SIBLINGS_REFUSE, VALUE_HARD_MAX_BYTES};
 use kvasir_core::ring::Durability;
 use kvasir_core::version::{
     CodecError, Context, ContextRefused, HybridClock, Minter, Payload, Record, SerialFloor,
@@ -15,6 +15,9 @@ use kvasir_core::version::{
 use kvasir_storage::{Applied, Change, ReadError, Store, TableKey, WriteError};
 
 use crate::seam::Clock;
+
+/// Bytes of values up to which clients may add siblings to one key, so that a set always travels whole.
+const SET_MAX_BYTES: usize = VALUE_HARD_MAX_BYTES;
 
 /// What a client wants written, before it has a dot.
 #[derive(Debug, Clone)]
@@ -51,11 +54,13 @@ pub enum LocalError {
     /// The context names a write that this node never made (DESIGN section 4, Token).
     #[error("{0}")]
     Context(#[from] ContextRefused),
-    /// The key has as many siblings as clients may make.
-    #[error("{siblings} siblings; the limit is {SIBLINGS_REFUSE}")]
+    /// The key has as many siblings as clients may make, by count or by the bytes of their values.
+    #[error("{siblings} siblings; the limit is {limit}")]
     TooManySiblings {
         /// How many there are.
         siblings: usize,
+        /// How many there may be: fewer than the usual limit when their values are large.
+        limit: usize,
     },
 }
 
@@ -198,14 +203,28 @@ fn mint_into(
     let record = decode(old)?;
     // Expired values and tombstones count: they stay in the record until somebody covers them.
     let before = record.as_ref().map_or(0, |r| r.set.siblings().len());
+    let bytes_before = record.as_ref().map_or(0, |r| value_bytes(&r.set));
     let minted = minter.mint(record, SerialFloor::default(), context, sibling)?;
     let siblings = minted.record.set.siblings().len();
     // A write that resolves siblings is always taken, even from above the limit.
     if siblings > SIBLINGS_REFUSE && siblings > before {
-        return Err(LocalError::TooManySiblings { siblings: before });
+        return Err(LocalError::TooManySiblings { siblings: before, limit: SIBLINGS_REFUSE });
+    }
+    let bytes = value_bytes(&minted.record.set);
+    if bytes > SET_MAX_BYTES && bytes > bytes_before {
+        return Err(LocalError::TooManySiblings { siblings: before, limit: before });
     }
     let set = minted.record.set.clone();
     Ok((minted.record, Minted { delta: minted.delta, set }))
+}
+
+/// Bytes of the values in a set.
+fn value_bytes(set: &SiblingSet) -> usize {
+    let bytes = |sibling: &Sibling| match &sibling.payload {
+        Payload::Value { bytes, .. } => bytes.len(),
+        Payload::Tombstone => 0,
+    };
+    set.siblings().values().map(bytes).sum()
 }
 
 fn merge_into(old: Option<&[u8]>, minter: &Minter, delta: &SiblingSet) -> Outcome<bool> {

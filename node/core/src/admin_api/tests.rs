@@ -243,7 +243,7 @@ fn status_json() {
             "machine": "m1", "rack": "r1", "zone": "z1", "datacenter": "dc1", "weight": 100,
             "partitions": 2, "owned": 0.5, "epoch": 4, "boot": 1, "mark": 17, "phi": 0.25,
             "version": "0.1.0",
-            "load": {"diskBytes": 1, "memoryBytes": 0, "freeBytes": 0, "records": 0}
+            "load": {"diskBytes": 1, "memoryBytes": 0}
         }],
         "operations": []
     });
