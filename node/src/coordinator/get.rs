@@ -7,13 +7,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kvasir_core::id::NodeId;
-use kvasir_core::quorum::{Level, Progress, Tally};
+use kvasir_core::quorum::{Level, Tally};
 use kvasir_core::version::SiblingSet;
 use tokio::time::Instant;
 
 use super::fanout::Answers;
 use super::plan::Plan;
-use super::put::late;
+use super::put::{late, reached};
 use super::request::{CoordinateError, Durability, GetOutcome, GetRequest, Showing};
 use super::{Coordinate, forward};
 
@@ -96,16 +96,8 @@ async fn gather(
     let mut sets = Vec::new();
     let mut hurried = false;
     loop {
-        match tally.progress() {
-            Progress::Done => return Ok((tally, sets)),
-            Progress::Failed => {
-                return Err(CoordinateError::QuorumNotReached {
-                    acks: tally.acks().len() as u32,
-                    required: tally.required(),
-                    may_be_stored: false,
-                });
-            }
-            Progress::NeedMore => {}
+        if reached(&tally, false)? {
+            return Ok((tally, sets));
         }
         let until = if hurried { deadline } else { deadline.min(patience) };
         match answers.next(until).await {
@@ -157,16 +149,8 @@ async fn repair(
         .map(|o| o.node)
         .filter(|n| !lacking.contains(n) && !agreeing.contains(n));
     loop {
-        match tally.progress() {
-            Progress::Done => return Ok(()),
-            Progress::Failed => {
-                return Err(CoordinateError::QuorumNotReached {
-                    acks: tally.acks().len() as u32,
-                    required: tally.required(),
-                    may_be_stored: false,
-                });
-            }
-            Progress::NeedMore => {}
+        if reached(&tally, false)? {
+            return Ok(());
         }
         let Some((node, said)) = answers.next(deadline).await else {
             return Err(late(&tally, false));

@@ -99,16 +99,8 @@ async fn collect(
     deadline: Instant,
 ) -> Result<(), CoordinateError> {
     loop {
-        match tally.progress() {
-            Progress::Done => return Ok(()),
-            Progress::Failed => {
-                return Err(CoordinateError::QuorumNotReached {
-                    acks: tally.acks().len() as u32,
-                    required: tally.required(),
-                    may_be_stored: true,
-                });
-            }
-            Progress::NeedMore => {}
+        if reached(tally, true)? {
+            return Ok(());
         }
         let Some((node, said)) = answers.next(deadline).await else {
             return Err(late(tally, true));
@@ -117,6 +109,21 @@ async fn collect(
             Ok(()) => tally.ack(node)?,
             Err(_) => tally.fail(node)?,
         };
+    }
+}
+
+/// Whether the level is reached.
+///
+/// # Errors
+/// It no longer can be.
+pub(super) fn reached(tally: &Tally, may_be_stored: bool) -> Result<bool, CoordinateError> {
+    let (acks, required) = (tally.acks().len() as u32, tally.required());
+    match tally.progress() {
+        Progress::Done => Ok(true),
+        Progress::NeedMore => Ok(false),
+        Progress::Failed => {
+            Err(CoordinateError::QuorumNotReached { acks, required, may_be_stored })
+        }
     }
 }
 
