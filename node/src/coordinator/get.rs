@@ -17,7 +17,8 @@ use super::put::{late, reached};
 use super::request::{CoordinateError, Durability, GetOutcome, GetRequest, Showing};
 use super::{Coordinate, forward};
 
-/// How long the first owners may be silent before the others are asked too.
+/// How long the first owners may be silent before the others are asked too, in the read and again
+/// in its repair.
 const PATIENCE: Duration = Duration::from_millis(150);
 
 /// Reads the siblings of one key.
@@ -148,18 +149,25 @@ async fn repair(
         .iter()
         .map(|o| o.node)
         .filter(|n| !lacking.contains(n) && !agreeing.contains(n));
+    let patience = Instant::now() + PATIENCE;
+    let mut hurried = false;
     loop {
         if reached(&tally, false)? {
             return Ok(());
         }
-        let Some((node, said)) = answers.next(deadline).await else {
-            return Err(late(&tally, false));
-        };
-        match said {
-            Ok(()) => {
+        let until = if hurried { deadline } else { deadline.min(patience) };
+        match answers.next(until).await {
+            Some((node, Ok(()))) => {
                 tally.ack(node)?;
             }
-            Err(_) => {
+            None if hurried || Instant::now() >= deadline => return Err(late(&tally, false)),
+            None => {
+                hurried = true;
+                for node in spare.by_ref() {
+                    this.send_merge(plan, node, &merged, Durability::Group, &answers);
+                }
+            }
+            Some((node, Err(_))) => {
                 tally.fail(node)?;
                 if let Some(next) = spare.next() {
                     this.send_merge(plan, next, &merged, Durability::Group, &answers);

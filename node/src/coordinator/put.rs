@@ -93,21 +93,32 @@ pub(super) async fn write(
     })
 }
 
+/// Waits for the level. The value is in this node's log by now, so no failure here is "not stored".
 async fn collect(
     tally: &mut Tally,
     mut answers: Answers<()>,
     deadline: Instant,
 ) -> Result<(), CoordinateError> {
+    let (mut failed, mut full) = (0_u32, 0_u32);
     loop {
-        if reached(tally, true)? {
-            return Ok(());
+        match reached(tally, true) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(CoordinateError::QuorumNotReached { .. }) if failed > 0 && full == failed => {
+                return Err(CoordinateError::DiskFull { may_be_stored: true });
+            }
+            Err(other) => return Err(other),
         }
         let Some((node, said)) = answers.next(deadline).await else {
             return Err(late(tally, true));
         };
         match said {
             Ok(()) => tally.ack(node)?,
-            Err(_) => tally.fail(node)?,
+            Err(why) => {
+                failed += 1;
+                full += u32::from(why == Failure::DiskFull);
+                tally.fail(node)?
+            }
         };
     }
 }
@@ -131,4 +142,43 @@ pub(super) fn reached(tally: &Tally, may_be_stored: bool) -> Result<bool, Coordi
 pub(super) fn late(tally: &Tally, may_be_stored: bool) -> CoordinateError {
     let (acks, required) = (tally.acks().len() as u32, tally.required());
     CoordinateError::Deadline { acks, required, may_be_stored }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kvasir_core::id::NodeId;
+    use kvasir_core::quorum::Level;
+
+    use super::*;
+
+    /// One owner acknowledges, the other two fail with the given reasons.
+    async fn collected(reasons: [Failure; 2]) -> Result<(), CoordinateError> {
+        let owners = [1, 2, 3].map(|n| (NodeId::from_bytes([n; 16]), "a"));
+        let mut tally = Tally::new(Level::Quorum, &owners, "a").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let answers = Answers::until(deadline);
+        answers.ask(owners[0].0, async { Ok(()) });
+        for ((node, _), reason) in owners[1..].iter().zip(reasons) {
+            answers.ask(*node, async move { Err(reason) });
+        }
+        collect(&mut tally, answers, deadline).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_full_disks_are_reported_as_a_full_disk() {
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let full = collected([Failure::DiskFull, Failure::DiskFull]).await;
+                assert!(matches!(full, Err(CoordinateError::DiskFull { may_be_stored: true })));
+                let mixed = collected([Failure::DiskFull, Failure::Unknown("gone".into())]).await;
+                assert!(matches!(
+                    mixed,
+                    Err(CoordinateError::QuorumNotReached { acks: 1, may_be_stored: true, .. })
+                ));
+            })
+            .await;
+    }
 }
