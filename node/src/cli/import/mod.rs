@@ -5,6 +5,7 @@
 //! that was killed goes on there. Memory is bounded by the window of lines that may be sent ahead
 //! of the first one that is not acknowledged, and by their bytes.
 
+mod acks;
 mod line;
 mod prefix;
 mod report;
@@ -41,6 +42,9 @@ leaves no siblings, since equal values are shown as one.
 Writes are blind: a key that already holds another value then holds both. --overwrite reads each key
 first and replaces what it sees, in the order of the file.
 
+--acks FILE notes for each stored line its number, bucket, key and the X-Kvasir-Acks of its answer, as
+{\"line\":1,\"bucket\":\"b\",\"key\":\"k\",\"acks\":\"owners=...\"} with \"key_b64\" for keys that are no text.
+
 Exit code 0: every line is acknowledged. Otherwise the first line that is not is named.")]
 pub struct Import {
     /// The file to read
@@ -70,6 +74,9 @@ pub struct Import {
     /// The state file; without it FILE.kvasir-import
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
+    /// Note in this file which nodes acknowledged each key: one JSON object a line, added at its end
+    #[arg(long, value_name = "FILE")]
+    pub acks: Option<PathBuf>,
     /// Forget how far an earlier import came
     #[arg(long)]
     pub restart: bool,

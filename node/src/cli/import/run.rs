@@ -17,6 +17,7 @@ use hyper::Method;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Import;
+use super::acks::{Acknowledged, AcksFile};
 use super::line::Pair;
 use super::prefix::{Place, Prefix};
 use super::report::{Progress, Report};
@@ -42,7 +43,13 @@ struct Done {
     key: Bytes,
     weight: usize,
     value_bytes: usize,
-    outcome: Result<u32, Failure>,
+    outcome: Result<Stored, Failure>,
+}
+
+/// A pair that was acknowledged.
+struct Stored {
+    retries: u32,
+    said: Acknowledged,
 }
 
 type Sending = Pin<Box<dyn Future<Output = Done>>>;
@@ -61,6 +68,7 @@ pub struct Run<'a> {
     arguments: &'a Import,
     source: Source,
     state_path: Option<PathBuf>,
+    acks: Option<AcksFile>,
     sender: Rc<Sender>,
     prefix: Prefix,
     saved: Place,
@@ -87,6 +95,7 @@ impl<'a> Run<'a> {
         length: u64,
     ) -> Result<Self, Failure> {
         let client = arguments.target.client(arguments.timeout, true)?;
+        let acks = arguments.acks.as_deref().map(AcksFile::open).transpose()?;
         let timeout = format!("{}ms", client.attempt().as_millis());
         let mut put = Query::default();
         put.add("timeout", Some(timeout.clone()));
@@ -106,6 +115,7 @@ impl<'a> Run<'a> {
             arguments,
             source,
             state_path,
+            acks,
             sender: Rc::new(sender),
             prefix: Prefix::at(place),
             saved: place,
@@ -230,9 +240,13 @@ impl<'a> Run<'a> {
         self.bytes_under_way -= done.weight;
         self.keys.remove(&done.key);
         match done.outcome {
-            Ok(retries) => {
+            Ok(Stored { retries, said }) => {
                 self.report.stored += 1;
                 self.report.retries += u64::from(retries);
+                let noted = self.acks.as_mut().map(|file| file.note(done.number + 1, &said));
+                if let Some(Err(failure)) = noted {
+                    self.stop(u64::MAX, failure);
+                }
                 self.report.value_bytes += done.value_bytes as u64;
                 self.prefix.done(done.number, done.end, true);
             }
@@ -252,6 +266,9 @@ impl<'a> Run<'a> {
     /// Saves the place where it moved. A state file that cannot be written ends the import.
     fn save(&mut self) {
         let place = self.prefix.place();
+        if let Some(Err(failure)) = self.acks.as_mut().map(AcksFile::flush) {
+            return self.stop(u64::MAX, failure);
+        }
         let Some(path) = &self.state_path else { return };
         if place == self.saved {
             return;
@@ -280,7 +297,7 @@ impl Sender {
     }
 
     /// Stores one pair; says how often it was tried again.
-    async fn store(&self, number: u64, pair: Pair) -> Result<u32, Failure> {
+    async fn store(&self, number: u64, pair: Pair) -> Result<Stored, Failure> {
         let bucket = pair.bucket.as_deref().unwrap_or(&self.bucket);
         let path = path(bucket.as_bytes(), &pair.key);
         // Lines are spread over the servers, so that each coordinates its share.
@@ -302,7 +319,11 @@ impl Sender {
         let ask = Ask { method, target, headers, body: pair.value, repeat };
         let reply = self.client.ask_from(first, &ask).await?;
         match reply.status {
-            200 | 204 => Ok(retries + reply.retries),
+            200 | 204 => {
+                let by = reply.header("x-kvasir-acks").unwrap_or_default().to_owned();
+                let said = Acknowledged { bucket: bucket.to_owned(), key: pair.key.clone(), by };
+                Ok(Stored { retries: retries + reply.retries, said })
+            }
             _ => Err(reply.failure()),
         }
     }
