@@ -1,5 +1,6 @@
 //! The README keeps its word: both languages say the same, and the commands that it shows work.
 
+use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -93,6 +94,33 @@ fn the_first_session_makes_and_resolves_a_conflict() {
     assert!(said.trim_end().ends_with("milk,bread"), "{said}");
     // Both values, in base64.
     assert!(said.contains("bWlsaw==") && said.contains("YnJlYWQ="), "{said}");
+}
+
+/// The very first line of the page, with a free port and the first curl as the script that it runs.
+#[test]
+#[ignore = "builds in release mode; tests/run runs it"]
+fn the_first_command_brings_up_three_nodes_and_the_first_curl_works() {
+    let section = commands("Try it").join("");
+    let command = section.lines().next().unwrap();
+    assert_eq!(command, "cargo run --release -p kvasir -- dev");
+    let base = free_base();
+    let curl = commands("A first session").remove(0);
+    let curl = (0..3).fold(curl, |text, node| {
+        text.replace(&format!("localhost:{}", 8100 + node), &format!("127.0.0.1:{}", base + node))
+    });
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{command} --base-port {base}")]).current_dir(top());
+    shell.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut dev = shell.spawn().unwrap();
+    let mut said = std::io::BufReader::new(dev.stdout.take().unwrap()).lines();
+    let ready = said.by_ref().map_while(Result::ok).find(|line| line.contains("nodes are ready"));
+    let read = Command::new("sh").args(["-euc", &curl]).output().unwrap();
+    dev.stdin.take().unwrap().write_all(b"quit\n").unwrap();
+    said.for_each(drop);
+    assert!(dev.wait().unwrap().success());
+    let ready = ready.expect("it says when the nodes are ready");
+    assert!(ready.starts_with("kvasir dev: 3 nodes are ready"), "{ready}");
+    assert!(text_of(&read).starts_with("milk"));
 }
 
 #[test]
