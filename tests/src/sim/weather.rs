@@ -26,6 +26,8 @@ struct State {
     conditions: Conditions,
     hosts: BTreeMap<NodeId, usize>,
     cut: BTreeSet<(usize, usize)>,
+    /// The largest frame that still gets from one host to another.
+    narrow: BTreeMap<(usize, usize), usize>,
     rng: SmallRng,
     trace: u64,
     frames: u64,
@@ -43,6 +45,7 @@ impl Weather {
             conditions: Conditions::default(),
             hosts: BTreeMap::new(),
             cut: BTreeSet::new(),
+            narrow: BTreeMap::new(),
             rng: SmallRng::seed_from_u64(seed),
             trace: 0xcbf2_9ce4_8422_2325,
             frames: 0,
@@ -65,9 +68,17 @@ impl Weather {
         self.0.borrow_mut().cut.insert((from, to));
     }
 
+    /// Loses every frame of more than `bytes` bytes from one host to another: what carries a large value
+    /// is lost, what asks for it gets through.
+    pub fn narrow(&self, from: usize, to: usize, bytes: usize) {
+        self.0.borrow_mut().narrow.insert((from, to), bytes);
+    }
+
     /// Mends every link.
     pub fn heal(&self) {
-        self.0.borrow_mut().cut.clear();
+        let mut state = self.0.borrow_mut();
+        state.cut.clear();
+        state.narrow.clear();
     }
 
     /// A hash over every fate so far and when it was drawn.
@@ -84,7 +95,8 @@ impl Weather {
     pub fn fate(&self, from: NodeId, to: NodeId, bytes: usize) -> Fate {
         let mut state = self.0.borrow_mut();
         let ends = (state.hosts.get(&from).copied(), state.hosts.get(&to).copied());
-        let cut = matches!(ends, (Some(a), Some(b)) if state.cut.contains(&(a, b)));
+        let cut = matches!(ends, (Some(a), Some(b)) if state.cut.contains(&(a, b))
+            || state.narrow.get(&(a, b)).is_some_and(|widest| bytes > *widest));
         let conditions = state.conditions;
         let dice = state.rng.random_range(0..1000);
         let delay = Duration::from_millis(state.rng.random_range(0..=conditions.delay_ms));
