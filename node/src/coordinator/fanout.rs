@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::Coordinate;
 use super::plan::Plan;
-use super::request::Durability;
+use super::request::{CoordinateError, Durability};
 use crate::peer::{Refusal, Reply, Request};
 
 /// What one owner said.
@@ -28,6 +28,27 @@ pub enum Failure {
     Unknown(String),
     /// Its disk takes no writes; nothing was applied.
     DiskFull,
+    /// It has too much in flight and asks for a pause of so many milliseconds; nothing was applied.
+    Overloaded(u64),
+}
+
+/// The one cause that all owners that failed have in common, where a client can act on it better than on
+/// a number of missing acknowledgements. Overload is told only where nothing was applied anywhere, since
+/// its answer promises that.
+pub fn shared_cause(failures: &[Failure], may_be_stored: bool) -> Option<CoordinateError> {
+    let pause = |failure: &Failure| match failure {
+        Failure::Overloaded(pause_ms) => Some(*pause_ms),
+        _ => None,
+    };
+    if failures.is_empty() {
+        return None;
+    }
+    if failures.iter().all(|failure| *failure == Failure::DiskFull) {
+        return Some(CoordinateError::DiskFull { may_be_stored });
+    }
+    let pauses: Option<Vec<u64>> = failures.iter().map(pause).collect();
+    let retry_after_ms = pauses?.into_iter().max().filter(|_| !may_be_stored)?;
+    Some(CoordinateError::Overloaded { retry_after_ms })
 }
 
 /// Answers as they come.
@@ -136,6 +157,9 @@ impl Coordinate {
         let reply = self.peers.call(node, address, plan.route, request, deadline).await;
         match reply {
             Ok(Reply::Refused(Refusal::DiskFull)) => Err(Failure::DiskFull),
+            Ok(Reply::Refused(Refusal::Overloaded { retry_after_ms })) => {
+                Err(Failure::Overloaded(retry_after_ms))
+            }
             Ok(Reply::Refused(why)) if why.not_applied() => {
                 Err(Failure::NotApplied(why.to_string()))
             }
@@ -144,5 +168,23 @@ impl Coordinate {
             Err(error) if error.not_applied() => Err(Failure::NotApplied(error.to_string())),
             Err(error) => Err(Failure::Unknown(error.to_string())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_only_when_all_failures_share_it() {
+        let (busy, busier) = (Failure::Overloaded(100), Failure::Overloaded(300));
+        let both = [busy.clone(), busier];
+        let pause = CoordinateError::Overloaded { retry_after_ms: 300 };
+        assert_eq!(shared_cause(&both, false), Some(pause));
+        assert_eq!(shared_cause(&both, true), None, "the write may be stored");
+        assert_eq!(shared_cause(&[busy, Failure::DiskFull], false), None);
+        let full = CoordinateError::DiskFull { may_be_stored: true };
+        assert_eq!(shared_cause(&[Failure::DiskFull, Failure::DiskFull], true), Some(full));
+        assert_eq!(shared_cause(&[], false), None);
     }
 }

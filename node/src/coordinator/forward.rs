@@ -10,7 +10,7 @@ use kvasir_core::id::NodeId;
 use tokio::time::Instant;
 
 use super::Coordinate;
-use super::fanout::Failure;
+use super::fanout::{Failure, shared_cause};
 use super::plan::Plan;
 use super::request::{
     CoordinateError, DeleteOutcome, DeleteRequest, GetOutcome, GetRequest, PutOutcome, PutRequest,
@@ -92,6 +92,7 @@ async fn any_owner(
     retry: Retry,
 ) -> Result<Answer, CoordinateError> {
     let mut last = CoordinateError::QuorumNotReached { acks: 0, required: 1, may_be_stored: false };
+    let mut failures = Vec::new();
     for (tried, owner) in plan.owners.iter().enumerate() {
         let now = Instant::now();
         if now >= deadline {
@@ -118,8 +119,10 @@ async fn any_owner(
             }
             Err(failure) => {
                 tracing::debug!(owner = %owner.node, ?failure, "forwarding failed, trying the next owner");
+                failures.push(failure);
             }
         }
     }
-    Err(last)
+    let all = failures.len() == plan.owners.len();
+    Err(shared_cause(&failures, false).filter(|_| all).unwrap_or(last))
 }

@@ -11,7 +11,7 @@ use kvasir_core::quorum::{Level, Tally};
 use kvasir_core::version::SiblingSet;
 use tokio::time::Instant;
 
-use super::fanout::Answers;
+use super::fanout::{Answers, shared_cause};
 use super::plan::Plan;
 use super::put::{late, reached};
 use super::request::{CoordinateError, Durability, GetOutcome, GetRequest, Showing};
@@ -94,11 +94,13 @@ async fn gather(
         this.send_read(plan, node, &answers);
     }
     let patience = Instant::now() + PATIENCE;
-    let mut sets = Vec::new();
+    let (mut sets, mut failures) = (Vec::new(), Vec::new());
     let mut hurried = false;
     loop {
-        if reached(&tally, false)? {
-            return Ok((tally, sets));
+        match reached(&tally, false) {
+            Ok(true) => return Ok((tally, sets)),
+            Ok(false) => {}
+            Err(error) => return Err(shared_cause(&failures, false).unwrap_or(error)),
         }
         let until = if hurried { deadline } else { deadline.min(patience) };
         match answers.next(until).await {
@@ -106,7 +108,8 @@ async fn gather(
                 tally.ack(node)?;
                 sets.push((node, set));
             }
-            Some((node, Err(_))) => {
+            Some((node, Err(why))) => {
+                failures.push(why);
                 tally.fail(node)?;
                 if let Some(next) = waiting.next() {
                     this.send_read(plan, next, &answers);

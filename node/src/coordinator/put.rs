@@ -7,7 +7,7 @@ use kvasir_core::version::{Payload, SiblingSet};
 use tokio::time::Instant;
 
 use super::Coordinate;
-use super::fanout::{Answers, Failure};
+use super::fanout::{Answers, Failure, shared_cause};
 use super::forward;
 use super::plan::Plan;
 use super::request::{
@@ -99,15 +99,12 @@ async fn collect(
     mut answers: Answers<()>,
     deadline: Instant,
 ) -> Result<(), CoordinateError> {
-    let (mut failed, mut full) = (0_u32, 0_u32);
+    let mut failures = Vec::new();
     loop {
         match reached(tally, true) {
             Ok(true) => return Ok(()),
             Ok(false) => {}
-            Err(CoordinateError::QuorumNotReached { .. }) if failed > 0 && full == failed => {
-                return Err(CoordinateError::DiskFull { may_be_stored: true });
-            }
-            Err(other) => return Err(other),
+            Err(error) => return Err(shared_cause(&failures, true).unwrap_or(error)),
         }
         let Some((node, said)) = answers.next(deadline).await else {
             return Err(late(tally, true));
@@ -115,8 +112,7 @@ async fn collect(
         match said {
             Ok(()) => tally.ack(node)?,
             Err(why) => {
-                failed += 1;
-                full += u32::from(why == Failure::DiskFull);
+                failures.push(why);
                 tally.fail(node)?
             }
         };
