@@ -82,6 +82,22 @@ impl Store {
         self.engine.update(key, durability, f)
     }
 
+    /// Erases the key if exactly `expected` is stored, judged in the key's turn; [`Applied::out`] says
+    /// whether it did. The erasure is logged as any other: it survives a crash once its ticket says
+    /// so, and its mark goes when no older version can lie below. Erases nothing if something else
+    /// or nothing is stored; the ticket then waits for what was found.
+    pub fn erase_if_equal(
+        &self,
+        key: &TableKey,
+        expected: Bytes,
+        durability: Durability,
+    ) -> Ticket<Result<Applied<bool>, WriteError>> {
+        self.engine.update(key, durability, move |stored| match stored == Some(&*expected) {
+            true => (Change::Erase, true),
+            false => (Change::Keep, false),
+        })
+    }
+
     /// Tells the time (milliseconds of any steady clock): flushes by age, syncs what is periodic,
     /// tries again what failed. Call it a few times a second.
     pub fn tick(&self, now_ms: u64) {
