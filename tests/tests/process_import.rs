@@ -17,7 +17,7 @@ use serde_json::Value;
 
 const WORDS: &str = "/usr/share/dict/words";
 /// Longest time for one import.
-const IMPORT_PATIENCE: Duration = Duration::from_secs(150);
+const IMPORT_PATIENCE: Duration = Duration::from_secs(300);
 
 /// One import at a time: three clusters at once say nothing more and need three times the machine.
 static ONE: Mutex<()> = Mutex::new(());
@@ -190,52 +190,39 @@ fn kill_unannounced(cluster: &Cluster, node: usize) {
     assert!(killed.expect("kill runs").success());
 }
 
+/// Kills a node in the middle of an import by way of node 0: no write fails, the others hold every word,
+/// and the killed node, asked alone, those that it acknowledged.
+async fn a_node_dies_in_the_middle(victim: usize) {
+    let words = Rc::new(words());
+    let cluster = Rc::new(Cluster::formed(3, 3, &[]).await);
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = table(dir.path(), &words);
+    let id = cluster.id(victim).await;
+    let mut import = Import::start(&cluster, 0, &file, dir.path());
+    until_under_way(&cluster, 0, &mut import, 3e6).await;
+    kill_unannounced(&cluster, victim);
+    assert!(import.ended().is_none(), "the import ended before the kill");
+    let report = import.finish(dir.path()).await;
+    assert_eq!(report["stored"], words.len());
+    assert!(report["retries"].as_u64() > Some(0), "nothing was in flight: {report}");
+    println!("node {victim} killed in the middle: {report}");
+    let living: Vec<usize> = (0..3).filter(|node| *node != victim).collect();
+    all_read_back(&cluster, &living, &words).await;
+    let mut cluster = Rc::into_inner(cluster).expect("no task is left");
+    cluster.kill(victim);
+    alone_it_holds(cluster, victim, acknowledged(dir.path(), &id)).await;
+}
+
 #[test]
 fn no_write_fails_when_a_node_dies() {
     let _turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    run(async {
-        let words = Rc::new(words());
-        let cluster = Rc::new(Cluster::formed(3, 3, &[]).await);
-        let dir = tempfile::tempdir().expect("a directory");
-        let file = table(dir.path(), &words);
-        let id = cluster.id(2).await;
-        let mut import = Import::start(&cluster, 0, &file, dir.path());
-        until_under_way(&cluster, 0, &mut import, 3e6).await;
-        kill_unannounced(&cluster, 2);
-        assert!(import.ended().is_none(), "the import ended before the kill");
-        let report = import.finish(dir.path()).await;
-        assert_eq!(report["stored"], words.len());
-        assert!(report["retries"].as_u64() > Some(0), "nothing was in flight: {report}");
-        println!("node 2 killed in the middle: {report}");
-        all_read_back(&cluster, &[0, 1], &words).await;
-        let mut cluster = Rc::into_inner(cluster).expect("no task is left");
-        cluster.kill(2);
-        alone_it_holds(cluster, 2, acknowledged(dir.path(), &id)).await;
-    });
+    run(a_node_dies_in_the_middle(2));
 }
 
 #[test]
 fn no_write_fails_when_the_node_dies_that_the_import_talks_to() {
     let _turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    run(async {
-        let words = Rc::new(words());
-        let cluster = Rc::new(Cluster::formed(3, 3, &[]).await);
-        let dir = tempfile::tempdir().expect("a directory");
-        let file = table(dir.path(), &words);
-        let id = cluster.id(0).await;
-        let mut import = Import::start(&cluster, 0, &file, dir.path());
-        until_under_way(&cluster, 0, &mut import, 3e6).await;
-        kill_unannounced(&cluster, 0);
-        assert!(import.ended().is_none(), "the import ended before the kill");
-        let report = import.finish(dir.path()).await;
-        assert_eq!(report["stored"], words.len());
-        assert!(report["retries"].as_u64() > Some(0), "nothing was in flight: {report}");
-        println!("node 0, which the import talks to, killed in the middle: {report}");
-        all_read_back(&cluster, &[1, 2], &words).await;
-        let mut cluster = Rc::into_inner(cluster).expect("no task is left");
-        cluster.kill(0);
-        alone_it_holds(cluster, 0, acknowledged(dir.path(), &id)).await;
-    });
+    run(a_node_dies_in_the_middle(0));
 }
 
 #[test]
