@@ -1,0 +1,3 @@
+//! The operator of Kvasir: turns a `KVCluster` resource into a running ring.
+//!
+//! Data flows one way: observe (reads only) -> plan (pure) -> apply (the only writer) -> status.
