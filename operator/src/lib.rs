@@ -1,3 +1,7 @@
 //! The operator of Kvasir: turns a `KVCluster` resource into a running ring.
 //!
 //! Data flows one way: observe (reads only) -> plan (pure) -> apply (the only writer) -> status.
+
+pub mod crd;
+pub mod plan;
+pub mod snapshot;

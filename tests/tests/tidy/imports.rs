@@ -117,11 +117,16 @@ const NODE: &[Row] = &[
     ("main", &["config", "serve", "cli", "dev"]),
 ];
 
+/// `kvasir-operator`: observe (reads only) -> plan (pure) -> apply (the only writer), DESIGN section 11.
+const OPERATOR: &[Row] =
+    &[("crd", &[]), ("snapshot", &["crd"]), ("plan", &["crd", "snapshot"]), ("bin", &["crd"])];
+
 /// Crates and the other crates of this workspace that they may name.
 const CRATES: &[(&str, &str, &[Row], &[&str])] = &[
     ("node/core/src/", "kvasir_core", CORE, &[]),
     ("node/storage/src/", "kvasir_storage", STORAGE, &[]),
     ("node/src/", "kvasir", NODE, &["kvasir_core", "kvasir_storage"]),
+    ("operator/src/", "kvasir_operator", OPERATOR, &["kvasir_core"]),
 ];
 
 /// Every violation of the table, one line each.
