@@ -25,7 +25,7 @@ use record::Record;
 use segment::Segment;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Buffered bytes at which a write is scheduled even if nobody waits for it.
@@ -40,6 +40,8 @@ pub(crate) struct Log {
     segment_bytes: u64,
     health: Arc<Health>,
     buffer: Mutex<Buffer>,
+    /// Bytes in the buffer, for those who only ask how many.
+    buffered: AtomicUsize,
     writer: Mutex<Writer>,
     closed: Mutex<Vec<ClosedSegment>>,
     /// When the job that is queued or running was submitted, `u64::MAX` if there is none.
@@ -121,6 +123,7 @@ impl Log {
             segment_bytes,
             health,
             buffer: Mutex::new(buffer),
+            buffered: AtomicUsize::new(0),
             writer: Mutex::new(Writer { segment: None, next_id, finished: false }),
             closed: Mutex::new(closed),
             job_since_ms: AtomicU64::new(u64::MAX),
@@ -140,6 +143,7 @@ impl Log {
         let sequence = buffer.last;
         let record = Record { sequence, key: key.clone(), value: value.cloned() };
         buffer.bytes += record.stored_bytes();
+        self.buffered.store(buffer.bytes, Ordering::Relaxed);
         buffer.records.push(record);
         let durable = buffer.wait_for(sequence, durability);
         let asked = durability != Durability::Memory || buffer.bytes >= WRITE_AT_BYTES;
@@ -162,7 +166,7 @@ impl Log {
 
     /// Bytes applied but not yet written.
     pub(crate) fn buffered_bytes(&self) -> usize {
-        lock(&self.buffer).bytes
+        self.buffered.load(Ordering::Relaxed)
     }
 
     /// The next batch starts a new segment, so that the present one can be deleted after a flush.
@@ -225,6 +229,7 @@ impl Log {
             let sync = std::mem::take(&mut buffer.sync_due) || !buffer.waiting_synced.is_empty();
             let new_segment = std::mem::take(&mut buffer.new_segment_due);
             buffer.bytes = 0;
+            self.buffered.store(0, Ordering::Relaxed);
             (std::mem::take(&mut buffer.records), sync, new_segment)
         };
         match self.write(&records, sync, new_segment) {
@@ -318,6 +323,7 @@ impl Log {
             records.append(&mut buffer.records);
             buffer.records = records;
             buffer.bytes = buffer.records.iter().map(Record::stored_bytes).sum();
+            self.buffered.store(buffer.bytes, Ordering::Relaxed);
             buffer.new_segment_due |= new_segment;
             buffer.scheduled = false;
             buffer.reached(u64::MAX, u64::MAX)

@@ -1,7 +1,8 @@
 //! What all parts of an open store share.
 //!
 //! Locks, outermost first: `edit` (manifest on disk; only background lanes take it, it is held over
-//! disk calls) > `gate` > `swap` > the short locks inside `log`, `turns`, `stalled` and `flushing`.
+//! disk calls) > a stripe of `turns` (held over an update that is answered from memory) > `gate` >
+//! `swap` > the short locks inside `log`, `stalled` and `flushing`.
 //! The gate is held shared by every apply (log append, memtable insert, observer) and exclusively
 //! to freeze or to take a snapshot: so log position, memtable and observer agree at every cut.
 
@@ -26,7 +27,7 @@ use crate::table::TableId;
 use arc_swap::ArcSwap;
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 /// Everything a read looks at: one consistent set.
@@ -50,6 +51,8 @@ pub(crate) struct Engine {
     pub(crate) log: Log,
     pub(crate) turns: Arc<Turns<Work>>,
     pub(crate) stalled: Mutex<VecDeque<(TableKey, Work)>>,
+    /// Length of `stalled`, for those who only ask whether there is any.
+    pub(crate) stalled_now: AtomicUsize,
     pub(crate) gate: RwLock<()>,
     pub(crate) state: ArcSwap<State>,
     pub(crate) swap: Mutex<()>,

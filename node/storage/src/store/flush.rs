@@ -64,6 +64,7 @@ impl Engine {
         if !self.is_freeze_due() {
             return;
         }
+        let fresh = Memtable::new(self.options.memtable_bytes);
         let _gate = exclusive(&self.gate);
         // Another thread may have frozen it meanwhile.
         if !self.is_freeze_due() {
@@ -73,7 +74,7 @@ impl Engine {
         let (last, checkpoint) = (self.log.last(), self.observer.checkpoint());
         let frozen = Arc::new(Frozen { memtable, last, checkpoint });
         self.change_state(|state| {
-            state.active = Memtable::new();
+            state.active = fresh;
             state.frozen.push(frozen);
         });
         self.log.new_segment_soon();

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, RwLock};
 
 /// What an open found and did.
@@ -86,6 +86,7 @@ pub(crate) fn open(
         tables,
         turns: Turns::new(options.waiting_updates_max),
         stalled: Mutex::new(VecDeque::new()),
+        stalled_now: AtomicUsize::new(0),
         gate: RwLock::new(()),
         state: ArcSwap::from_pointee(state),
         swap: Mutex::new(()),
@@ -196,7 +197,13 @@ struct Memory<'a> {
 
 impl<'a> Memory<'a> {
     fn new(options: &'a StoreOptions, levels: &'a Levels, observer: &'a dyn Observer) -> Self {
-        Self { options, levels, observer, active: Memtable::new(), frozen: Vec::new() }
+        Self {
+            options,
+            levels,
+            observer,
+            active: Memtable::new(options.memtable_bytes),
+            frozen: Vec::new(),
+        }
     }
 
     fn old(&self, record: &Record) -> Result<Version, ReadError> {
@@ -219,7 +226,8 @@ impl<'a> Memory<'a> {
         self.active.insert(&key, sequence, value.clone(), 0);
         self.observer.changed(&key, old.value.as_deref(), value.as_deref());
         if self.active.bytes() >= self.options.memtable_bytes {
-            let memtable = std::mem::replace(&mut self.active, Memtable::new());
+            let fresh = Memtable::new(self.options.memtable_bytes);
+            let memtable = std::mem::replace(&mut self.active, fresh);
             let checkpoint = self.observer.checkpoint();
             self.frozen.push(Arc::new(Frozen { memtable, last: sequence, checkpoint }));
         }

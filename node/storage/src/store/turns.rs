@@ -1,17 +1,20 @@
 //! Whose turn it is at a key: the per-key lock of updates, which queues work and never a thread.
 //!
-//! Whoever finds a key idle holds its turn and runs; whoever finds it busy leaves the work in the
-//! key's queue, and the holder runs it next. Invariant: work of one key runs one after the other,
-//! in the order it entered. A turn that is dropped unfinished (its job was thrown away, or it
-//! panicked) drops the queue too; the tickets of that work then say "abandoned".
+//! Whoever finds a key idle and can answer from memory passes: it runs at once under the short lock of
+//! the key's stripe, with nothing allocated and nothing queued. Whoever has to wait (for a reader, for
+//! memory) holds the key's turn; whoever finds a key held leaves the work in its queue, and the holder
+//! runs it next. Invariant: work of one key runs one after the other, in the order it entered. A turn
+//! that is dropped unfinished (its job was thrown away, or it panicked) drops the queue too; the
+//! tickets of that work then say "abandoned".
 
 use crate::guard::lock;
 use crate::key::TableKey;
 use crate::stats::Count;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-const STRIPES: usize = 64;
+/// Many more than threads, so that two keys rarely share a lock.
+const STRIPES: usize = 512;
 
 type Stripe<W> = Mutex<BTreeMap<TableKey, VecDeque<W>>>;
 
@@ -32,6 +35,20 @@ pub(crate) enum Entered<W> {
     Refused(W),
 }
 
+/// The lock under which an idle key is changed at once: nobody else runs work of it meanwhile.
+pub(crate) struct Passing<'a, W> {
+    turns: &'a Arc<Turns<W>>,
+    stripe: MutexGuard<'a, BTreeMap<TableKey, VecDeque<W>>>,
+}
+
+impl<W> Passing<'_, W> {
+    /// Takes the key's turn instead: the work has to wait for something.
+    pub(crate) fn hold(mut self, key: &TableKey) -> Turn<W> {
+        self.stripe.insert(key.clone(), VecDeque::new());
+        Turn { turns: self.turns.clone(), key: key.clone(), finished: false }
+    }
+}
+
 /// The right to run the work of a key.
 pub(crate) struct Turn<W> {
     turns: Arc<Turns<W>>,
@@ -47,6 +64,13 @@ impl<W> Turns<W> {
 
     fn stripe(&self, key: &TableKey) -> &Stripe<W> {
         &self.stripes[(key.hash() % STRIPES as u64) as usize]
+    }
+
+    /// The lock of the key, if it is idle. Hold it only while nothing waits.
+    pub(crate) fn pass<'a>(self: &'a Arc<Self>, key: &TableKey) -> Option<Passing<'a, W>> {
+        let stripe = lock(self.stripe(key));
+        let idle = stripe.is_empty() || !stripe.contains_key(key);
+        idle.then_some(Passing { turns: self, stripe })
     }
 
     pub(crate) fn enter(self: &Arc<Self>, key: &TableKey, work: W) -> Entered<W> {
@@ -112,7 +136,8 @@ mod tests {
         let turns = Turns::new(2);
         let Entered::Run(mut turn, 1) = turns.enter(&key(1), 1) else { panic!("idle") };
         assert!(matches!(turns.enter(&key(1), 2), Entered::Queued));
-        assert!(matches!(turns.enter(&key(65), 3), Entered::Run(_, 3)), "same stripe, other key");
+        assert!(matches!(turns.enter(&key(513), 3), Entered::Run(_, 3)), "same stripe, other key");
+        assert!(turns.pass(&key(1)).is_none() && turns.pass(&key(1025)).is_some());
         assert!(matches!(turns.enter(&key(1), 4), Entered::Queued));
         assert!(matches!(turns.enter(&key(1), 5), Entered::Refused(5)));
         assert_eq!(
@@ -120,6 +145,17 @@ mod tests {
             (2, Some(2), Some(4), None)
         );
         assert!(matches!(turns.enter(&key(1), 6), Entered::Run(..)));
+    }
+
+    #[test]
+    fn who_passes_may_hold_the_key_instead() {
+        let turns = Turns::new(2);
+        let mut turn = turns.pass(&key(1)).unwrap().hold(&key(1));
+        assert!(
+            turns.pass(&key(1)).is_none() && matches!(turns.enter(&key(1), 2), Entered::Queued)
+        );
+        assert_eq!((turn.next(), turn.next()), (Some(2), None));
+        assert!(turns.pass(&key(1)).is_some());
     }
 
     #[test]

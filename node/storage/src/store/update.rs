@@ -40,6 +40,20 @@ pub struct Applied<T> {
 /// An update that waits for its turn; called with the key's newest version or why there is none.
 pub(crate) type Work = Box<dyn FnOnce(&Arc<Engine>, &TableKey, Result<Version, WriteError>) + Send>;
 
+/// An update as work that may wait, and the ticket that it answers.
+fn boxed<T, F>(durability: Durability, f: F) -> (Ticket<Result<Applied<T>, WriteError>>, Work)
+where
+    T: Send + 'static,
+    F: FnOnce(Option<&[u8]>) -> (Change, T) + Send + 'static,
+{
+    let (ticket, owed) = Ticket::pair();
+    let work: Work = Box::new(move |engine, key, found| {
+        owed.complete(found.and_then(|old| engine.change(key, &old, durability, f)));
+        engine.freeze_if_full();
+    });
+    (ticket, work)
+}
+
 impl Engine {
     pub(crate) fn update<T, F>(
         self: &Arc<Self>,
@@ -51,28 +65,59 @@ impl Engine {
         T: Send + 'static,
         F: FnOnce(Option<&[u8]>) -> (Change, T) + Send + 'static,
     {
-        let (ticket, owed) = Ticket::pair();
-        let work: Work = Box::new(move |engine, key, found| {
-            owed.complete(found.and_then(|old| {
-                let (change, out) = f(old.value.as_deref());
-                let durable = engine.apply(key, &old, change, durability)?;
-                Ok(Applied { out, durable })
-            }));
-        });
-        self.admit(key, work);
-        ticket
+        if let Err(error) = self.health.check() {
+            return Ticket::ready(Err(error));
+        }
+        if self.has_to_wait() {
+            let (ticket, work) = boxed(durability, f);
+            self.admit(key, work);
+            return ticket;
+        }
+        let Some(passing) = self.turns.pass(key) else {
+            let (ticket, work) = boxed(durability, f);
+            self.enter(key, work);
+            return ticket;
+        };
+        let outcome = match self.look_now(key) {
+            Ok(Some(old)) => self.change(key, &old, durability, f),
+            Ok(None) => {
+                let turn = passing.hold(key);
+                let (ticket, work) = boxed(durability, f);
+                self.take_turn_on_reader(turn, work);
+                return ticket;
+            }
+            Err(error) => Err(WriteError::Read(error)),
+        };
+        drop(passing);
+        self.freeze_if_full();
+        Ticket::ready(outcome)
+    }
+
+    /// Calls the closure with what is stored and applies the change it returns.
+    fn change<T>(
+        self: &Arc<Self>,
+        key: &TableKey,
+        old: &Version,
+        durability: Durability,
+        f: impl FnOnce(Option<&[u8]>) -> (Change, T),
+    ) -> Result<Applied<T>, WriteError> {
+        let (change, out) = f(old.value.as_deref());
+        let durable = self.apply(key, old, change, durability)?;
+        Ok(Applied { out, durable })
+    }
+
+    fn has_to_wait(&self) -> bool {
+        self.stalled_now.load(Ordering::Acquire) > 0 || self.is_full()
     }
 
     /// Runs the work, queues it while memory, log buffer or level 0 are full, or refuses it.
     fn admit(self: &Arc<Self>, key: &TableKey, work: Work) {
-        if let Err(error) = self.health.check() {
-            return work(self, key, Err(error));
-        }
-        if self.is_full() || !lock(&self.stalled).is_empty() {
+        if self.has_to_wait() {
             let mut stalled = lock(&self.stalled);
             if stalled.len() < self.options.waiting_updates_max {
                 self.figures.stalls.add(1);
                 stalled.push_back((key.clone(), work));
+                self.stalled_now.store(stalled.len(), Ordering::Release);
                 drop(stalled);
                 // What it waits for may have ended just before it was queued.
                 self.work_if_due();
@@ -95,6 +140,7 @@ impl Engine {
                     return;
                 }
                 let Some(next) = stalled.pop_front() else { return };
+                self.stalled_now.store(stalled.len(), Ordering::Release);
                 next
             };
             match verdict {
@@ -201,10 +247,13 @@ impl Engine {
             appended
         };
         self.schedule_log(appended.schedule);
+        Ok(appended.durable)
+    }
+
+    fn freeze_if_full(self: &Arc<Self>) {
         if self.state.load().active.bytes() >= self.options.memtable_bytes {
             self.work_if_due();
         }
-        Ok(appended.durable)
     }
 
     /// Submits the job that writes the log.
