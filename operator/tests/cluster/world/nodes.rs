@@ -1,0 +1,379 @@
+//! The nodes: processes in pods, identities on volumes, and one cluster document by the real rules.
+//!
+//! What a node decides here is decided by `kvasir_core`: the first layout, the children of a
+//! document, what is legal, what a status says. Left out is what takes time: ballots are won or lost
+//! at once by counting who runs, gossip tells everyone in one turn.
+
+use std::collections::BTreeMap;
+
+use kvasir_core::admin_api::problem::code;
+use kvasir_core::admin_api::{
+    Answering, DocumentAnswer, InitRequest, NodeLoad, OperationRequest, OperationStatus, Problem,
+};
+use kvasir_core::gossip::{
+    Addresses, DocumentId, Gossip, GossipConfig, Labels, Me, MemberView, Status,
+};
+use kvasir_core::id::{ClusterId, NodeId};
+use kvasir_core::ring::operation::{self, Planned};
+use kvasir_core::ring::{
+    Document, Member, MemberState, NewCluster, Ring, Sealed, TokenSecret, layout,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{kubelet, text};
+
+/// What survives a pod.
+#[derive(Debug, Clone)]
+pub struct Volume {
+    /// Written at the first start.
+    pub id: NodeId,
+    /// The newest document that the node has.
+    pub document: Option<Sealed>,
+}
+
+/// A node that runs.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// Its pod.
+    pub pod: String,
+    /// The pod's uid.
+    pub uid: String,
+    /// The claim of its volume, by uid.
+    pub volume: String,
+    /// Where it is.
+    pub labels: Labels,
+    /// The image that it runs.
+    pub image: String,
+}
+
+impl Started {
+    /// The node in a pod.
+    pub fn of(pod: &Value, volume: String) -> Self {
+        let label = |name: &str| pod["metadata"]["labels"][name].as_str().unwrap_or("").to_owned();
+        let or = |given: String, otherwise: &str| {
+            if given.is_empty() { otherwise.to_owned() } else { given }
+        };
+        Self {
+            pod: text(pod, "/metadata/name").to_owned(),
+            uid: text(pod, "/metadata/uid").to_owned(),
+            volume,
+            labels: Labels {
+                machine: text(pod, "/spec/nodeName").to_owned(),
+                rack: label("kvasir.dev/rack"),
+                zone: String::new(),
+                datacenter: or(label("kvasir.dev/datacenter"), "dc1"),
+                weight: 100,
+            },
+            image: text(pod, "/spec/containers/0/image").to_owned(),
+        }
+    }
+}
+
+/// All nodes of the world.
+#[derive(Debug, Default)]
+pub struct Nodes {
+    volumes: BTreeMap<String, Volume>,
+    running: BTreeMap<String, Started>,
+    /// Clusters formed so far: more than one is a disaster.
+    pub formed: u8,
+}
+
+type Reply = (u16, Value);
+
+impl Nodes {
+    /// A process starts; nothing happens when it runs already.
+    pub fn start(&mut self, node: Started) {
+        let number = self.volumes.len() as u8 + 1;
+        self.volumes
+            .entry(node.volume.clone())
+            .or_insert_with(|| Volume { id: NodeId::from_bytes([number; 16]), document: None });
+        self.running.entry(node.uid.clone()).or_insert(node);
+    }
+
+    /// The process of a pod stops.
+    pub fn stop(&mut self, uid: &str) {
+        self.running.remove(uid);
+    }
+
+    /// What a volume holds, by the uid of its claim.
+    pub fn volume(&self, claim: &str) -> Option<&Volume> {
+        self.volumes.get(claim)
+    }
+
+    /// The node id in a pod that runs.
+    pub fn id_in(&self, pod: &str) -> Option<NodeId> {
+        let node = self.running.values().find(|node| node.pod == pod)?;
+        Some(self.volumes[&node.volume].id)
+    }
+
+    /// The newest document anywhere.
+    pub fn document(&self) -> Option<&Sealed> {
+        let documents = self.volumes.values().filter_map(|volume| volume.document.as_ref());
+        documents.max_by_key(|document| document.epoch)
+    }
+
+    /// Does the document that the node in this pod has name it?
+    pub fn is_member(&self, uid: &str) -> bool {
+        self.running.get(uid).is_some_and(|node| {
+            let volume = &self.volumes[&node.volume];
+            let document = volume.document.as_ref();
+            document.is_some_and(|document| document.members.contains_key(&volume.id))
+        })
+    }
+
+    /// Every member that runs hears of the newest document; says whether that was news to one.
+    pub fn gossip(&mut self) -> bool {
+        let Some(newest) = self.document().cloned() else { return false };
+        let mut news = false;
+        let running: Vec<String> = self.running.values().map(|node| node.volume.clone()).collect();
+        for claim in running {
+            let Some(volume) = self.volumes.get_mut(&claim) else { continue };
+            let epoch = volume.document.as_ref().map_or(0, |document| document.epoch);
+            let concerned = epoch > 0 || newest.members.contains_key(&volume.id);
+            if concerned && epoch < newest.epoch {
+                volume.document = Some(newest.clone());
+                news = true;
+            }
+        }
+        news
+    }
+
+    /// Is every member running and of one mind?
+    pub fn healthy(&self) -> bool {
+        let Some(newest) = self.document() else { return true };
+        let up: Vec<NodeId> = self.running_ids();
+        newest.members.keys().all(|id| up.contains(id))
+    }
+
+    /// Ids of all that run.
+    pub fn running_ids(&self) -> Vec<NodeId> {
+        self.running.values().map(|node| self.volumes[&node.volume].id).collect()
+    }
+
+    /// The node that is reached under this host: a pod's name (alone or as the first label of its
+    /// DNS name), or its address.
+    fn reached(&self, host: &str) -> Option<&Started> {
+        let first = host.split('.').next().unwrap_or(host);
+        self.running.values().find(|node| node.pod == first || kubelet::address(&node.uid) == host)
+    }
+
+    /// What the node at `host` answers on its admin port; none when nothing listens there.
+    pub fn call(&mut self, host: &str, method: &str, path: &str, body: &Value) -> Option<Reply> {
+        let node = self.reached(host)?.clone();
+        let path = path.split('?').next().unwrap_or(path);
+        Some(match (method, path) {
+            ("GET", "/livez" | "/startupz") => (200, json!("ok")),
+            ("GET", "/readyz") if self.is_member(&node.uid) => (200, json!("ok")),
+            ("GET", "/readyz") => (503, json!("no document names this node")),
+            ("GET", "/v1/status") => (200, self.status(&node)),
+            ("GET", "/v1/cluster/document") => self.newest(&node),
+            ("POST", "/v1/cluster/init") => {
+                self.answer(body, |nodes, asked| nodes.init(&node, asked))
+            }
+            ("POST", "/v1/operations") => {
+                self.answer(body, |nodes, asked| nodes.post(&node, asked))
+            }
+            ("GET", path) if path.starts_with("/v1/operations/") => {
+                self.operation(&node, &path["/v1/operations/".len()..])
+            }
+            _ => refused(&Problem::new(code::UNKNOWN_ROUTE, path)),
+        })
+    }
+
+    fn answer<T: DeserializeOwned>(
+        &mut self,
+        body: &Value,
+        act: impl FnOnce(&mut Self, T) -> Result<Value, Box<Problem>>,
+    ) -> Reply {
+        match serde_json::from_value(body.clone()) {
+            Err(error) => refused(&Problem::new(code::MALFORMED_BODY, error.to_string())),
+            Ok(asked) => match act(self, asked) {
+                Ok(answer) => (200, answer),
+                Err(problem) => refused(&problem),
+            },
+        }
+    }
+
+    fn newest(&self, node: &Started) -> Reply {
+        match &self.volumes[&node.volume].document {
+            Some(document) => (200, json!(DocumentAnswer::of(document, false))),
+            None => refused(&Problem::new(code::NOT_FORMED, "no document yet")),
+        }
+    }
+
+    fn status(&self, node: &Started) -> Value {
+        let volume = &self.volumes[&node.volume];
+        let ring = volume.document.clone().map(Ring::new);
+        let members = self.views();
+        let answering = Answering {
+            node: volume.id,
+            server_version: version(&node.image),
+            ring: ring.as_ref(),
+            members: &members,
+            now_ms: 60_000,
+            load: Some(NodeLoad::default()),
+        };
+        json!(answering.status())
+    }
+
+    /// Everyone that gossip knows: all volumes that ever ran, those that do not run being down.
+    fn views(&self) -> Vec<MemberView> {
+        self.volumes
+            .iter()
+            .map(|(claim, volume)| {
+                let node = self.running.values().find(|node| node.volume == *claim);
+                let status = if node.is_some() { Status::Alive } else { Status::Down };
+                view(volume, node, status)
+            })
+            .collect()
+    }
+
+    fn init(&mut self, node: &Started, asked: InitRequest) -> Result<Value, Box<Problem>> {
+        if let Some(document) = &self.volumes[&node.volume].document {
+            let newest = json!(DocumentAnswer::of(document, false));
+            return problem(code::ALREADY_FORMED, "this node belongs to a cluster", Some(newest));
+        }
+        let mut members = BTreeMap::new();
+        for name in &asked.nodes {
+            let found = self.running.values().find(|node| {
+                let volume = &self.volumes[&node.volume];
+                let host = name.rsplit_once(':').map_or(name.as_str(), |(host, _)| host);
+                volume.id.to_string() == *name
+                    || self.reached(host).is_some_and(|reached| reached.uid == node.uid)
+            });
+            let Some(found) = found else {
+                return problem(code::NODES_NOT_READY, name, None);
+            };
+            let volume = &self.volumes[&found.volume];
+            if let Some(document) = &volume.document {
+                let newest = json!(DocumentAnswer::of(document, false));
+                return problem(code::ALREADY_FORMED, name, Some(newest));
+            }
+            members.insert(volume.id, member(&found.labels));
+        }
+        let copies = asked.replication.values().sum();
+        let bits = asked.partition_bits;
+        let new = NewCluster {
+            cluster_id: ClusterId::from_bytes([0xc0 + self.formed; 16]),
+            cluster_name: asked.cluster_name,
+            seed: 42,
+            token_secret: TokenSecret([7; 32]),
+            partition_bits: bits.unwrap_or_else(|| layout::suggest_bits(members.len(), copies)),
+            members,
+            replication: asked.replication,
+            defaults: asked.defaults.unwrap_or_default().settings(),
+        };
+        let (document, _) = Document::first(new).map_err(|error| Box::new(Problem::from(error)))?;
+        let document = Sealed::new(document);
+        self.formed += 1;
+        for volume in self.volumes.values_mut() {
+            if document.members.contains_key(&volume.id) {
+                volume.document = Some(document.clone());
+            }
+        }
+        Ok(json!(DocumentAnswer::of(&document, true)))
+    }
+
+    fn post(&mut self, node: &Started, asked: OperationRequest) -> Result<Value, Box<Problem>> {
+        asked.validate().map_err(Box::new)?;
+        if asked.moves_data() {
+            return problem(code::UNSUPPORTED_OPERATION, "it would move data", None);
+        }
+        let Some(parent) = self.volumes[&node.volume].document.clone() else {
+            return problem(code::NOT_FORMED, "no document yet", None);
+        };
+        let up = self.running_ids();
+        let voters = parent.members.keys().filter(|id| up.contains(id)).count();
+        if voters * 2 <= parent.members.len() {
+            return problem(code::NO_MAJORITY, "too few members run", None);
+        }
+        let joins = asked.kind == operation::OperationKind::Join;
+        let place = self
+            .running
+            .values()
+            .find(|node| asked.node.is_some_and(|id| self.volumes[&node.volume].id == id));
+        if joins && place.is_none() {
+            return problem(code::UNKNOWN_NODE, "gossip does not know it", None);
+        }
+        let place = place.filter(|_| joins).map(|node| member(&node.labels));
+        let wanted = asked.operation(place);
+        let planned = operation::plan(&parent, &asked.id, &wanted)
+            .map_err(|refused| Box::new(Problem::from(refused)))?;
+        let record = match planned {
+            Planned::AlreadyRecorded(record) => *record,
+            Planned::Child(child) => {
+                let record = child.operations[&asked.id].clone();
+                let child = Sealed::new(*child);
+                let claim = node.volume.clone();
+                if let Some(volume) = self.volumes.get_mut(&claim) {
+                    volume.document = Some(child);
+                }
+                self.gossip();
+                record
+            }
+        };
+        Ok(json!(OperationStatus::of(&asked.id, &record)))
+    }
+
+    fn operation(&self, node: &Started, id: &str) -> Reply {
+        let document = self.volumes[&node.volume].document.as_ref();
+        match document.map(|document| document.operations.get(id)) {
+            None => refused(&Problem::new(code::NOT_FORMED, "no document yet")),
+            Some(None) => refused(&Problem::new(code::UNKNOWN_OPERATION, id)),
+            Some(Some(record)) => (200, json!(OperationStatus::of(id, record))),
+        }
+    }
+}
+
+/// The tag of an image: what a node of this world says its version is.
+fn version(image: &str) -> &str {
+    image.rsplit_once(':').map_or("0.0.0", |(_, tag)| tag)
+}
+
+fn member(labels: &Labels) -> Member {
+    Member {
+        machine: labels.machine.clone(),
+        rack: labels.rack.clone(),
+        zone: labels.zone.clone(),
+        datacenter: labels.datacenter.clone(),
+        weight: labels.weight,
+        state: MemberState::Active,
+    }
+}
+
+fn view(volume: &Volume, node: Option<&Started>, status: Status) -> MemberView {
+    let host = node.map_or_else(|| "gone".to_owned(), |node| kubelet::address(&node.uid));
+    let document = volume.document.as_ref();
+    let me = Me {
+        id: volume.id,
+        boot: 1,
+        nonce: 0,
+        cluster: document.map_or(ClusterId::nil(), |document| document.cluster_id),
+        addresses: Addresses {
+            peer: format!("{host}:8099"),
+            http: format!("{host}:8098"),
+            admin: format!("{host}:9098"),
+        },
+        labels: node.map_or_else(Labels::default, |node| node.labels.clone()),
+        version: node.map_or("", |node| version(&node.image)).to_owned(),
+        mark: 1,
+        document: document
+            .map(|document| DocumentId { epoch: document.epoch, hash: document.hash().0 }),
+        generation: 0,
+    };
+    let gossip = Gossip::new(me, vec![], GossipConfig::default()).expect("a plain profile");
+    MemberView { status, since_ms: 0, ..gossip.members(0).remove(0) }
+}
+
+fn problem<T>(code: &str, detail: &str, newest: Option<Value>) -> Result<T, Box<Problem>> {
+    let problem = Problem::new(code, detail);
+    Err(Box::new(match newest {
+        Some(newest) => problem.fact("newest", newest),
+        None => problem,
+    }))
+}
+
+fn refused(problem: &Problem) -> Reply {
+    (problem.status, json!(problem))
+}
