@@ -12,7 +12,7 @@ use std::time;
 
 use kvasir_core::gossip::GossipConfig;
 use kvasir_core::limits::{VALUE_DEFAULT_MAX_BYTES, VALUE_HARD_MAX_BYTES};
-use kvasir_storage::StoreOptions;
+use kvasir_storage::{Compression, StoreOptions};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -195,6 +195,10 @@ pub struct StorageConfig {
     pub flush_age: Duration,
     /// Bound of the block cache.
     pub cache_bytes: Size,
+    /// Bound of the indexes and filters kept in memory besides the cache.
+    pub resident_bytes: Size,
+    /// How blocks of tables are written; old tables are read whatever it says.
+    pub compression: CompressionName,
     /// A log segment of this size is closed and the next one begun.
     pub log_segment_bytes: Size,
     /// How often writes at durability `periodic` are synced.
@@ -210,6 +214,8 @@ impl Default for StorageConfig {
             memtable_bytes: Size(built_in.memtable_bytes as u64),
             flush_age: Duration::from_millis(built_in.flush_age_ms),
             cache_bytes: Size(built_in.cache_bytes as u64),
+            resident_bytes: Size(built_in.resident_bytes as u64),
+            compression: CompressionName::from(built_in.compression),
             log_segment_bytes: Size(built_in.log_segment_bytes),
             periodic_sync: Duration::from_millis(built_in.periodic_sync_ms),
             table_bytes: Size(built_in.table_bytes),
@@ -224,10 +230,40 @@ impl StorageConfig {
             memtable_bytes: self.memtable_bytes.bytes(),
             flush_age_ms: self.flush_age.as_millis(),
             cache_bytes: self.cache_bytes.bytes(),
+            resident_bytes: self.resident_bytes.bytes(),
+            compression: self.compression.into(),
             log_segment_bytes: self.log_segment_bytes.0,
             periodic_sync_ms: self.periodic_sync.as_millis(),
             table_bytes: self.table_bytes.0,
             ..StoreOptions::new(dir)
+        }
+    }
+}
+
+/// How blocks of tables are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CompressionName {
+    /// As they are.
+    None,
+    /// LZ4 where it saves at least an eighth.
+    Lz4,
+}
+
+impl From<Compression> for CompressionName {
+    fn from(compression: Compression) -> Self {
+        match compression {
+            Compression::None => Self::None,
+            Compression::Lz4 => Self::Lz4,
+        }
+    }
+}
+
+impl From<CompressionName> for Compression {
+    fn from(name: CompressionName) -> Self {
+        match name {
+            CompressionName::None => Self::None,
+            CompressionName::Lz4 => Self::Lz4,
         }
     }
 }

@@ -9,6 +9,7 @@
 //! for each entry) never exceeds the capacity; a block heavier than a shard is not kept at all. The hash
 //! is fixed, so that two runs with the same seed evict the same blocks.
 
+use crate::striped::Striped;
 use bytes::Bytes;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
@@ -90,6 +91,11 @@ pub struct CacheStats {
 pub struct BlockCache {
     cache: Option<Cache<Place, Bytes, ByBytes, FixedState>>,
     capacity: u64,
+    counts: Striped<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
     hits: AtomicU64,
     misses: AtomicU64,
     inserts: AtomicU64,
@@ -110,16 +116,15 @@ impl BlockCache {
         let cache = options.ok().filter(|_| capacity_bytes > 0).map(|options| {
             Cache::with_options(options, ByBytes, FixedState, DefaultLifecycle::default())
         });
-        let (hits, misses, inserts) = Default::default();
-        Arc::new(BlockCache { cache, capacity: capacity_bytes, hits, misses, inserts })
+        Arc::new(BlockCache { cache, capacity: capacity_bytes, counts: Striped::default() })
     }
 
     /// Numbers so far.
     pub fn stats(&self) -> CacheStats {
         CacheStats {
-            hits: self.hits.load(Ordering::Relaxed),
-            misses: self.misses.load(Ordering::Relaxed),
-            inserts: self.inserts.load(Ordering::Relaxed),
+            hits: self.counts.sum(|counts| &counts.hits),
+            misses: self.counts.sum(|counts| &counts.misses),
+            inserts: self.counts.sum(|counts| &counts.inserts),
             entries: self.cache.as_ref().map_or(0, |cache| cache.len() as u64),
             bytes: self.cache.as_ref().map_or(0, |cache| cache.weight()),
             capacity_bytes: self.capacity,
@@ -129,7 +134,8 @@ impl BlockCache {
     /// The verified content at `offset` of table number `table`, if held.
     pub(crate) fn get(&self, table: u64, offset: u64) -> Option<Bytes> {
         let found = self.cache.as_ref().and_then(|cache| cache.get(&Place { table, offset }));
-        let counter = if found.is_some() { &self.hits } else { &self.misses };
+        let counts = self.counts.mine();
+        let counter = if found.is_some() { &counts.hits } else { &counts.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         found
     }
@@ -138,7 +144,7 @@ impl BlockCache {
     pub(crate) fn keep(&self, table: u64, offset: u64, content: Bytes) {
         if let Some(cache) = &self.cache {
             cache.insert(Place { table, offset }, content);
-            self.inserts.fetch_add(1, Ordering::Relaxed);
+            self.counts.mine().inserts.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -17,7 +17,6 @@ use crate::table::{
     Cursor, LevelCursor, Lookup, Probe, ReadMode, Table, TableContext, TableError, TableId,
     TableMeta, TableOptions,
 };
-use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::Bound;
@@ -65,6 +64,7 @@ impl Tables {
         let writer = TableOptions {
             block_bytes: options.block_bytes,
             filter_bits_per_key: options.filter_bits_per_key,
+            compression: options.compression,
             ..TableOptions::default()
         };
         Self { disk, maintenance, dir, context, writer }
@@ -144,7 +144,7 @@ impl<C: Cursor> Iterator for CursorRun<C> {
         if !self.cursor.valid() {
             return None;
         }
-        let key = Bytes::copy_from_slice(self.cursor.key());
+        let key = self.cursor.shared_key();
         let version = Version { sequence: self.cursor.seq(), value: self.cursor.value() };
         self.failed = self.cursor.advance().err();
         Some(Ok((key, version)))

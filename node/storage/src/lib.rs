@@ -25,6 +25,7 @@ pub mod options;
 mod sealed;
 pub mod stats;
 pub mod store;
+mod striped;
 pub mod table;
 pub mod ticket;
 
@@ -36,4 +37,5 @@ pub use observer::{NoObserver, Observer};
 pub use options::StoreOptions;
 pub use stats::StoreStats;
 pub use store::{Applied, Change, Chunk, Durability, Recovery, Snapshot, Store};
+pub use table::Compression;
 pub use ticket::{Abandon, Completer, Ticket};

@@ -1,6 +1,7 @@
 //! What a store is told at open. Plain data; [`StoreOptions::check`] refuses contradictions.
 
 use crate::error::OpenError;
+use crate::table::Compression;
 use std::path::PathBuf;
 
 /// Options of one store. Sizes in bytes, times in milliseconds.
@@ -27,6 +28,8 @@ pub struct StoreOptions {
     pub resident_bytes: usize,
     /// Target size of a table block.
     pub block_bytes: usize,
+    /// How data blocks are written from now on; every form is read.
+    pub compression: Compression,
     /// Target size of a table below level 0.
     pub table_bytes: u64,
     /// Bits of Bloom filter for each key below level 0 (16 give about 0.13 % false positives); tables
@@ -61,6 +64,7 @@ impl StoreOptions {
             cache_bytes: 64 << 20,
             resident_bytes: 32 << 20,
             block_bytes: 4 << 10,
+            compression: Compression::None,
             table_bytes: 32 << 20,
             filter_bits_per_key: 16,
             level0_tables: 4,

@@ -161,7 +161,9 @@ impl Snapshot {
                 break;
             }
             if chunk.entries.len() >= max_entries || (bytes >= max_bytes && bytes > 0) {
-                chunk.next = Some(key);
+                // Memory of its own: a key from a table shares the block that it was read from.
+                let key = Bytes::copy_from_slice(key.as_bytes());
+                chunk.next = Some(TableKey::from_encoded(key).map_err(|_| ReadError::Abandoned)?);
                 break;
             }
             bytes += key.as_bytes().len();

@@ -6,7 +6,7 @@
 
 use super::block::{BadBlock, Block, BlockCursor};
 use super::frame::{Handle, Kind};
-use super::lookup::ReadMode;
+use super::places::Places;
 use super::{Table, TableError};
 use bytes::Bytes;
 use std::ops::Bound;
@@ -23,6 +23,8 @@ pub trait Cursor {
     fn valid(&self) -> bool;
     /// Encoded key of the entry. Meaningful only while [`valid`](Cursor::valid).
     fn key(&self) -> &[u8];
+    /// The key, sharing a larger piece of memory.
+    fn shared_key(&self) -> Bytes;
     /// Sequence number of the entry.
     fn seq(&self) -> u64;
     /// Value of the entry, `None` for an erase mark. May share a larger piece of memory.
@@ -38,6 +40,10 @@ impl<C: Cursor + ?Sized> Cursor for Box<C> {
 
     fn key(&self) -> &[u8] {
         (**self).key()
+    }
+
+    fn shared_key(&self) -> Bytes {
+        (**self).shared_key()
     }
 
     fn seq(&self) -> u64 {
@@ -67,9 +73,7 @@ pub struct TableCursor {
     /// No window reaches behind this offset.
     limit: u64,
     window: Window,
-    upper: BlockCursor,
-    partition_at: Handle,
-    lower: Option<BlockCursor>,
+    places: Places,
     entries: Option<BlockCursor>,
     data_at: Handle,
 }
@@ -94,9 +98,7 @@ impl Table {
             Bound::Included(key) | Bound::Excluded(key) => key,
             Bound::Unbounded => &[],
         };
-        let top_at = self.properties.top;
-        let upper = BlockCursor::seek(self.top.clone(), from, u64::MAX)
-            .map_err(|BadBlock| self.malformed(top_at))?;
+        let places = Places::seek(self, from)?;
         let mut cursor = TableCursor {
             table: self.clone(),
             end: end.map(Bytes::copy_from_slice),
@@ -104,13 +106,10 @@ impl Table {
             next_window: FIRST_WINDOW_BYTES.min(read_ahead_bytes),
             limit,
             window: Window { offset: 0, bytes: Bytes::new() },
-            upper,
-            partition_at: top_at,
-            lower: None,
+            places,
             entries: None,
-            data_at: top_at,
+            data_at: self.properties.top,
         };
-        cursor.open_partition(Some(from))?;
         cursor.settle(Some(from))?;
         while matches!(start, Bound::Excluded(key) if cursor.valid() && cursor.key() == key) {
             cursor.advance()?;
@@ -125,55 +124,22 @@ impl TableCursor {
         self.table.malformed(at)
     }
 
-    /// Opens the index partition that `upper` stands on.
-    fn open_partition(&mut self, from: Option<&[u8]>) -> Result<(), TableError> {
-        self.lower = None;
-        if !self.upper.valid() {
-            return Ok(());
-        }
-        let at = self.table.handle_in(self.upper.value_slice(), self.table.properties.top)?;
-        let Some(block) = self.table.block(at, Kind::Index, ReadMode::Blocking)? else {
-            return Err(self.malformed(at));
-        };
-        let lower = match from {
-            Some(key) => BlockCursor::seek(block, key, u64::MAX),
-            None => BlockCursor::first(block),
-        };
-        self.lower = Some(lower.map_err(|BadBlock| self.malformed(at))?);
-        self.partition_at = at;
-        Ok(())
-    }
-
     /// Opens the data block that the index stands on, and the next ones until there is an entry.
     fn settle(&mut self, from: Option<&[u8]>) -> Result<(), TableError> {
         self.entries = None;
-        loop {
-            let Some(lower) = &self.lower else { return Ok(()) };
-            if lower.valid() {
-                let at = self.table.handle_in(lower.value_slice(), self.partition_at)?;
-                self.data_at = at;
-                let block = self.data_block(at)?;
-                let entries = match from {
-                    Some(key) => BlockCursor::seek(block, key, u64::MAX),
-                    None => BlockCursor::first(block),
-                };
-                let entries = entries.map_err(|BadBlock| self.malformed(at))?;
-                if entries.valid() {
-                    self.entries = Some(entries);
-                    return Ok(());
-                }
-                self.step_index()?;
-            } else {
-                let top_at = self.table.properties.top;
-                self.upper.advance().map_err(|BadBlock| self.table.malformed(top_at))?;
-                self.open_partition(None)?;
+        while let Some(at) = self.places.current()? {
+            self.data_at = at;
+            let block = self.data_block(at)?;
+            let entries = match from {
+                Some(key) => BlockCursor::seek(block, key, u64::MAX),
+                None => BlockCursor::first(block),
+            };
+            let entries = entries.map_err(|BadBlock| self.malformed(at))?;
+            if entries.valid() {
+                self.entries = Some(entries);
+                return Ok(());
             }
-        }
-    }
-
-    fn step_index(&mut self) -> Result<(), TableError> {
-        if let Some(lower) = &mut self.lower {
-            lower.advance().map_err(|BadBlock| self.table.malformed(self.partition_at))?;
+            self.places.advance()?;
         }
         Ok(())
     }
@@ -209,7 +175,6 @@ impl TableCursor {
         };
         if !inside {
             self.entries = None;
-            self.lower = None;
         }
     }
 
@@ -217,7 +182,7 @@ impl TableCursor {
         let Some(entries) = &mut self.entries else { return Ok(()) };
         entries.advance().map_err(|BadBlock| self.table.malformed(self.data_at))?;
         if !entries.valid() {
-            self.step_index()?;
+            self.places.advance()?;
             self.settle(None)?;
         }
         Ok(())
@@ -233,6 +198,10 @@ impl Cursor for TableCursor {
         self.entries.as_ref().map_or(&[], BlockCursor::key)
     }
 
+    fn shared_key(&self) -> Bytes {
+        self.entries.as_ref().map_or_else(Bytes::new, BlockCursor::shared_key)
+    }
+
     fn seq(&self) -> u64 {
         self.entries.as_ref().map_or(0, BlockCursor::seq)
     }
@@ -245,7 +214,6 @@ impl Cursor for TableCursor {
         let done = self.step();
         if done.is_err() {
             self.entries = None;
-            self.lower = None;
         }
         self.stop_behind_end();
         done

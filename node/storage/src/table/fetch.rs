@@ -4,13 +4,12 @@
 
 use super::block::{BadBlock, Block};
 use super::filter::{self, PAGE_BLOCKS, PAGE_BYTES};
-use super::frame::{Handle, Kind, SEAL_BYTES, Unsealed, unseal};
+use super::frame::{Handle, Kind, SEAL_BYTES, Unsealed, content_bytes, unseal};
 use super::lookup::ReadMode;
 use super::{Table, TableError};
 use crate::error::{Damage, IoFailure};
 use bytes::Bytes;
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering::Relaxed;
 
 /// Blocks larger than this are left to the reader pool: checking them takes too long for a worker.
 const CACHED_READ_MAX_BYTES: u32 = 256 << 10;
@@ -28,16 +27,15 @@ pub(super) enum Filtered {
 impl Table {
     /// Asks the filter page of a hash. A page that cannot be had, now or ever, never says "no".
     pub(super) fn filter_says(&self, hash: u64, mode: ReadMode) -> Filtered {
+        if let Some(resident) = &self.filter {
+            return if resident.may_hold(hash) { Filtered::Maybe } else { Filtered::No };
+        }
         let block = filter::block_of(hash, self.properties.filter_blocks);
         let (page, within) = (block / PAGE_BLOCKS, (block % PAGE_BLOCKS) as usize);
         let judge = |content: &Bytes| {
             let start = (within * filter::BLOCK_BYTES).min(content.len());
             if filter::may_hold(&content[start..], hash) { Filtered::Maybe } else { Filtered::No }
         };
-        if let Some(resident) = &self.filter {
-            let content = resident.pages.get(page as usize).and_then(Option::as_ref);
-            return content.map_or(Filtered::Maybe, judge);
-        }
         let handle = self.page_handle(page);
         if let Some(content) = self.context.cache.get(self.id().0, handle.offset) {
             return judge(&content);
@@ -76,23 +74,18 @@ impl Table {
     }
 
     pub(super) fn record_fault(&self, offset: u64, why: String) {
-        self.context.counters.filter_faults.fetch_add(1, Relaxed);
+        self.context.counters.count_filter_fault();
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).insert(offset, why);
     }
 
-    /// A data block or index partition: resident, cached, or read and offered to the cache. `None`
-    /// when only the device has it and the mode forbids waiting.
+    /// A data block or index partition: cached, or read and offered to the cache. `None` when only the
+    /// device has it and the mode forbids waiting.
     pub(super) fn block(
         &self,
         handle: Handle,
         kind: Kind,
         mode: ReadMode,
     ) -> Result<Option<Block>, TableError> {
-        if kind == Kind::Index
-            && let Some(block) = self.index.as_ref().and_then(|index| index.get(handle.offset))
-        {
-            return Ok(Some(block.clone()));
-        }
         let parse = |content| Block::parse(content).map_err(|BadBlock| self.malformed(handle));
         if let Some(content) = self.context.cache.get(self.id().0, handle.offset) {
             return parse(content).map(Some);
@@ -123,8 +116,10 @@ impl Table {
                 Ok(false) | Err(_) => return Ok(None),
             },
         }
-        self.context.counters.blocks_read.fetch_add(1, Relaxed);
-        self.context.counters.bytes_read.fetch_add(stored.len() as u64, Relaxed);
+        self.context.counters.count_read(stored.len());
+        if mode == ReadMode::CachedOnly && content_bytes(&stored) > CACHED_READ_MAX_BYTES as usize {
+            return Ok(None);
+        }
         self.open_block(&stored.into(), handle, kind).map(Some)
     }
 
@@ -136,7 +131,7 @@ impl Table {
         kind: Kind,
     ) -> Result<Bytes, TableError> {
         unseal(stored, kind, self.id(), handle.offset).map_err(|why: Unsealed| {
-            self.context.counters.damaged_blocks.fetch_add(1, Relaxed);
+            self.context.counters.count_damage();
             self.damage(handle.offset, format!("{}: {}", kind.name(), why.reason())).into()
         })
     }
@@ -155,7 +150,7 @@ impl Table {
     }
 
     pub(super) fn malformed(&self, at: Handle) -> TableError {
-        self.context.counters.damaged_blocks.fetch_add(1, Relaxed);
+        self.context.counters.count_damage();
         self.damage(at.offset, "block does not follow the format".into()).into()
     }
 

@@ -10,6 +10,8 @@
 //! after its checksum was verified, and a page that cannot be read answers "maybe": a wrong bit can cost
 //! a block read, never hide a key.
 
+use super::frame::Handle;
+use super::index::Reservation;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes of one filter block.
@@ -57,6 +59,39 @@ pub(crate) fn may_hold(block: &[u8], hash: u64) -> bool {
             let bit = low.wrapping_mul(*salt) >> 27;
             word[(bit / 8) as usize] & (1 << (bit % 8)) != 0
         })
+}
+
+/// A filter block in memory, so placed that it lies in one cache line.
+#[derive(Clone, Copy)]
+#[repr(align(32))]
+struct Line([u8; BLOCK_BYTES]);
+
+/// The whole filter of a table in memory. Where a stored page was damaged every bit is set.
+pub(crate) struct ResidentFilter {
+    row: Vec<Line>,
+    _held: Reservation,
+}
+
+impl ResidentFilter {
+    /// An empty row for so many blocks.
+    pub(crate) fn new(blocks: usize, held: Reservation) -> Self {
+        ResidentFilter { row: Vec::with_capacity(blocks), _held: held }
+    }
+
+    /// Appends the page that lies at `handle`; `None` if it was damaged.
+    pub(crate) fn push(&mut self, page: Option<&[u8]>, handle: Handle) {
+        let blocks = (handle.len as usize).saturating_sub(super::frame::SEAL_BYTES) / BLOCK_BYTES;
+        let (stored, _) = page.unwrap_or_default().as_chunks::<BLOCK_BYTES>();
+        let line = |block| Line(stored.get(block).copied().unwrap_or([0xff; BLOCK_BYTES]));
+        self.row.extend((0..blocks).map(line));
+    }
+
+    /// Whether the filter may hold the hash.
+    #[inline]
+    pub(crate) fn may_hold(&self, hash: u64) -> bool {
+        let line = self.row.get(block_of(hash, self.row.len() as u64) as usize);
+        line.is_none_or(|line| may_hold(&line.0, hash))
+    }
 }
 
 /// Collects hashes while a table is written; the size is known only at the end.

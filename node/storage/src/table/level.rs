@@ -77,6 +77,10 @@ impl Cursor for LevelCursor {
         self.current.as_ref().map_or(&[], Cursor::key)
     }
 
+    fn shared_key(&self) -> Bytes {
+        self.current.as_ref().map_or_else(Bytes::new, Cursor::shared_key)
+    }
+
     fn seq(&self) -> u64 {
         self.current.as_ref().map_or(0, Cursor::seq)
     }

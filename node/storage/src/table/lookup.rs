@@ -1,8 +1,10 @@
 //! What a lookup asks and answers, and what all tables of a store share.
 
+use super::block::head_of;
 use super::filter;
 use super::index::ResidentBudget;
 use crate::cache::BlockCache;
+use crate::striped::Striped;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -50,27 +52,33 @@ pub enum Lookup {
 pub struct Probe<'a> {
     pub(super) key: &'a [u8],
     pub(super) hash: u64,
+    pub(super) head: u64,
 }
 
 impl<'a> Probe<'a> {
     /// Prepares an encoded key.
     pub fn new(key: &'a [u8]) -> Self {
-        Probe { key, hash: filter::filter_hash(key) }
+        Probe { key, hash: filter::filter_hash(key), head: head_of(key) }
     }
 }
 
-/// Counters of all tables of a store.
+/// Counters of all tables of a store. Striped: lookups of several threads do not share a cache line.
 #[derive(Debug, Default)]
 pub struct TableCounters {
+    stripes: Striped<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
     lookups: AtomicU64,
     found: AtomicU64,
     filter_negatives: AtomicU64,
     filter_false_positives: AtomicU64,
     needs_disk: AtomicU64,
-    pub(super) blocks_read: AtomicU64,
-    pub(super) bytes_read: AtomicU64,
-    pub(super) filter_faults: AtomicU64,
-    pub(super) damaged_blocks: AtomicU64,
+    blocks_read: AtomicU64,
+    bytes_read: AtomicU64,
+    filter_faults: AtomicU64,
+    damaged_blocks: AtomicU64,
 }
 
 /// A copy of [`TableCounters`].
@@ -99,33 +107,49 @@ pub struct TableStats {
 impl TableCounters {
     /// The numbers now.
     pub fn stats(&self) -> TableStats {
+        let sum = |pick: fn(&Counts) -> &AtomicU64| self.stripes.sum(pick);
         TableStats {
-            lookups: self.lookups.load(Relaxed),
-            found: self.found.load(Relaxed),
-            filter_negatives: self.filter_negatives.load(Relaxed),
-            filter_false_positives: self.filter_false_positives.load(Relaxed),
-            needs_disk: self.needs_disk.load(Relaxed),
-            blocks_read: self.blocks_read.load(Relaxed),
-            bytes_read: self.bytes_read.load(Relaxed),
-            filter_faults: self.filter_faults.load(Relaxed),
-            damaged_blocks: self.damaged_blocks.load(Relaxed),
+            lookups: sum(|counts| &counts.lookups),
+            found: sum(|counts| &counts.found),
+            filter_negatives: sum(|counts| &counts.filter_negatives),
+            filter_false_positives: sum(|counts| &counts.filter_false_positives),
+            needs_disk: sum(|counts| &counts.needs_disk),
+            blocks_read: sum(|counts| &counts.blocks_read),
+            bytes_read: sum(|counts| &counts.bytes_read),
+            filter_faults: sum(|counts| &counts.filter_faults),
+            damaged_blocks: sum(|counts| &counts.damaged_blocks),
         }
+    }
+
+    pub(super) fn count_read(&self, bytes: usize) {
+        let counts = self.stripes.mine();
+        counts.blocks_read.fetch_add(1, Relaxed);
+        counts.bytes_read.fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub(super) fn count_filter_fault(&self) {
+        self.stripes.mine().filter_faults.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_damage(&self) {
+        self.stripes.mine().damaged_blocks.fetch_add(1, Relaxed);
     }
 
     /// Counts an answer.
     pub(super) fn judge(&self, answer: &Lookup) {
+        let counts = self.stripes.mine();
         let counter = match answer {
             Lookup::Absent(Absence::Range) => return,
-            Lookup::Absent(Absence::Filter) => &self.filter_negatives,
-            Lookup::Absent(_) => &self.filter_false_positives,
-            Lookup::Found { .. } => &self.found,
+            Lookup::Absent(Absence::Filter) => &counts.filter_negatives,
+            Lookup::Absent(_) => &counts.filter_false_positives,
+            Lookup::Found { .. } => &counts.found,
             Lookup::NeedsDisk => {
-                self.needs_disk.fetch_add(1, Relaxed);
+                counts.needs_disk.fetch_add(1, Relaxed);
                 return;
             }
         };
         counter.fetch_add(1, Relaxed);
-        self.lookups.fetch_add(1, Relaxed);
+        counts.lookups.fetch_add(1, Relaxed);
     }
 }
 

@@ -10,6 +10,7 @@
 //! `FORMAT.md`; why blocks, filter and index look so: the files of this folder.
 
 mod block;
+mod codec;
 mod cursor;
 mod error;
 mod fetch;
@@ -20,6 +21,7 @@ mod index;
 mod level;
 mod lookup;
 mod open;
+mod places;
 mod reader;
 mod scrub;
 #[cfg(test)]
@@ -27,6 +29,7 @@ mod tests;
 mod varint;
 mod writer;
 
+pub use codec::Compression;
 pub use cursor::{Cursor, TableCursor};
 pub use error::TableError;
 pub use filter::DEFAULT_BITS_PER_KEY;

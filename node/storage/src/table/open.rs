@@ -4,18 +4,17 @@
 //! or filter page does not keep a table from opening: the one fails only the lookups that need it (rule
 //! R7), the other none.
 
-use super::block::{BadBlock, Block, BlockCursor};
-use super::filter;
+use super::block::{BadBlock, Block, BlockCursor, head_of};
+use super::filter::{self, ResidentFilter};
 use super::footer::{self, BadEnd, HEADER_BYTES, Properties, TRAILER_BYTES};
 use super::frame::{Handle, Kind, unseal};
-use super::index::{ResidentFilter, ResidentIndex};
+use super::index::{BYTES_PER_BLOCK, ResidentIndex};
 use super::lookup::{ReadMode, TableContext};
 use super::{Table, TableError, TableId};
 use crate::disk::RandomRead;
 use crate::error::{Damage, IoFailure};
 use bytes::Bytes;
 use std::path::Path;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 impl Table {
@@ -50,8 +49,7 @@ impl Table {
         let read = |handle: Handle, kind: Kind| -> Result<Bytes, TableError> {
             let mut stored = vec![0; handle.len as usize];
             file.read_at(handle.offset, &mut stored).map_err(io)?;
-            context.counters.blocks_read.fetch_add(1, Relaxed);
-            context.counters.bytes_read.fetch_add(stored.len() as u64, Relaxed);
+            context.counters.count_read(stored.len());
             unseal(&stored.into(), kind, id, handle.offset).map_err(|why| {
                 damage(handle.offset, format!("{}: {}", kind.name(), why.reason())).into()
             })
@@ -66,10 +64,12 @@ impl Table {
         let content = read(top, Kind::Top)?;
         let top = Block::parse(content)
             .map_err(|BadBlock| damage(top.offset, "top index is malformed".into()))?;
+        let range = (head_of(&properties.meta.first), head_of(&properties.meta.last));
         let mut table = Table {
             path: path.into(),
             file,
             context: context.clone(),
+            heads: range,
             properties,
             properties_at,
             top,
@@ -87,36 +87,51 @@ impl Table {
         if filter_bytes < self.file.len()
             && let Some(held) = budget.reserve(filter_bytes)
         {
-            let mut pages = Vec::new();
+            let mut row = ResidentFilter::new(self.properties.filter_blocks as usize, held);
             for page in 0..self.page_count() {
                 let handle = self.page_handle(page);
                 match self.fetch(handle, Kind::Filter, ReadMode::Blocking) {
-                    Ok(content) => pages.push(content),
+                    Ok(content) => row.push(content.as_deref(), handle),
                     Err(error) => {
                         self.record_fault(handle.offset, error.to_string());
-                        pages.push(None);
+                        row.push(None, handle);
                     }
                 }
             }
-            self.filter = Some(ResidentFilter { pages, _held: held });
+            self.filter = Some(row);
         }
-        if let Some(held) = budget.reserve(self.properties.index_bytes) {
-            let mut partitions = Vec::new();
-            let top_at = self.properties.top;
-            let mut cursor =
-                BlockCursor::first(self.top.clone()).map_err(|BadBlock| self.malformed(top_at))?;
-            while cursor.valid() {
-                let handle = self.handle_in(cursor.value_slice(), top_at)?;
-                // A damaged partition fails the lookups that need it, not the table.
-                let content = self.fetch(handle, Kind::Index, ReadMode::Blocking).ok().flatten();
-                if let Some(Ok(block)) = content.map(Block::parse) {
-                    partitions.push((handle.offset, block));
-                }
-                cursor.advance().map_err(|BadBlock| self.malformed(top_at))?;
-            }
-            partitions.sort_by_key(|(offset, _)| *offset);
-            self.index = Some(ResidentIndex { partitions, _held: held });
+        let blocks = self.properties.blocks;
+        if blocks < self.file.len()
+            && let Some(held) = budget.reserve(blocks.saturating_mul(BYTES_PER_BLOCK))
+        {
+            self.index =
+                self.whole_index(ResidentIndex::new(HEADER_BYTES as u64, blocks as usize, held))?;
         }
         Ok(())
+    }
+
+    /// Fills an index from the stored partitions. `None` where one of them is damaged: then the
+    /// lookups that need that one fail, and not the table.
+    fn whole_index(&self, mut index: ResidentIndex) -> Result<Option<ResidentIndex>, TableError> {
+        let top_at = self.properties.top;
+        let malformed = |BadBlock| self.malformed(top_at);
+        let mut upper = BlockCursor::first(self.top.clone()).map_err(malformed)?;
+        while upper.valid() {
+            let at = self.handle_in(upper.value_slice(), top_at)?;
+            let content = self.fetch(at, Kind::Index, ReadMode::Blocking).ok().flatten();
+            let walk = content.map(|content| Block::parse(content).and_then(BlockCursor::first));
+            let Some(Ok(mut lower)) = walk else { return Ok(None) };
+            while lower.valid() {
+                let handle = lower.value_slice().and_then(Handle::decode);
+                let known = handle.is_some_and(|handle| index.push(lower.key(), handle));
+                if !known || lower.advance().is_err() {
+                    return Ok(None);
+                }
+            }
+            upper.advance().map_err(malformed)?;
+        }
+        let whole =
+            index.len() as u64 == self.properties.blocks && index.end() == self.properties.data_end;
+        Ok(whole.then_some(index))
     }
 }

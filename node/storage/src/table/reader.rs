@@ -6,11 +6,12 @@
 //! block fails only the lookups that need it; a damaged filter page is recorded as a fault and treated
 //! as "maybe".
 
-use super::block::{BadBlock, Block, BlockCursor, Hit};
+use super::block::{BadBlock, Block, BlockCursor, Hit, head_of};
 use super::fetch::Filtered;
+use super::filter::ResidentFilter;
 use super::footer::Properties;
 use super::frame::{Handle, Kind};
-use super::index::{ResidentFilter, ResidentIndex};
+use super::index::{ResidentIndex, Spot};
 use super::lookup::{Absence, Lookup, Probe, ReadMode, TableContext};
 use super::{TableError, TableId, TableMeta};
 use crate::disk::RandomRead;
@@ -24,12 +25,24 @@ pub struct Table {
     pub(super) path: PathBuf,
     pub(super) file: Arc<dyn RandomRead>,
     pub(super) context: TableContext,
+    /// Heads of the smallest and the largest key.
+    pub(super) heads: (u64, u64),
     pub(super) properties: Properties,
     pub(super) properties_at: Handle,
     pub(super) top: Block,
     pub(super) index: Option<ResidentIndex>,
     pub(super) filter: Option<ResidentFilter>,
     pub(super) faults: Mutex<BTreeMap<u64, String>>,
+}
+
+/// Where the index says that a key would lie.
+enum Located {
+    /// Above every separator.
+    Absent,
+    /// Only the disk knows.
+    NeedsDisk,
+    /// Here or nowhere; `exact`: the separator is the key itself, so its versions may go on behind.
+    Block { at: Handle, exact: bool },
 }
 
 impl Table {
@@ -77,8 +90,7 @@ impl Table {
     }
 
     fn search(&self, probe: &Probe<'_>, limit: u64, mode: ReadMode) -> Result<Lookup, TableError> {
-        let meta = &self.properties.meta;
-        if !meta.overlaps(probe.key, probe.key) {
+        if !self.covers(probe) {
             return Ok(Lookup::Absent(Absence::Range));
         }
         match self.filter_says(probe.hash, mode) {
@@ -87,26 +99,59 @@ impl Table {
             Filtered::Maybe => {}
         }
         // The usual case: the first block that may hold the key decides.
-        let top_at = self.properties.top;
-        let Some(upper) = self.bound(&self.top, top_at, probe.key, u64::MAX)? else {
-            return Ok(Lookup::Absent(Absence::Index));
+        let (data_at, exact) = match self.locate(probe.key, probe.head, mode)? {
+            Located::Absent => return Ok(Lookup::Absent(Absence::Index)),
+            Located::NeedsDisk => return Ok(Lookup::NeedsDisk),
+            Located::Block { at, exact } => (at, exact),
         };
-        let partition_at = self.handle_of(&upper, top_at)?;
-        let Some(partition) = self.block(partition_at, Kind::Index, mode)? else {
-            return Ok(Lookup::NeedsDisk);
-        };
-        let Some(lower) = self.bound(&partition, partition_at, probe.key, u64::MAX)? else {
-            return Ok(Lookup::Absent(Absence::Index));
-        };
-        let data_at = self.handle_of(&lower, partition_at)?;
         let Some(data) = self.block(data_at, Kind::Data, mode)? else {
             return Ok(Lookup::NeedsDisk);
         };
         match self.bound(&data, data_at, probe.key, limit)? {
-            Some(hit) if hit.exact => Ok(Lookup::Found { seq: hit.seq, value: hit.value }),
-            None if lower.exact => self.search_on(probe.key, limit, mode),
+            Some(hit) if hit.exact => {
+                Ok(Lookup::Found { seq: hit.seq, value: data.into_value(&hit) })
+            }
+            None if exact => self.search_on(probe.key, limit, mode),
             _ => Ok(Lookup::Absent(Absence::Block)),
         }
+    }
+
+    /// Whether a key lies in the table's range. Its head decides unless it is that of an end.
+    #[inline]
+    fn covers(&self, probe: &Probe<'_>) -> bool {
+        let (first, last) = self.heads;
+        (first < probe.head && probe.head < last)
+            || (first <= probe.head
+                && probe.head <= last
+                && self.properties.meta.overlaps(probe.key, probe.key))
+    }
+
+    /// The first data block that may hold a key.
+    fn locate(&self, key: &[u8], head: u64, mode: ReadMode) -> Result<Located, TableError> {
+        if let Some(index) = &self.index {
+            match index.find(key, head) {
+                Spot::Behind => return Ok(Located::Absent),
+                Spot::Block(block) => {
+                    if let Some(at) = index.handle(block) {
+                        return Ok(Located::Block { at, exact: index.names(block, key, head) });
+                    }
+                }
+                Spot::Unsure => {}
+            }
+        }
+        let top_at = self.properties.top;
+        let Some(upper) = self.bound(&self.top, top_at, key, u64::MAX)? else {
+            return Ok(Located::Absent);
+        };
+        let partition_at = self.handle_in(self.top.value_of(&upper), top_at)?;
+        let Some(partition) = self.block(partition_at, Kind::Index, mode)? else {
+            return Ok(Located::NeedsDisk);
+        };
+        let Some(lower) = self.bound(&partition, partition_at, key, u64::MAX)? else {
+            return Ok(Located::Absent);
+        };
+        let at = self.handle_in(partition.value_of(&lower), partition_at)?;
+        Ok(Located::Block { at, exact: lower.exact })
     }
 
     /// The rare case: the versions of a key span blocks, and those in the first are too new.
@@ -129,7 +174,7 @@ impl Table {
                 };
                 match self.bound(&data, data_at, key, limit)? {
                     Some(hit) if hit.exact => {
-                        return Ok(Lookup::Found { seq: hit.seq, value: hit.value });
+                        return Ok(Lookup::Found { seq: hit.seq, value: data.into_value(&hit) });
                     }
                     None if lower.key() == key => {}
                     _ => return Ok(Lookup::Absent(Absence::Block)),
@@ -151,10 +196,6 @@ impl Table {
         block.lower_bound(key, limit).map_err(|BadBlock| self.malformed(at))
     }
 
-    fn handle_of(&self, hit: &Hit, at: Handle) -> Result<Handle, TableError> {
-        self.handle_in(hit.value.as_deref(), at)
-    }
-
     /// The place that an index entry of the block at `at` names.
     pub(super) fn handle_in(&self, value: Option<&[u8]>, at: Handle) -> Result<Handle, TableError> {
         value.and_then(Handle::decode).ok_or_else(|| self.malformed(at))
@@ -162,14 +203,11 @@ impl Table {
 
     /// The data block that holds the first entry at or behind a key; `None` behind the last.
     pub(super) fn place_of(&self, key: &[u8]) -> Result<Option<Handle>, TableError> {
-        let top_at = self.properties.top;
-        let Some(upper) = self.bound(&self.top, top_at, key, u64::MAX)? else { return Ok(None) };
-        let at = self.handle_of(&upper, top_at)?;
-        let Some(partition) = self.block(at, Kind::Index, ReadMode::Blocking)? else {
-            return Err(self.malformed(at));
-        };
-        let Some(lower) = self.bound(&partition, at, key, u64::MAX)? else { return Ok(None) };
-        self.handle_of(&lower, at).map(Some)
+        match self.locate(key, head_of(key), ReadMode::Blocking)? {
+            Located::Block { at, .. } => Ok(Some(at)),
+            Located::Absent => Ok(None),
+            Located::NeedsDisk => Err(self.malformed(self.properties.top)),
+        }
     }
 
     /// Bytes of data blocks that a scan of `first..last` would read, to one block. May read the index.

@@ -5,7 +5,7 @@
 //! every key, and the checksum of the whole file. Damage does not end the pass; the report names every
 //! damaged place and the key ranges that it may have held.
 
-use super::block::{Block, BlockCursor};
+use super::block::{BadBlock, Block, BlockCursor};
 use super::filter::{self, PAGE_BLOCKS};
 use super::footer::HEADER_BYTES;
 use super::frame::{Handle, Kind};
@@ -35,6 +35,11 @@ impl ScrubReport {
     pub fn is_sound(&self) -> bool {
         self.damages.is_empty()
     }
+}
+
+/// A block whose hints and places are right too.
+fn sound(content: Bytes) -> Result<Block, BadBlock> {
+    Block::parse(content).and_then(|block| if block.is_sound() { Ok(block) } else { Err(BadBlock) })
 }
 
 /// A scrub under way.
@@ -130,6 +135,9 @@ impl Scrub<'_> {
         let table = self.table;
         let top_at = table.properties.top;
         let mut partitions = Vec::new();
+        if !table.top.is_sound() {
+            self.note(top_at.offset, "block does not follow the format");
+        }
         let Ok(mut upper) = BlockCursor::first(table.top.clone()) else {
             self.lose(top_at, table.properties.meta.last.clone());
             return Ok(partitions);
@@ -161,7 +169,7 @@ impl Scrub<'_> {
                 return Ok(());
             }
         };
-        let Ok(mut lower) = Block::parse(content).and_then(BlockCursor::first) else {
+        let Ok(mut lower) = sound(content).and_then(BlockCursor::first) else {
             self.lose(at, end);
             return Ok(());
         };
@@ -184,7 +192,7 @@ impl Scrub<'_> {
             self.lost_to(separator);
             return Ok(());
         };
-        let cursor = Block::parse(content).and_then(BlockCursor::first);
+        let cursor = sound(content).and_then(BlockCursor::first);
         let Ok(mut cursor) = cursor else {
             self.lose(at, separator);
             return Ok(());

@@ -17,7 +17,7 @@ const PATH: &str = "/d/t";
 
 /// Options that make many blocks and index partitions of little data.
 fn small() -> TableOptions {
-    TableOptions { block_bytes: 128, index_bytes: 64, restart_interval: 4, ..Default::default() }
+    TableOptions { block_bytes: 128, index_bytes: 64, ..Default::default() }
 }
 
 fn empty() -> MemoryDisk {
@@ -138,13 +138,14 @@ proptest! {
     fn a_table_reads_back_like_a_sorted_map(
         entries in oracle(),
         block_bytes in 32usize..400,
-        restart_interval in 1usize..10,
+        packed: bool,
         probes in prop::collection::vec((prop::collection::vec(0u8..4, 0..9), 0u64..13), 30),
         ranges in prop::collection::vec((any_bound(), any_bound()), 8),
         read_ahead in 1usize..3000,
     ) {
         let disk = empty();
-        let options = TableOptions { block_bytes, index_bytes: 48, restart_interval, ..small() };
+        let compression = if packed { Compression::Lz4 } else { Compression::None };
+        let options = TableOptions { block_bytes, index_bytes: 48, compression, ..small() };
         let meta = write(&disk, &entries, options);
         prop_assert_eq!(meta.entries, entries.len() as u64);
         prop_assert_eq!(meta.bytes, disk.content(Path::new(PATH)).unwrap().len() as u64);
@@ -243,12 +244,27 @@ fn right_or_refused(disk: &MemoryDisk, context: &TableContext, entries: &Oracle)
 
 #[test]
 fn every_damaged_byte_is_noticed_and_never_becomes_data() {
-    let (disk, entries) = (empty(), plain(30, 9));
-    write(&disk, &entries, small());
+    damage_each_byte(&plain(30, 9), small());
+}
+
+#[test]
+fn every_damaged_byte_of_packed_blocks_is_noticed_too() {
+    let options =
+        TableOptions { block_bytes: 400, compression: Compression::Lz4, ..TableOptions::default() };
+    let (disk, entries) = (empty(), plain(12, 90));
+    let packed = write(&disk, &entries, options).bytes;
+    let bare = write(&disk, &entries, TableOptions { compression: Compression::None, ..options });
+    assert!(packed < bare.bytes - 500, "{packed} of {}", bare.bytes);
+    damage_each_byte(&entries, options);
+}
+
+fn damage_each_byte(entries: &Oracle, options: TableOptions) {
+    let disk = empty();
+    write(&disk, entries, options);
     let path = Path::new(PATH);
     let sound = disk.content(path).unwrap();
     let [resident, paged, _] = contexts();
-    assert!(!right_or_refused(&disk, &resident, &entries));
+    assert!(!right_or_refused(&disk, &resident, entries));
     for at in 0..sound.len() {
         for change in [0x01, 0x80, 0xff] {
             let mut bytes = sound.clone();
@@ -260,11 +276,11 @@ fn every_damaged_byte_is_noticed_and_never_becomes_data() {
             } else {
                 TableContext::new(1 << 20, 0)
             };
-            assert!(right_or_refused(&disk, &context, &entries), "byte {at} ^ {change}");
+            assert!(right_or_refused(&disk, &context, entries), "byte {at} ^ {change}");
         }
     }
     disk.plant(path, &sound);
-    assert!(!right_or_refused(&disk, &paged, &entries));
+    assert!(!right_or_refused(&disk, &paged, entries));
     println!("{} bytes, each damaged three ways, all noticed", sound.len());
 }
 

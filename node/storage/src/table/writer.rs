@@ -10,10 +10,11 @@
 //! Invariant (rule R2): [`TableWriter::finish`] returns only after the file was synced; the caller syncs
 //! the directory before anything refers to the table.
 
-use super::block::{BlockBuilder, shared_len};
+use super::block::BlockBuilder;
+use super::codec::{Compression, Compressor};
 use super::filter::{DEFAULT_BITS_PER_KEY, FilterBuilder, PAGE_BYTES};
 use super::footer::{self, Properties};
-use super::frame::{Handle, Kind, SEAL_BYTES, seal};
+use super::frame::{Codec, Handle, Kind, SEAL_BYTES, seal};
 use super::{TableError, TableId, TableMeta};
 use crate::disk::AppendFile;
 use crate::error::IoFailure;
@@ -35,11 +36,11 @@ pub struct TableOptions {
     pub block_bytes: usize,
     /// Target content of an index partition in bytes.
     pub index_bytes: usize,
-    /// Entries from one restart to the next.
-    pub restart_interval: usize,
     /// Bloom filter bits for each key; false positives are about 0.6 % at 12, 0.13 % at 16, 0.05 % at
     /// 20, 0.02 % at 24.
     pub filter_bits_per_key: u32,
+    /// How data blocks are stored.
+    pub compression: Compression,
 }
 
 impl Default for TableOptions {
@@ -47,8 +48,8 @@ impl Default for TableOptions {
         TableOptions {
             block_bytes: 4 << 10,
             index_bytes: 8 << 10,
-            restart_interval: 8,
             filter_bits_per_key: DEFAULT_BITS_PER_KEY,
+            compression: Compression::None,
         }
     }
 }
@@ -70,6 +71,7 @@ pub struct TableWriter {
     /// The last data block, waiting for the key behind it to choose a separator.
     pending: Option<(Handle, Vec<u8>)>,
     filter: FilterBuilder,
+    compressor: Compressor,
     first: Vec<u8>,
     last: Vec<u8>,
     last_seq: u64,
@@ -97,13 +99,14 @@ impl TableWriter {
             buffer: Vec::with_capacity(BUFFER_BYTES),
             digest: Digest::new(CrcAlgorithm::Crc32Iscsi),
             offset: 0,
-            data: BlockBuilder::new(options.restart_interval),
-            index: BlockBuilder::new(1),
-            top: BlockBuilder::new(1),
+            data: BlockBuilder::default(),
+            index: BlockBuilder::default(),
+            top: BlockBuilder::default(),
             partitions: Vec::new(),
             partition_ends: Vec::new(),
             pending: None,
             filter: FilterBuilder::new(options.filter_bits_per_key),
+            compressor: Compressor::new(options.compression),
             first: Vec::new(),
             last: Vec::new(),
             last_seq: 0,
@@ -258,11 +261,19 @@ impl TableWriter {
     }
 
     fn append_block(&mut self, content: &mut Vec<u8>, kind: Kind) -> Result<Handle, TableError> {
+        let packed = match kind {
+            Kind::Data => self.compressor.compress(content),
+            _ => None,
+        };
+        let codec = if packed.is_some() { Codec::Lz4 } else { Codec::Plain };
+        if let Some(packed) = packed {
+            *content = packed;
+        }
         let bytes = content.len() as u64;
         let len = u32::try_from(content.len() + SEAL_BYTES)
             .map_err(|_| TableError::TooLarge { bytes, limit: BLOCK_MAX_BYTES })?;
         let handle = Handle { offset: self.offset, len };
-        seal(content, kind, self.id, self.offset);
+        seal(content, kind, codec, self.id, self.offset);
         self.append(content)?;
         Ok(handle)
     }
@@ -301,6 +312,11 @@ fn encoded(handle: Handle) -> Vec<u8> {
     let mut out = Vec::new();
     handle.encode(&mut out);
     out
+}
+
+/// Length of the common prefix.
+fn shared_len(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(x, y)| x == y).count()
 }
 
 /// A short key that is at least `last` and below `next`, or `last` itself if both are the same key.

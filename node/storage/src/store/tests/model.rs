@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::disk::memory::Crash;
+use crate::table::Compression;
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -39,13 +40,15 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn options() -> impl Strategy<Value = StoreOptions> {
     let sizes = (500..4_000usize, 200..4_000u64, 0..9_000usize, 100..600usize, 300..3_000u64);
-    (sizes, 1..4usize, 2..5usize, 1..4usize).prop_map(|(sizes, level0, ratio, frozen)| {
+    let shape = (1..4usize, 2..5usize, 1..4usize, any::<bool>());
+    (sizes, shape).prop_map(|(sizes, (level0, ratio, frozen, packed))| {
         let (memtable_bytes, log_segment_bytes, cache_bytes, block_bytes, table_bytes) = sizes;
         StoreOptions {
             memtable_bytes,
             log_segment_bytes,
             cache_bytes,
             block_bytes,
+            compression: if packed { Compression::Lz4 } else { Compression::None },
             table_bytes,
             resident_bytes: cache_bytes / 4,
             level0_tables: level0,
