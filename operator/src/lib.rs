@@ -2,6 +2,10 @@
 //!
 //! Data flows one way: observe (reads only) -> plan (pure) -> apply (the only writer) -> status.
 
+pub mod apply;
 pub mod crd;
+pub mod node_admin;
+pub mod observe;
 pub mod plan;
+pub mod render;
 pub mod snapshot;
