@@ -268,7 +268,9 @@ impl Page {
             ("memtable_bytes", "Bytes in memtables.", stats.memtable_bytes),
             ("memtables_waiting", "Frozen memtables not flushed yet.", stats.immutable_memtables),
             ("table_bytes", "Bytes of all tables.", stats.table_bytes),
+            ("compaction_debt_bytes", "Bytes above the targets.", stats.compaction_debt_bytes),
             ("cache_bytes", "Bytes held by the block cache.", stats.cache_bytes),
+            ("resident_bytes", "Indexes and filters beside the cache.", stats.resident_bytes),
             ("log_bytes", "Bytes of log segments.", stats.log_bytes),
             ("waiting_updates", "Updates waiting for memory, log or key.", stats.waiting_updates),
             ("waiting_reads", "Lookups waiting for the disk.", stats.waiting_reads),
@@ -276,20 +278,25 @@ impl Page {
             self.gauge(&format!("storage_{name}"), help, value as f64);
         }
         // A family without rows cannot be written: before the first flush level 0 has no table.
-        let mut counts: Vec<f64> = stats.tables_by_level.iter().map(|n| *n as f64).collect();
-        counts.resize(counts.len().max(1), 0.0);
-        let levels: Vec<String> = (0..counts.len()).map(|l| l.to_string()).collect();
+        let levels: Vec<String> =
+            (0..stats.tables_by_level.len().max(1)).map(|l| l.to_string()).collect();
         let labels: Vec<_> = levels.iter().map(|level| [("level", level.as_str())]).collect();
-        let rows: Vec<(Labels<'_>, f64)> =
-            labels.iter().zip(counts).map(|(l, n)| (&l[..], n)).collect();
-        self.gauges("storage_tables", "Tables by level.", &rows);
+        for (name, help, values) in [
+            ("storage_tables", "Tables by level.", &stats.tables_by_level),
+            ("storage_level_bytes", "Bytes of tables by level.", &stats.bytes_by_level),
+        ] {
+            let values = values.iter().copied().chain(std::iter::repeat(0));
+            let rows: Vec<(Labels<'_>, f64)> =
+                labels.iter().zip(values).map(|(l, n)| (&l[..], n as f64)).collect();
+            self.gauges(name, help, &rows);
+        }
         for (name, help, value) in store_counters(stats) {
             self.counter(&format!("storage_{name}_total"), help, value);
         }
     }
 }
 
-fn store_counters(stats: &StoreStats) -> [(&'static str, &'static str, u64); 19] {
+fn store_counters(stats: &StoreStats) -> [(&'static str, &'static str, u64); 22] {
     [
         ("memtable_hits", "Lookups answered by a memtable.", stats.memtable_hits),
         ("table_reads", "Tables probed by lookups.", stats.table_reads),
@@ -303,6 +310,9 @@ fn store_counters(stats: &StoreStats) -> [(&'static str, &'static str, u64); 19]
         ("log_written_bytes", "Bytes written to the log.", stats.log_bytes_written),
         ("flushes", "Memtables flushed.", stats.flushes),
         ("compactions", "Compactions finished.", stats.compactions),
+        ("table_moves", "Compactions that moved tables unwritten.", stats.table_moves),
+        ("background_pauses", "Pauses of background work.", stats.background_pauses),
+        ("blocks_read", "Blocks read from table files.", stats.blocks_read),
         ("flush_written_bytes", "Bytes written by flushes.", stats.flush_bytes_written),
         (
             "compaction_written_bytes",

@@ -15,7 +15,7 @@ use crate::merge::{Item, Run};
 use crate::options::StoreOptions;
 use crate::table::{
     Cursor, LevelCursor, Lookup, Probe, ReadMode, Table, TableContext, TableError, TableId,
-    TableMeta, TableOptions,
+    TableMeta, TableOptions, head_of,
 };
 use std::collections::BTreeSet;
 use std::io;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Window of a scan or merge over one table.
-const READ_AHEAD_BYTES: usize = 256 << 10;
+pub(crate) const READ_AHEAD_BYTES: usize = 256 << 10;
 /// Filter bits for each key of a level 0 table beyond those of other tables.
 const LEVEL0_MORE_FILTER_BITS: u32 = 8;
 
@@ -51,6 +51,9 @@ pub(crate) struct TableFile {
 #[derive(Default)]
 pub(crate) struct Levels {
     levels: Vec<Vec<Arc<TableFile>>>,
+    /// For each table the head of its largest key, side by side: finds the one table of a sorted level
+    /// that may hold a key without touching the others.
+    lasts: Vec<Vec<u64>>,
 }
 
 impl Tables {
@@ -163,15 +166,22 @@ impl Levels {
             let opened = level.iter().map(|named| tables.open(named.id, named.bytes));
             levels.push(opened.collect::<Result<Vec<_>, _>>()?);
         }
-        Ok(Self { levels })
+        Ok(Self::of(levels))
+    }
+
+    fn of(levels: Vec<Vec<Arc<TableFile>>>) -> Self {
+        let last = |file: &Arc<TableFile>| head_of(&file.meta().last);
+        let lasts = levels.iter().map(|level| level.iter().map(last).collect()).collect();
+        Self { levels, lasts }
     }
 
     /// The newest version of a key in tables, `None` if finding it needs the disk. Version 0
     /// without a value: no table has it.
     pub(crate) fn get(&self, key: &TableKey, mode: ReadMode) -> Result<Option<Version>, ReadError> {
         let probe = Probe::new(key.as_bytes());
-        for (depth, level) in self.levels.iter().enumerate() {
-            let candidates = if depth == 0 { &level[..] } else { holder(level, key.as_bytes()) };
+        for (depth, (level, lasts)) in self.levels.iter().zip(&self.lasts).enumerate() {
+            let candidates =
+                if depth == 0 { &level[..] } else { holder(level, lasts, key.as_bytes()) };
             for file in candidates {
                 match file.table.find(&probe, u64::MAX, mode)? {
                     Lookup::Found { seq, value } => {
@@ -187,18 +197,24 @@ impl Levels {
 
     /// Runs that together hold every version in tables of the keys in `[from, to)`: one for each table
     /// of level 0, one for each deeper level. `to` `None`: to the end.
-    pub(crate) fn runs(&self, from: &[u8], to: Option<&[u8]>) -> Result<Vec<Run>, ReadError> {
-        Ok(self.runs_where((from, to), |_| true)?)
+    pub(crate) fn runs(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        mode: ReadMode,
+    ) -> Result<Vec<Run>, ReadError> {
+        Ok(self.runs_where((from, to), mode, |_| true)?)
     }
 
     /// The tables with these numbers, whole.
     pub(crate) fn runs_of(&self, ids: &[u64]) -> Result<Vec<Run>, TableError> {
-        self.runs_where((&[], None), |file| ids.contains(&file.id()))
+        self.runs_where((&[], None), ReadMode::Blocking, |file| ids.contains(&file.id()))
     }
 
     fn runs_where(
         &self,
         (from, to): (&[u8], Option<&[u8]>),
+        mode: ReadMode,
         wanted: impl Fn(&TableFile) -> bool,
     ) -> Result<Vec<Run>, TableError> {
         let mut runs = Vec::new();
@@ -208,10 +224,11 @@ impl Levels {
                 (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded));
             if depth == 0 {
                 for table in tables {
-                    runs.push(run(table.scan(start, end, READ_AHEAD_BYTES)?));
+                    runs.push(run(table.scan_as(start, end, READ_AHEAD_BYTES, mode)?));
                 }
             } else {
-                runs.push(run(LevelCursor::new(tables, start, end, READ_AHEAD_BYTES)?));
+                let level = LevelCursor::new_as(tables, start, end, READ_AHEAD_BYTES, mode)?;
+                runs.push(run(level));
             }
         }
         Ok(runs)
@@ -250,7 +267,7 @@ impl Levels {
         while levels.last().is_some_and(Vec::is_empty) {
             levels.pop();
         }
-        Self { levels }
+        Self::of(levels)
     }
 
     /// Says that the files of tables which `next` has no longer may go with their last reader.
@@ -282,6 +299,12 @@ impl Levels {
         self.levels.iter().map(|level| level.len() as u64).collect()
     }
 
+    /// Bytes of each level.
+    pub(crate) fn sizes(&self) -> Vec<u64> {
+        let size = |level: &Vec<Arc<TableFile>>| level.iter().map(|file| file.meta().bytes).sum();
+        self.levels.iter().map(size).collect()
+    }
+
     /// Tables in level 0.
     pub(crate) fn level0(&self) -> usize {
         self.levels.first().map_or(0, Vec::len)
@@ -294,7 +317,12 @@ impl Levels {
 }
 
 /// The one table of a sorted level that may hold a key.
-fn holder<'a>(level: &'a [Arc<TableFile>], key: &[u8]) -> &'a [Arc<TableFile>] {
-    let at = level.partition_point(|file| file.meta().last.as_ref() < key);
+fn holder<'a>(level: &'a [Arc<TableFile>], lasts: &[u64], key: &[u8]) -> &'a [Arc<TableFile>] {
+    let head = head_of(key);
+    let mut at = lasts.partition_point(|last| *last < head);
+    // Where heads are equal the keys decide.
+    while lasts.get(at) == Some(&head) && level[at].meta().last.as_ref() < key {
+        at += 1;
+    }
     level.get(at..=at).unwrap_or_default()
 }

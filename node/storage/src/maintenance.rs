@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// A piece of background work.
 pub type Job = Box<dyn FnOnce() + Send>;
@@ -37,6 +38,10 @@ impl Lane {
 pub trait Maintenance: Send + Sync + 'static {
     /// Queues a job on a lane and returns at once.
     fn submit(&self, lane: Lane, job: Job);
+
+    /// Called by a job of a lane between two pieces of work: others should go first for so long. May
+    /// hold the thread; where nothing waits for real time there is nothing to do.
+    fn hold_back(&self, _lane: Lane, _time: Duration) {}
 }
 
 /// Threads of the machine: one for each lane, and a bounded pool for reads. They end when this is
@@ -81,6 +86,10 @@ impl Maintenance for Threads {
             // Fails only if the lane's thread is gone; the job is dropped and its tickets say so.
             let _ = queue.send(job);
         }
+    }
+
+    fn hold_back(&self, _: Lane, time: Duration) {
+        std::thread::sleep(time);
     }
 }
 

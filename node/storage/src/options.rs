@@ -1,6 +1,8 @@
 //! What a store is told at open. Plain data; [`StoreOptions::check`] refuses contradictions.
 
+use crate::compaction::choose::LEVELS;
 use crate::error::OpenError;
+use crate::levels::READ_AHEAD_BYTES;
 use crate::table::Compression;
 use std::path::PathBuf;
 
@@ -74,6 +76,21 @@ impl StoreOptions {
             waiting_updates_max: 4_096,
             waiting_reads_max: 4_096,
         }
+    }
+
+    /// A bound on the memory that the engine holds, which these options set: the block cache, resident
+    /// indexes and filters, the active and the frozen memtables (the last may pass its size by the
+    /// updates under way), the log buffer twice (one is filled while the other is written), what reads
+    /// in the pool and a running merge hold. Not in it: answers that callers keep (a value shares the
+    /// block it lies in), the top index of each table (about 20 bytes for 2 MiB of data), eight bytes
+    /// for each key of a table being written, and what the allocator adds.
+    pub fn memory_bytes(&self, readers: usize) -> u64 {
+        let memtables = self.memtable_bytes as u64 * (self.immutable_memtables_max as u64 + 1);
+        // A window for each table of level 0 and each further level, for every reader and one merge.
+        let runs = (self.level0_stop + LEVELS) as u64;
+        let windows = runs * READ_AHEAD_BYTES as u64 * (readers as u64 + 1);
+        let log = self.log_buffer_bytes as u64 * 2;
+        self.cache_bytes as u64 + self.resident_bytes as u64 + memtables + log + windows
     }
 
     /// Refuses options that cannot work, naming the first.

@@ -13,6 +13,11 @@ pub struct StoreStats {
     pub tables_by_level: Vec<u64>,
     /// Gauge: bytes of all tables.
     pub table_bytes: u64,
+    /// Gauge: bytes of the tables by level, level 0 first. All together over those of the largest level
+    /// is about the space amplification: what lies above it is superseded or will supersede.
+    pub bytes_by_level: Vec<u64>,
+    /// Gauge: bytes that would have to leave their levels for all to be within their targets.
+    pub compaction_debt_bytes: u64,
     /// Gauge: bytes held by the block cache.
     pub cache_bytes: u64,
     /// Gauge: bytes of log segments on disk.
@@ -51,6 +56,10 @@ pub struct StoreStats {
     pub flushes: u64,
     /// Compactions finished.
     pub compactions: u64,
+    /// Those of them that only changed the level of tables and wrote nothing.
+    pub table_moves: u64,
+    /// Times that background work waited for a moment so that foreground work could go first.
+    pub background_pauses: u64,
     /// Bytes written to tables by flushes.
     pub flush_bytes_written: u64,
     /// Bytes written to tables by compactions.
@@ -70,6 +79,23 @@ pub struct StoreStats {
     pub replayed_records: u64,
     /// Bytes of a torn log tail dropped at open.
     pub torn_bytes_dropped: u64,
+}
+
+impl StoreStats {
+    /// Bytes written to the log and to tables for each byte of records written to the log, since open:
+    /// 1 is the log alone. `None` before anything was written.
+    pub fn write_amplification(&self) -> Option<f64> {
+        let logged = self.log_bytes_written;
+        let all = logged + self.flush_bytes_written + self.compaction_bytes_written;
+        (logged > 0).then(|| all as f64 / logged as f64)
+    }
+
+    /// Bytes of all tables over those of the largest level: at most so many times the live data, as far
+    /// as that level holds every key. `None` while there is no table.
+    pub fn space_amplification(&self) -> Option<f64> {
+        let largest = self.bytes_by_level.iter().copied().max().filter(|bytes| *bytes > 0)?;
+        Some(self.table_bytes as f64 / largest as f64)
+    }
 }
 
 /// One counter.

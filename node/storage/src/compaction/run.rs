@@ -5,6 +5,7 @@
 //! (rule R7). Whoever calls installs the outputs and deletes the inputs (rule R12).
 
 use super::choose::{Below, Choice};
+use super::pace::PIECE_BYTES;
 use crate::disk::Disk;
 use crate::error::{IoFailure, ReadError};
 use crate::levels::{Levels, Tables};
@@ -26,6 +27,8 @@ pub(crate) struct Output<'a> {
     pub(crate) level: usize,
     /// About how large a table may become.
     pub(crate) table_bytes: u64,
+    /// Called after each piece of work (see `pace`); may hold the thread for a moment.
+    pub(crate) breathe: &'a dyn Fn(),
 }
 
 /// Why a merge ended early. The inputs are as they were.
@@ -53,9 +56,14 @@ impl Output<'_> {
             let file = created.map_err(|error| IoFailure::new(&path, "create", &error))?;
             let options = self.tables.writer_options(self.level);
             let mut writer = TableWriter::new(TableId(id), &path, file, options)?;
+            let mut piece = PIECE_BYTES;
             while writer.entries() == 0 || writer.estimated_bytes() < self.table_bytes {
                 let Some((key, version)) = items.next() else { break };
                 writer.add(&key, version.sequence, version.value.as_deref())?;
+                if writer.estimated_bytes() >= piece {
+                    piece = writer.estimated_bytes() + PIECE_BYTES;
+                    (self.breathe)();
+                }
             }
             metas.push(writer.finish()?);
         }

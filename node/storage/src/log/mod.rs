@@ -208,6 +208,11 @@ impl Log {
         }
     }
 
+    /// Whether a write or sync is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.job_since_ms.load(Ordering::Relaxed) != u64::MAX
+    }
+
     /// The job of the sync lane. `true`: submit it again, more has arrived.
     pub(crate) fn run(&self) -> bool {
         let mut panicked = PanicGuard { log: self, armed: true };

@@ -4,13 +4,16 @@
 
 use super::engine::Engine;
 use crate::compaction::choose::{Choice, Limits, choose};
+use crate::compaction::pace::{Scene, pause_ms};
 use crate::compaction::run::{MergeError, Output, merge};
 use crate::error::{IoFailure, ReadError};
 use crate::guard::lock;
 use crate::levels::Levels;
+use crate::maintenance::Lane;
 use crate::manifest;
 use crate::table::TableError;
 use std::sync::Arc;
+use std::time::Duration;
 
 impl Engine {
     /// Whether there is anything to merge.
@@ -24,7 +27,7 @@ impl Engine {
     }
 
     /// Where tables of a level are written: level 0 gets one for each memtable.
-    pub(super) fn output(&self, level: usize) -> Output<'_> {
+    pub(super) fn output<'a>(&'a self, level: usize, breathe: &'a dyn Fn()) -> Output<'a> {
         Output {
             disk: &*self.disk,
             dir: &self.tables_dir,
@@ -32,6 +35,25 @@ impl Engine {
             next_file: &self.next_file,
             level,
             table_bytes: if level == 0 { u64::MAX } else { self.options.table_bytes },
+            breathe,
+        }
+    }
+
+    /// Lets foreground work go first for a moment, if any waits and nothing speaks against it.
+    pub(super) fn breathe(&self, lane: Lane) {
+        let state = self.state.load();
+        let pause = pause_ms(&Scene {
+            waiting_reads: self.figures.waiting_reads.get(),
+            log_busy: self.log.is_busy(),
+            stalled: lock(&self.stalled).len() as u64,
+            level0: state.levels.level0(),
+            level0_stop: self.options.level0_stop,
+            frozen: state.frozen.len(),
+            frozen_max: self.options.immutable_memtables_max,
+        });
+        if pause > 0 {
+            self.figures.background_pauses.add(1);
+            self.maintenance.hold_back(lane, Duration::from_millis(pause));
         }
     }
 
@@ -71,9 +93,11 @@ impl Engine {
         let install_failed = |failure: IoFailure| MergeError::Write(failure.into());
         let files = levels.files(&inputs);
         if choice.moves && files.iter().all(|file| file.meta().erasures == 0) {
+            self.figures.table_moves.add(1);
             return self.install(&inputs, files, level, |_| ()).map_err(install_failed);
         }
-        let metas = merge(levels, choice, &self.output(level), written)?;
+        let breathe = || self.breathe(Lane::Compact);
+        let metas = merge(levels, choice, &self.output(level, &breathe), written)?;
         self.figures.compaction_bytes.add(metas.iter().map(|meta| meta.bytes).sum());
         let outputs = self.tables.open_all(&metas).map_err(MergeError::Write)?;
         self.install(&inputs, outputs, level, |_| ()).map_err(install_failed)

@@ -10,6 +10,7 @@ use super::flush::Flushing;
 use super::recovery::Recovery;
 use super::turns::Turns;
 use super::update::Work;
+use crate::compaction::choose::{Limits, debt};
 use crate::disk::{DirLock, Disk};
 use crate::error::WriteError;
 use crate::guard::lock;
@@ -83,6 +84,8 @@ pub(crate) struct Figures {
     pub(crate) waiting_reads: Count,
     pub(crate) flushes: Count,
     pub(crate) compactions: Count,
+    pub(crate) table_moves: Count,
+    pub(crate) background_pauses: Count,
     pub(crate) flush_bytes: Count,
     pub(crate) compaction_bytes: Count,
     pub(crate) stalls: Count,
@@ -146,6 +149,8 @@ impl Engine {
             immutable_memtables: state.frozen.len() as u64,
             tables_by_level: state.levels.counts(),
             table_bytes: state.levels.bytes(),
+            bytes_by_level: state.levels.sizes(),
+            compaction_debt_bytes: debt(&state.levels.metas(), &Limits::from(&self.options)),
             cache_bytes: cache.bytes,
             log_bytes: self.log.figures.bytes_on_disk.get(),
             waiting_updates: waiting,
@@ -165,6 +170,8 @@ impl Engine {
             log_bytes_written: self.log.figures.bytes_written.get(),
             flushes: self.figures.flushes.get(),
             compactions: self.figures.compactions.get(),
+            table_moves: self.figures.table_moves.get(),
+            background_pauses: self.figures.background_pauses.get(),
             flush_bytes_written: self.figures.flush_bytes.get(),
             compaction_bytes_written: self.figures.compaction_bytes.get(),
             stalls: self.figures.stalls.get(),

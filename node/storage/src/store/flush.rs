@@ -172,7 +172,9 @@ impl Engine {
             last = Some(key.clone());
             fresh
         });
-        let metas = self.output(0).write(&mut newest.peekable(), written).map_err(as_io)?;
+        let breathe = || self.breathe(Lane::Flush);
+        let metas =
+            self.output(0, &breathe).write(&mut newest.peekable(), written).map_err(as_io)?;
         self.figures.flush_bytes.add(metas.iter().map(|meta| meta.bytes).sum());
         let files = self.tables.open_all(&metas).map_err(as_io)?;
         manifest::write_sidecar(&*self.disk, &self.tables_dir, sidecar, &frozen.checkpoint)?;

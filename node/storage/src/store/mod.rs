@@ -117,7 +117,8 @@ impl Store {
 
     /// A piece of a scan of `[from, to)` in a snapshot: at most `max_entries` entries and about
     /// `max_bytes` bytes, erased keys counted, so that a piece may be empty and have a next. `to`
-    /// `None`: to the end. Go on at [`Chunk::next`]. Always answered by a reader.
+    /// `None`: to the end. Go on at [`Chunk::next`]. A short piece that lies in memory or the page cache
+    /// is ready at once; others are answered by a reader.
     pub fn scan(
         &self,
         snapshot: &Snapshot,

@@ -12,6 +12,12 @@ use crate::ticket::Ticket;
 use bytes::Bytes;
 use std::sync::Arc;
 
+/// Pieces of a scan of at most so many entries are tried on the caller's thread, and end after so many
+/// bytes there.
+const SHORT_SCAN_ENTRIES: usize = 128;
+/// See [`SHORT_SCAN_ENTRIES`].
+const SHORT_SCAN_BYTES: usize = 64 << 10;
+
 /// A piece of a scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
@@ -112,10 +118,24 @@ impl Engine {
         if self.health.is_closed() {
             return Ticket::ready(Err(ReadError::Closed));
         }
+        let max_entries = max_entries.max(1);
+        // A short piece that lies in memory is answered here: handing it over costs more than it. Any
+        // error is left to the reader, who meets it again and reports it.
+        if max_entries <= SHORT_SCAN_ENTRIES
+            && let Ok(chunk) = snapshot.chunk(
+                (from, to),
+                max_entries,
+                max_bytes.min(SHORT_SCAN_BYTES),
+                ReadMode::CachedOnly,
+            )
+        {
+            return Ticket::ready(Ok(chunk));
+        }
         let (ticket, owed) = Ticket::pair();
         let work = (snapshot.clone(), from.clone(), to.cloned(), owed);
         let refused = self.submit_read(work, move |_, (snapshot, from, to, owed)| {
-            owed.complete(snapshot.chunk(&from, to.as_ref(), max_entries.max(1), max_bytes));
+            let range = (&from, to.as_ref());
+            owed.complete(snapshot.chunk(range, max_entries, max_bytes, ReadMode::Blocking));
         });
         if let Err((.., owed)) = refused {
             owed.complete(Err(ReadError::Overloaded));
@@ -145,14 +165,18 @@ fn memory_run(memtable: &Arc<Memtable>, from: &TableKey) -> Run {
 impl Snapshot {
     fn chunk(
         &self,
-        from: &TableKey,
-        to: Option<&TableKey>,
+        (from, to): (&TableKey, Option<&TableKey>),
         max_entries: usize,
         max_bytes: usize,
+        mode: ReadMode,
     ) -> Result<Chunk, ReadError> {
-        let mut runs = vec![memory_run(&self.state.active, from)];
-        runs.extend(self.state.frozen.iter().map(|frozen| memory_run(&frozen.memtable, from)));
-        runs.extend(self.state.levels.runs(from.as_bytes(), to.map(TableKey::as_bytes))?);
+        let frozen = self.state.frozen.iter().map(|frozen| &frozen.memtable);
+        let memtables = std::iter::once(&self.state.active).chain(frozen);
+        let mut runs: Vec<Run> = memtables
+            .filter(|memtable| !memtable.is_empty())
+            .map(|memtable| memory_run(memtable, from))
+            .collect();
+        runs.extend(self.state.levels.runs(from.as_bytes(), to.map(TableKey::as_bytes), mode)?);
         let (mut chunk, mut bytes) = (Chunk { entries: Vec::new(), next: None }, 0);
         for item in Merge::new(runs).newest(self.sequence) {
             let (key, version) = item?;

@@ -1,11 +1,12 @@
 //! Walking a table in order, for scans, streams of a partition and compaction.
 //!
-//! A cursor reads the file in windows that grow from 16 KiB to the read-ahead that it was given and
+//! A cursor reads the file in windows that grow from 8 KiB to the read-ahead that it was given and
 //! never reach behind the end of its range; it holds one window at a time. It goes past the block cache
 //! in both directions, so a scan can neither push out hot blocks nor skew the cache's counters.
 
 use super::block::{BadBlock, Block, BlockCursor};
 use super::frame::{Handle, Kind};
+use super::lookup::ReadMode;
 use super::places::Places;
 use super::{Table, TableError};
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 /// First window of a cursor in bytes.
-const FIRST_WINDOW_BYTES: usize = 16 << 10;
+const FIRST_WINDOW_BYTES: usize = 8 << 10;
 
 /// A walk over entries in table order: key ascending, newest version first.
 ///
@@ -64,9 +65,11 @@ struct Window {
     bytes: Bytes,
 }
 
-/// A [`Cursor`] over a range of one table. Waits for the disk.
+/// A [`Cursor`] over a range of one table. Waits for the disk unless it was told not to; then it ends with
+/// [`TableError::NeedsDisk`] where it would have to.
 pub struct TableCursor {
     table: Arc<Table>,
+    mode: ReadMode,
     end: Bound<Bytes>,
     read_ahead: usize,
     next_window: usize,
@@ -87,20 +90,32 @@ impl Table {
         end: Bound<&[u8]>,
         read_ahead_bytes: usize,
     ) -> Result<TableCursor, TableError> {
+        self.scan_as(start, end, read_ahead_bytes, ReadMode::Blocking)
+    }
+
+    /// As [`scan`](Self::scan), in a mode.
+    pub fn scan_as(
+        self: &Arc<Self>,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        read_ahead_bytes: usize,
+        mode: ReadMode,
+    ) -> Result<TableCursor, TableError> {
         let mut limit = self.properties.data_end;
         if let Bound::Included(key) | Bound::Excluded(key) = end {
             // Versions of the last key may span blocks: stop behind the first greater key's block.
             let mut beyond = key.to_vec();
             beyond.push(0);
-            limit = self.place_of(&beyond)?.and_then(Handle::end).unwrap_or(limit);
+            limit = self.place_of(&beyond, mode)?.and_then(Handle::end).unwrap_or(limit);
         }
         let from: &[u8] = match start {
             Bound::Included(key) | Bound::Excluded(key) => key,
             Bound::Unbounded => &[],
         };
-        let places = Places::seek(self, from)?;
+        let places = Places::seek(self, from, mode)?;
         let mut cursor = TableCursor {
             table: self.clone(),
+            mode,
             end: end.map(Bytes::copy_from_slice),
             read_ahead: read_ahead_bytes,
             next_window: FIRST_WINDOW_BYTES.min(read_ahead_bytes),
@@ -158,7 +173,15 @@ impl TableCursor {
                 let bytes = self.next_window.min(usize::try_from(room).unwrap_or(usize::MAX));
                 self.next_window = (self.next_window.saturating_mul(2)).min(self.read_ahead);
                 let mut buffer = vec![0; bytes.max(at.len as usize)];
-                self.table.read(at.offset, &mut buffer)?;
+                match self.mode {
+                    ReadMode::Blocking => self.table.read(at.offset, &mut buffer)?,
+                    ReadMode::CachedOnly => {
+                        let there = self.table.file.try_read_cached(at.offset, &mut buffer);
+                        if !there.unwrap_or(false) {
+                            return Err(TableError::NeedsDisk);
+                        }
+                    }
+                }
                 self.window = Window { offset: at.offset, bytes: buffer.into() };
                 self.window.bytes.slice(..at.len as usize)
             }

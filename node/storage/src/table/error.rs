@@ -40,6 +40,10 @@ pub enum TableError {
         /// The most that one block can have.
         limit: u64,
     },
+    /// Only the device has what is needed, and the caller may not wait for it. Nothing changed; ask again
+    /// where waiting is allowed.
+    #[error("only the disk knows, and this caller does not wait for it")]
+    NeedsDisk,
     /// The caller's pace hook ended a long run (scrub or compaction). Nothing was lost; start it again.
     #[error("stopped before the end")]
     Stopped,

@@ -4,19 +4,21 @@
 //! time: a scan or merge costs one window of memory for each level, not for each table.
 
 use super::cursor::{Cursor, TableCursor};
+use super::lookup::ReadMode;
 use super::{Table, TableError};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// A [`Cursor`] over a range of several disjoint tables, sorted by key. Waits for the disk.
+/// A [`Cursor`] over a range of several disjoint tables, sorted by key. Waits for the disk as a [`TableCursor`] does.
 pub struct LevelCursor {
     /// Tables behind the current one.
     ahead: VecDeque<Arc<Table>>,
     current: Option<TableCursor>,
     end: Bound<Bytes>,
     read_ahead: usize,
+    mode: ReadMode,
 }
 
 impl LevelCursor {
@@ -27,6 +29,17 @@ impl LevelCursor {
         start: Bound<&[u8]>,
         end: Bound<&[u8]>,
         read_ahead_bytes: usize,
+    ) -> Result<LevelCursor, TableError> {
+        Self::new_as(tables, start, end, read_ahead_bytes, ReadMode::Blocking)
+    }
+
+    /// As [`new`](Self::new), in a mode: see [`Table::scan_as`].
+    pub fn new_as(
+        tables: impl IntoIterator<Item = Arc<Table>>,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        read_ahead_bytes: usize,
+        mode: ReadMode,
     ) -> Result<LevelCursor, TableError> {
         let before = |table: &Arc<Table>| match start {
             Bound::Included(key) => table.meta().last.as_ref() < key,
@@ -39,7 +52,8 @@ impl LevelCursor {
             "the tables of a level are disjoint and sorted"
         );
         let end = end.map(Bytes::copy_from_slice);
-        let mut cursor = LevelCursor { ahead, current: None, end, read_ahead: read_ahead_bytes };
+        let mut cursor =
+            LevelCursor { ahead, current: None, end, read_ahead: read_ahead_bytes, mode };
         cursor.open_next(start)?;
         Ok(cursor)
     }
@@ -57,8 +71,12 @@ impl LevelCursor {
                 self.ahead.clear();
                 return Ok(());
             }
-            let cursor =
-                table.scan(start, self.end.as_ref().map(Bytes::as_ref), self.read_ahead)?;
+            let cursor = table.scan_as(
+                start,
+                self.end.as_ref().map(Bytes::as_ref),
+                self.read_ahead,
+                self.mode,
+            )?;
             if cursor.valid() {
                 self.current = Some(cursor);
                 return Ok(());

@@ -29,6 +29,7 @@ mod tests;
 mod varint;
 mod writer;
 
+pub(crate) use block::head_of;
 pub use codec::Compression;
 pub use cursor::{Cursor, TableCursor};
 pub use error::TableError;

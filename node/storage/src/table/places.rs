@@ -9,9 +9,10 @@ use super::lookup::ReadMode;
 use super::{Table, TableError};
 use std::sync::Arc;
 
-/// Stands on the place of a data block, or behind the last. Waits for the disk.
+/// Stands on the place of a data block, or behind the last.
 pub(super) struct Places {
     table: Arc<Table>,
+    mode: ReadMode,
     way: Way,
 }
 
@@ -30,14 +31,18 @@ struct Stored {
 
 impl Places {
     /// On the first block that may hold `from` or a greater key.
-    pub(super) fn seek(table: &Arc<Table>, from: &[u8]) -> Result<Places, TableError> {
+    pub(super) fn seek(
+        table: &Arc<Table>,
+        from: &[u8],
+        mode: ReadMode,
+    ) -> Result<Places, TableError> {
         let resident = table.index.as_ref().map(|index| index.find(from, head_of(from)));
         let way = match resident {
             Some(Spot::Block(at)) => Way::Resident(at),
             Some(Spot::Behind) => Way::Resident(usize::MAX),
-            Some(Spot::Unsure) | None => Way::Stored(Box::new(Stored::seek(table, from)?)),
+            Some(Spot::Unsure) | None => Way::Stored(Box::new(Stored::seek(table, from, mode)?)),
         };
-        Ok(Places { table: table.clone(), way })
+        Ok(Places { table: table.clone(), mode, way })
     }
 
     /// The place it stands on; `None` behind the last.
@@ -60,22 +65,22 @@ impl Places {
                 *at = at.saturating_add(1);
                 Ok(())
             }
-            Way::Stored(walk) => walk.advance(&self.table),
+            Way::Stored(walk) => walk.advance(&self.table, self.mode),
         }
     }
 }
 
 impl Stored {
-    fn seek(table: &Table, from: &[u8]) -> Result<Stored, TableError> {
+    fn seek(table: &Table, from: &[u8], mode: ReadMode) -> Result<Stored, TableError> {
         let top_at = table.properties.top;
         let upper = BlockCursor::seek(table.top.clone(), from, u64::MAX)
             .map_err(|BadBlock| table.malformed(top_at))?;
         let mut walk = Stored { upper, partition_at: top_at, lower: None };
-        walk.open_partition(table, Some(from))?;
+        walk.open_partition(table, Some(from), mode)?;
         Ok(walk)
     }
 
-    fn advance(&mut self, table: &Table) -> Result<(), TableError> {
+    fn advance(&mut self, table: &Table, mode: ReadMode) -> Result<(), TableError> {
         let Some(lower) = &mut self.lower else { return Ok(()) };
         lower.advance().map_err(|BadBlock| table.malformed(self.partition_at))?;
         if lower.valid() {
@@ -83,16 +88,21 @@ impl Stored {
         }
         self.lower = None;
         self.upper.advance().map_err(|BadBlock| table.malformed(table.properties.top))?;
-        self.open_partition(table, None)
+        self.open_partition(table, None, mode)
     }
 
     /// Opens the partition that `upper` stands on, or the next ones until one has an entry.
-    fn open_partition(&mut self, table: &Table, from: Option<&[u8]>) -> Result<(), TableError> {
+    fn open_partition(
+        &mut self,
+        table: &Table,
+        from: Option<&[u8]>,
+        mode: ReadMode,
+    ) -> Result<(), TableError> {
         let top_at = table.properties.top;
         while self.upper.valid() {
             let at = table.handle_in(self.upper.value_slice(), top_at)?;
-            let Some(block) = table.block(at, Kind::Index, ReadMode::Blocking)? else {
-                return Err(table.malformed(at));
+            let Some(block) = table.block(at, Kind::Index, mode)? else {
+                return Err(TableError::NeedsDisk);
             };
             let lower = match from {
                 Some(key) => BlockCursor::seek(block, key, u64::MAX),

@@ -202,19 +202,23 @@ impl Table {
     }
 
     /// The data block that holds the first entry at or behind a key; `None` behind the last.
-    pub(super) fn place_of(&self, key: &[u8]) -> Result<Option<Handle>, TableError> {
-        match self.locate(key, head_of(key), ReadMode::Blocking)? {
+    pub(super) fn place_of(
+        &self,
+        key: &[u8],
+        mode: ReadMode,
+    ) -> Result<Option<Handle>, TableError> {
+        match self.locate(key, head_of(key), mode)? {
             Located::Block { at, .. } => Ok(Some(at)),
             Located::Absent => Ok(None),
-            Located::NeedsDisk => Err(self.malformed(self.properties.top)),
+            Located::NeedsDisk => Err(TableError::NeedsDisk),
         }
     }
 
     /// Bytes of data blocks that a scan of `first..last` would read, to one block. May read the index.
     pub fn bytes_between(&self, first: &[u8], last: &[u8]) -> Result<u64, TableError> {
         let end = self.properties.data_end;
-        let from = self.place_of(first)?.map_or(end, |handle| handle.offset);
-        let to = self.place_of(last)?.and_then(Handle::end).unwrap_or(end);
+        let from = self.place_of(first, ReadMode::Blocking)?.map_or(end, |handle| handle.offset);
+        let to = self.place_of(last, ReadMode::Blocking)?.and_then(Handle::end).unwrap_or(end);
         Ok(to.saturating_sub(from))
     }
 }

@@ -407,7 +407,7 @@ fn a_bad_block_fails_only_the_keys_in_it() {
     let (disk, entries) = (empty(), plain(400, 40));
     write(&disk, &entries, TableOptions::default());
     let table = open(&disk, &contexts()[0]).unwrap();
-    let at = table.place_of(&hashed(5)).unwrap().unwrap();
+    let at = table.place_of(&hashed(5), ReadMode::Blocking).unwrap().unwrap();
     assert!(disk.flip_bit(Path::new(PATH), at.offset + 20, 3));
     let table = open(&disk, &contexts()[0]).unwrap();
     let mut lost = Vec::new();
@@ -500,7 +500,7 @@ fn scans_are_bounded_and_leave_the_cache_alone() {
     let range = in_range(&entries, &Bound::Unbounded, &Bound::Included(end.clone()));
     assert!(collect(cursor).unwrap() == range);
     assert!(widest.load(Relaxed) <= 64 << 10, "{}", widest.load(Relaxed));
-    let stop = table.place_of(&end).unwrap().unwrap().end().unwrap();
+    let stop = table.place_of(&end, ReadMode::Blocking).unwrap().unwrap().end().unwrap();
     assert!(furthest.load(Relaxed) <= stop, "reads nothing behind its range");
     assert_eq!(context.cache.stats(), held);
     let between = table.bytes_between(&[], &end).unwrap();

@@ -384,3 +384,61 @@ fn erase_if_equal_erases_only_what_it_expects_and_its_erasure_survives_a_crash()
         assert_eq!(again.get(number).unwrap(), None, "{number} came back");
     }
 }
+
+#[test]
+fn a_short_scan_that_need_not_wait_is_ready_at_once() {
+    let rig = Rig::new(StoreOptions { cache_bytes: 0, resident_bytes: 0, ..tiny() });
+    for number in 0..100 {
+        rig.put(number, &value(number)).unwrap();
+    }
+    rig.flush();
+    let (snapshot, from) = (rig.store.snapshot(), TableKey::first_of(0));
+    let cold = rig.store.scan(&snapshot, &from, None, 20, 9_000);
+    assert!(!cold.is_ready(), "the disk has it");
+    let wanted = rig.settle(cold).unwrap();
+    assert_eq!((wanted.entries.len(), wanted.next.is_some()), (20, true));
+    rig.disk.set_warm_page_cache(true);
+    let warm = rig.store.scan(&snapshot, &from, None, 20, 9_000);
+    assert!(warm.is_ready());
+    assert_eq!(warm.wait().unwrap(), wanted);
+    assert!(!rig.store.scan(&snapshot, &from, None, 1_000, 9_000).is_ready(), "too long for here");
+}
+
+#[test]
+fn a_flush_holds_back_while_a_lookup_waits_and_not_otherwise() {
+    let options = StoreOptions { memtable_bytes: 16 << 20, log_buffer_bytes: 16 << 20, ..tiny() };
+    let rig = Rig::new(StoreOptions { cache_bytes: 0, resident_bytes: 0, ..options });
+    let fill = || (10..14).for_each(|number| rig.put(number, &vec![1; 600_000]).unwrap());
+    rig.put(1, b"far").unwrap();
+    fill();
+    rig.flush();
+    assert_eq!(rig.store.stats().background_pauses, 0);
+    fill();
+    let waiting = rig.store.get(&key(1));
+    let flushed = rig.store.flush();
+    while rig.work.run_one(Lane::Flush) {}
+    assert!(flushed.is_ready() && !waiting.is_ready());
+    let pauses = rig.store.stats().background_pauses;
+    assert!((1..=3).contains(&pauses), "{pauses}");
+    assert_eq!(rig.settle(waiting).unwrap().unwrap(), "far");
+}
+
+#[test]
+fn amplification_is_what_the_counters_say() {
+    let rig = Rig::new(tiny());
+    assert_eq!(rig.store.stats().space_amplification(), None);
+    for number in (0..300).chain(0..100) {
+        rig.put(number, &value(number)).unwrap();
+    }
+    rig.flush();
+    let stats = rig.store.stats();
+    let (levels, largest) = (stats.bytes_by_level.clone(), stats.bytes_by_level.iter().max());
+    assert_eq!(levels.iter().sum::<u64>(), stats.table_bytes);
+    assert_eq!(levels.len(), stats.tables_by_level.len());
+    let space = stats.table_bytes as f64 / *largest.unwrap() as f64;
+    assert_eq!(stats.space_amplification(), Some(space));
+    let tables = stats.flush_bytes_written + stats.compaction_bytes_written;
+    let write = stats.write_amplification().unwrap();
+    assert!(write > 1.5 && (write - 1.0) * stats.log_bytes_written as f64 > tables as f64 * 0.99);
+    assert_eq!(stats.compaction_debt_bytes, 0, "compaction came to rest");
+}
