@@ -1,8 +1,9 @@
 //! Whole-node tests of Kvasir, as a library: the history checker, the load generator that writes such
-//! histories, and the simulation that runs production nodes in one thread. The tests themselves stand
-//! under `tests/tests/`.
+//! histories, the simulation that runs production nodes in one thread, and file systems whose power can
+//! be cut. The tests themselves stand under `tests/tests/`.
 
 pub mod check;
 pub mod load;
+pub mod power;
 pub mod process;
 pub mod sim;
