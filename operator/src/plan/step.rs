@@ -135,6 +135,23 @@ impl Step {
         }
     }
 
+    /// The name of the kind of step: the label of metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Apply(_) => "apply",
+            Self::CreateToken(_) => "create_token",
+            Self::Delete { .. } => "delete",
+            Self::Form { .. } => "form",
+            Self::Post { .. } => "post",
+            Self::Evict(_) => "evict",
+            Self::DeletePod(_) => "delete_pod",
+            Self::Shrink { .. } => "shrink",
+            Self::GrowVolume { .. } => "grow_volume",
+            Self::OwnVolume { .. } => "own_volume",
+            Self::DeleteVolume { .. } => "delete_volume",
+        }
+    }
+
     /// Whether something is gone afterwards.
     pub fn takes_away(&self) -> bool {
         matches!(

@@ -118,8 +118,36 @@ const NODE: &[Row] = &[
 ];
 
 /// `kvasir-operator`: observe (reads only) -> plan (pure) -> apply (the only writer), DESIGN section 11.
-const OPERATOR: &[Row] =
-    &[("crd", &[]), ("snapshot", &["crd"]), ("plan", &["crd", "snapshot"]), ("bin", &["crd"])];
+const OPERATOR: &[Row] = &[
+    ("crd", &[]),
+    ("snapshot", &["crd"]),
+    ("render", &["crd", "snapshot"]),
+    ("plan", &["crd", "snapshot", "render"]),
+    ("node_admin", &[]),
+    ("observe", &["crd", "snapshot", "render", "node_admin"]),
+    ("apply", &["crd", "snapshot", "render", "plan", "node_admin", "observe"]),
+    ("events", &["crd"]),
+    ("metrics", &[]),
+    ("lease", &[]),
+    ("server", &["metrics"]),
+    ("pass", &["crd", "snapshot", "plan", "observe", "apply", "events", "metrics"]),
+    ("controller", &["crd", "snapshot", "render", "metrics", "pass"]),
+    (
+        "main",
+        &[
+            "snapshot",
+            "render",
+            "node_admin",
+            "apply",
+            "lease",
+            "metrics",
+            "server",
+            "pass",
+            "controller",
+        ],
+    ),
+    ("bin", &["crd"]),
+];
 
 /// Crates and the other crates of this workspace that they may name.
 const CRATES: &[(&str, &str, &[Row], &[&str])] = &[

@@ -1,0 +1,162 @@
+//! What people are told: the difference between two statuses as events. Pure, so that a pass that
+//! changes nothing says nothing.
+
+use crate::crd::{KVClusterStatus, condition};
+
+/// Longest message of an event, in bytes.
+const LONGEST: usize = 1000;
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// Whether it is a warning.
+    pub warning: bool,
+    /// In a word.
+    pub reason: String,
+    /// What happened, and what to do.
+    pub message: String,
+    /// What it belongs to.
+    pub action: String,
+}
+
+impl Note {
+    fn new(warning: bool, reason: &str, message: &str, action: &str) -> Self {
+        let mut message = message.to_owned();
+        if message.len() > LONGEST {
+            let cut = (0..=LONGEST).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+            message.truncate(cut);
+        }
+        let (reason, action) = (reason.to_owned(), action.to_owned());
+        Self { warning, reason, message, action }
+    }
+
+    /// A step that failed.
+    pub fn failed(reason: &str, message: &str) -> Self {
+        Self::new(true, reason, message, "Apply")
+    }
+}
+
+/// What became different between two statuses.
+pub fn notes(old: Option<&KVClusterStatus>, new: &KVClusterStatus) -> Vec<Note> {
+    let mut found = Vec::new();
+    for now in &new.conditions {
+        let was = old.and_then(|old| old.conditions.iter().find(|was| was.type_ == now.type_));
+        let same = was.is_some_and(|was| was.status == now.status && was.reason == now.reason);
+        let bad = is_bad(&now.type_, &now.status);
+        // A condition that is well from its first moment is no news.
+        let news = was.is_some() || bad || now.type_ == condition::INITIALIZED;
+        if !same && news && now.status != "Unknown" {
+            let text = match now.message.is_empty() {
+                true => format!("{} is {}", now.type_, now.status),
+                false => format!("{} is {}: {}", now.type_, now.status, now.message),
+            };
+            found.push(Note::new(bad, &now.reason, &text, &now.type_));
+        }
+    }
+    let was = old.and_then(|old| old.operation.as_ref());
+    match (was, &new.operation) {
+        (Some(was), Some(now)) if was.id == now.id => {}
+        (was, now) => {
+            let ended = was.map(|was| (was, "Ended"));
+            let began = now.as_ref().map(|now| (now, "Began"));
+            for (operation, word) in ended.into_iter().chain(began) {
+                let kind = format!("{:?}", operation.kind);
+                let about = match operation.pod.is_empty() {
+                    true => String::new(),
+                    false => format!(" of pod {} (node {})", operation.pod, operation.node_id),
+                };
+                let text = format!("{word} {} {}{about}", kind.to_lowercase(), operation.id);
+                found.push(Note::new(false, &format!("{kind}{word}"), &text, &kind));
+            }
+        }
+    }
+    found
+}
+
+fn is_bad(kind: &str, status: &str) -> bool {
+    match kind {
+        condition::DEGRADED => status == "True",
+        condition::AVAILABLE | condition::VALID => status == "False",
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+    use crate::crd::{Operation, OperationStep, OperationType};
+
+    fn status(conditions: &[(&str, &str, &str)]) -> KVClusterStatus {
+        let conditions = conditions.iter().map(|(kind, status, reason)| Condition {
+            type_: (*kind).to_owned(),
+            status: (*status).to_owned(),
+            reason: (*reason).to_owned(),
+            message: "m".to_owned(),
+            observed_generation: Some(1),
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        });
+        KVClusterStatus { conditions: conditions.collect(), ..Default::default() }
+    }
+
+    fn join(id: &str) -> Operation {
+        Operation {
+            id: id.to_owned(),
+            kind: OperationType::Join,
+            step: OperationStep::Requested,
+            node_id: "n".to_owned(),
+            pod: "demo-default-3".to_owned(),
+            pod_uid: String::new(),
+            volume: String::new(),
+            volume_uid: String::new(),
+            machine: String::new(),
+            base_epoch: 1,
+            done_epoch: None,
+            started_at: Time(Timestamp::UNIX_EPOCH),
+        }
+    }
+
+    fn reasons(notes: &[Note]) -> Vec<(&str, bool)> {
+        notes.iter().map(|note| (note.reason.as_str(), note.warning)).collect()
+    }
+
+    #[test]
+    fn nothing_new_is_not_told() {
+        let same = status(&[("Ready", "True", "Steady"), ("Degraded", "True", "NodeDown")]);
+        assert_eq!(notes(Some(&same), &same), []);
+        let well = status(&[("Ready", "False", "Forming"), ("Degraded", "False", "Well")]);
+        assert_eq!(notes(None, &well), []);
+    }
+
+    #[test]
+    fn changes_are_told_and_bad_ones_warn() {
+        let before = status(&[("Degraded", "False", "Well"), ("Available", "True", "Safe")]);
+        let after = status(&[("Degraded", "True", "NodeDown"), ("Available", "True", "Degraded")]);
+        let told = notes(Some(&before), &after);
+        assert_eq!(reasons(&told), [("NodeDown", true), ("Degraded", false)]);
+        assert_eq!(told[0].message, "Degraded is True: m");
+        assert_eq!(reasons(&notes(None, &status(&[("Valid", "False", "Bad")]))), [("Bad", true)]);
+    }
+
+    #[test]
+    fn an_operation_begins_and_ends_once() {
+        let mut before = status(&[]);
+        let mut after = status(&[]);
+        after.operation = Some(join("a"));
+        assert_eq!(reasons(&notes(Some(&before), &after)), [("JoinBegan", false)]);
+        before.operation = Some(join("a"));
+        after.operation = Some(Operation { step: OperationStep::Posted, ..join("a") });
+        assert_eq!(notes(Some(&before), &after), []);
+        after.operation = Some(join("b"));
+        let both = notes(Some(&before), &after);
+        assert_eq!(reasons(&both), [("JoinEnded", false), ("JoinBegan", false)]);
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let note = Note::failed("Long", &"ö".repeat(2000));
+        assert!(note.message.len() <= LONGEST && note.message.ends_with('ö'));
+    }
+}
