@@ -1,38 +1,29 @@
-//! Recent changes in memory, sorted, read without a lock.
+//! Recent changes in memory: looked up by hash, walked in key order, read without a lock.
+//!
+//! Keys begin with a hash that is spread evenly. The memtable cuts the hashes into as many equal
+//! ranges as it will hold handfuls of keys, so that a lookup goes straight to a bucket of a few keys
+//! and compares their hashes in one cache line, where a sorted list of all keys would cost a cache
+//! miss for each of its levels. The buckets one behind the other are in key order; a walk sorts each
+//! as it comes to it. Hashes that are not spread cost speed, never order (see [`bucket`]).
 //!
 //! Every version is kept until the memtable is flushed, so that a snapshot taken before a change still
-//! reads what it saw. Keys begin with a hash that is spread evenly, so the memtable is cut into ranges of
-//! equal width by hash, each with a skip list of its own: a search descends a list of a few hundred
-//! entries instead of one of all, and the ranges one behind the other are still in key order. Hashes
-//! that are not spread cost speed, never order. A list is ordered by (hash, key, sequence descending);
-//! the hash stands in the node, so that comparing two keys rarely follows a pointer.
-//!
-//! Invariant: once frozen, a memtable never changes.
+//! reads what it saw. Invariants: changes of one key come one after the other, by rising sequence
+//! numbers; once frozen, a memtable never changes.
+
+mod bucket;
 
 use crate::key::TableKey;
+use bucket::Bucket;
 use bytes::Bytes;
-use crossbeam_skiplist::SkipMap;
-use std::cmp::Reverse;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Bytes that an entry takes besides its key and value.
-const ENTRY_BYTES: usize = 128;
-/// A range for this many bytes of the memtable's bound.
-const RANGE_BYTES: usize = 32 << 10;
-/// An empty list takes half a kilobyte: more ranges than this cost more than they bring.
-const RANGES_MAX: usize = 4_096;
-/// Versions that a walk takes over at a time.
-const WALK_ENTRIES: usize = 128;
-
-/// A key and the version of it. The order of the fields is the order of the entries.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Slot {
-    hash: u64,
-    key: Bytes,
-    sequence: Reverse<u64>,
-}
+const ENTRY_BYTES: usize = 176;
+/// One bucket for this many bytes of the memtable's bound: about six keys with small values.
+const BUCKET_BYTES: usize = 2_400;
+/// More buckets than this would make an empty memtable costly.
+const BUCKETS_MAX: usize = 1 << 16;
 
 /// What a lookup in memory finds: the newest change of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,11 +33,9 @@ pub(crate) struct Version {
     pub(crate) value: Option<Bytes>,
 }
 
-type Range = SkipMap<Slot, Option<Bytes>>;
-
-/// A sorted set of changes.
+/// A set of changes.
 pub(crate) struct Memtable {
-    ranges: Box<[Range]>,
+    buckets: Box<[Bucket]>,
     bytes: AtomicUsize,
     /// Time of the first change, `u64::MAX` before it.
     first_ms: AtomicU64,
@@ -61,36 +50,26 @@ pub(crate) struct Frozen {
     pub(crate) checkpoint: Vec<u8>,
 }
 
-impl Slot {
-    /// In front of every version of a key, or of any bytes that keys are compared with.
-    fn before(key: Bytes) -> Self {
-        let mut head = [0; 8];
-        let known = key.len().min(8);
-        head[..known].copy_from_slice(&key[..known]);
-        Self { hash: u64::from_be_bytes(head), key, sequence: Reverse(u64::MAX) }
-    }
-}
-
 impl Memtable {
     /// An empty one, laid out for about `bytes_max` bytes.
     pub(crate) fn new(bytes_max: usize) -> Arc<Self> {
-        let ranges = (bytes_max / RANGE_BYTES).clamp(1, RANGES_MAX);
+        let buckets = (bytes_max / BUCKET_BYTES).clamp(1, BUCKETS_MAX);
         Arc::new(Self {
-            ranges: (0..ranges).map(|_| SkipMap::new()).collect(),
+            buckets: (0..buckets).map(|_| Bucket::default()).collect(),
             bytes: AtomicUsize::new(0),
             first_ms: AtomicU64::new(u64::MAX),
         })
     }
 
-    fn range_of(&self, hash: u64) -> usize {
-        ((u128::from(hash) * self.ranges.len() as u128) >> 64) as usize
+    fn bucket_of(&self, hash: u64) -> usize {
+        ((u128::from(hash) * self.buckets.len() as u128) >> 64) as usize
     }
 
+    /// Adds a version. The caller changes no key twice at the same time.
     pub(crate) fn insert(&self, key: &TableKey, sequence: u64, value: Option<Bytes>, now_ms: u64) {
         let added = key.as_bytes().len() + value.as_ref().map_or(0, Bytes::len) + ENTRY_BYTES;
-        let (hash, key) = (key.hash(), key.encoded().clone());
-        let slot = Slot { hash, key, sequence: Reverse(sequence) };
-        self.ranges[self.range_of(hash)].insert(slot, value);
+        let (hash, version) = (key.hash(), Version { sequence, value });
+        self.buckets[self.bucket_of(hash)].insert(hash, key.as_bytes(), version);
         self.bytes.fetch_add(added, Ordering::Relaxed);
         if now_ms < self.first_ms.load(Ordering::Relaxed) {
             self.first_ms.fetch_min(now_ms, Ordering::Relaxed);
@@ -99,20 +78,17 @@ impl Memtable {
 
     /// The newest change of a key.
     pub(crate) fn get(&self, key: &TableKey) -> Option<Version> {
-        let from = Slot::before(key.encoded().clone());
-        let range = &self.ranges[self.range_of(from.hash)];
-        let entry = range.lower_bound(Bound::Included(&from))?;
-        let (found, value) = (entry.key(), entry.value());
-        let same = found.hash == from.hash && found.key == from.key;
-        same.then(|| Version { sequence: found.sequence.0, value: value.clone() })
+        let hash = key.hash();
+        self.buckets[self.bucket_of(hash)].newest(hash, key.as_bytes())
     }
 
     /// Every version from a key on: keys ascending, the newest version of a key first.
     pub(crate) fn versions(self: &Arc<Self>, from: Bytes) -> Walk {
-        let from = Slot::before(from);
-        let range = self.range_of(from.hash);
-        let next = Bound::Included(from);
-        Walk { memtable: self.clone(), range, next, held: Vec::new().into_iter() }
+        let mut head = [0; 8];
+        let known = from.len().min(8);
+        head[..known].copy_from_slice(&from[..known]);
+        let next = self.bucket_of(u64::from_be_bytes(head));
+        Walk { memtable: self.clone(), next, from, held: Vec::new().into_iter() }
     }
 
     /// About how much memory it takes.
@@ -134,32 +110,13 @@ impl Memtable {
     }
 }
 
-/// The versions of a memtable in order, taken over a few at a time.
+/// The versions of a memtable in order, taken over bucket by bucket.
 pub(crate) struct Walk {
     memtable: Arc<Memtable>,
-    range: usize,
-    next: Bound<Slot>,
+    /// The bucket to be taken over next.
+    next: usize,
+    from: Bytes,
     held: std::vec::IntoIter<(Bytes, Version)>,
-}
-
-impl Walk {
-    /// Takes over the next versions of the present range, or goes on to the next one.
-    fn refill(&mut self, range: &Range) {
-        let mut held = Vec::new();
-        let next = std::mem::replace(&mut self.next, Bound::Unbounded);
-        for entry in range.range((next, Bound::Unbounded)).take(WALK_ENTRIES) {
-            let (slot, value) = (entry.key(), entry.value());
-            held.push((
-                slot.key.clone(),
-                Version { sequence: slot.sequence.0, value: value.clone() },
-            ));
-            if held.len() == WALK_ENTRIES {
-                self.next = Bound::Excluded(slot.clone());
-            }
-        }
-        self.range += usize::from(held.len() < WALK_ENTRIES);
-        self.held = held.into_iter();
-    }
 }
 
 impl Iterator for Walk {
@@ -170,8 +127,9 @@ impl Iterator for Walk {
             if let Some(item) = self.held.next() {
                 return Some(item);
             }
-            let memtable = self.memtable.clone();
-            self.refill(memtable.ranges.get(self.range)?);
+            let bucket = self.memtable.buckets.get(self.next)?;
+            self.next += 1;
+            self.held = bucket.versions(&self.from).into_iter();
         }
     }
 }
@@ -180,6 +138,7 @@ impl Iterator for Walk {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::cmp::Reverse;
     use std::collections::BTreeMap;
 
     fn key(number: u8) -> TableKey {
@@ -190,9 +149,9 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_map_with_history(
-            ops in prop::collection::vec((0..8u8, prop::option::of(any::<u8>())), 0..400), ranges in 0..9usize,
+            ops in prop::collection::vec((0..8u8, prop::option::of(any::<u8>())), 0..400), buckets in 0..9usize,
         ) {
-            let (memtable, mut model) = (Memtable::new(ranges * RANGE_BYTES), BTreeMap::new());
+            let (memtable, mut model) = (Memtable::new(buckets * BUCKET_BYTES), BTreeMap::new());
             for (at, (number, value)) in ops.iter().enumerate() {
                 let value = value.map(|byte| Bytes::from(vec![byte]));
                 memtable.insert(&key(*number), at as u64 + 1, value.clone(), 5);
@@ -212,6 +171,34 @@ mod tests {
             prop_assert_eq!(memtable.age_ms(9, 0), if ops.is_empty() { 0 } else { 4 });
             prop_assert_eq!(memtable.age_ms(9, 7), if ops.is_empty() { 0 } else { 2 });
         }
+    }
+
+    #[test]
+    fn keys_of_one_hash_are_found_and_sorted_however_many() {
+        let memtable = Memtable::new(1 << 20);
+        let key = |number: u32| TableKey::new(7, b"b", &number.wrapping_mul(77_777).to_be_bytes());
+        for round in 0..3 {
+            for number in 0..2_000 {
+                memtable.insert(&key(number), u64::from(round * 2_000 + number + 1), None, 0);
+            }
+        }
+        for number in 0..2_000 {
+            let newest = memtable.get(&key(number)).map(|version| version.sequence);
+            assert_eq!(newest, Some(u64::from(4_000 + number + 1)));
+        }
+        assert_eq!(memtable.get(&key(2_000)), None);
+        let all: Vec<_> =
+            memtable.versions(Bytes::new()).map(|(k, v)| (k, Reverse(v.sequence))).collect();
+        assert!(all.len() == 6_000 && all.is_sorted());
+    }
+
+    #[test]
+    fn a_key_changed_very_often_is_dropped_without_recursion() {
+        let memtable = Memtable::new(1 << 20);
+        for sequence in 1..300_000 {
+            memtable.insert(&key(1), sequence, None, 0);
+        }
+        assert_eq!(memtable.get(&key(1)).map(|version| version.sequence), Some(299_999));
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //!
 //! A [`Ticket`] is a plain `std` future (any runtime may poll it) and can also be waited for by a
 //! thread. Whoever owes the value holds the [`Completer`]; dropping it without completing yields
-//! [`Abandon::abandoned`], so that nobody waits for ever on a job that was lost.
+//! [`Abandon::abandoned`], so that nobody waits for ever on a job that was lost. Where many wait for
+//! the progress of one thing, a ticket is only a point in it ([`Source`]) and costs no memory of its
+//! own.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,12 +23,23 @@ impl<V, E: Abandon> Abandon for Result<V, E> {
     }
 }
 
+/// One thing that many tickets wait for, each up to a point of its own. Asking may be what sets the
+/// work for it in motion.
+pub trait Source<T>: Send + Sync {
+    /// The value of a point if it is there; if not, `waker` is woken when it may be.
+    fn poll(&self, point: u64, waker: Option<&Waker>) -> Option<T>;
+
+    /// Blocks this thread until the value is there, and may do the work on it.
+    fn wait(&self, point: u64) -> T;
+}
+
 /// The receiving half. Polling it again after it was ready panics, as with any future.
 pub struct Ticket<T>(Inner<T>);
 
 enum Inner<T> {
     Ready(Option<T>),
     Shared(Arc<Shared<T>>),
+    Source(Arc<dyn Source<T>>, u64),
 }
 
 /// The owing half: complete it, or drop it to say "abandoned".
@@ -63,11 +76,17 @@ impl<T> Ticket<T> {
         Self(Inner::Ready(Some(value)))
     }
 
+    /// A ticket for a point of a source.
+    pub fn at(source: Arc<dyn Source<T>>, point: u64) -> Self {
+        Self(Inner::Source(source, point))
+    }
+
     /// Whether taking the value would not wait.
     pub fn is_ready(&self) -> bool {
         match &self.0 {
             Inner::Ready(value) => value.is_some(),
             Inner::Shared(shared) => matches!(*shared.slot(), Slot::Arrived(_)),
+            Inner::Source(source, point) => source.poll(*point, None).is_some(),
         }
     }
 
@@ -82,6 +101,7 @@ impl<T> Ticket<T> {
     /// Blocks this thread until the value is here. Never call it on a thread that serves requests.
     pub fn wait(self) -> T {
         match self.0 {
+            Inner::Source(source, point) => source.wait(point),
             Inner::Ready(value) => value.expect("a ticket is taken once"),
             Inner::Shared(shared) => {
                 let mut slot = shared.slot();
@@ -132,6 +152,10 @@ impl<T> Future for Ticket<T> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         match &mut self.0 {
             Inner::Ready(value) => Poll::Ready(value.take().expect("polled after it was ready")),
+            Inner::Source(source, point) => match source.poll(*point, Some(context.waker())) {
+                Some(value) => Poll::Ready(value),
+                None => Poll::Pending,
+            },
             Inner::Shared(shared) => {
                 let mut slot = shared.slot();
                 match std::mem::replace(&mut *slot, Slot::Taken) {

@@ -2,8 +2,8 @@
 //! kept in part, or torn; names not synced can be lost or come back in another order; calls fail,
 //! files rot, space ends. Deterministic: the same calls and the same seed give the same bytes.
 //!
-//! Model of durability. A file is bytes plus the length that its last sync covered (files only
-//! grow). A directory is what names mean now, what they mean on the medium, and the operations in
+//! Model of durability. A file is bytes, the length that its last sync covered, and what stood in
+//! that length before it was written over (only zeros filled in ahead ever are). A directory is what names mean now, what they mean on the medium, and the operations in
 //! between. [`MemoryDisk::image`] builds the disk that a machine would find after a crash here, as
 //! a new disk; the old one goes on or, after [`MemoryDisk::crash`], fails every call.
 
@@ -36,6 +36,16 @@ struct Inner {
     locks: BTreeMap<std::path::PathBuf, ()>,
     latency_ms: BTreeMap<Lane, u64>,
     warm_page_cache: bool,
+}
+
+impl Inner {
+    /// How many bytes can be written into a file from a place on before the disk is full.
+    fn room_behind(&self, id: u64, place: usize) -> usize {
+        let within = self.tree.file(id).bytes.len().saturating_sub(place);
+        self.faults.capacity.map_or(usize::MAX, |all| {
+            within.saturating_add(all.saturating_sub(self.tree.used()) as usize)
+        })
+    }
 }
 
 impl MemoryDisk {
@@ -155,14 +165,14 @@ impl Disk for MemoryDisk {
         inner.faults.check(Op::Open, path)?;
         let id = inner.tree.open(path)?;
         let length = inner.tree.file(id).bytes.len() as u64;
-        Ok(Arc::new(Handle { disk: self.clone(), id, path: path.into(), length }))
+        Ok(Arc::new(Handle { disk: self.clone(), id, path: path.into(), length, end: 0 }))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn AppendFile>> {
         let mut inner = self.inner();
         inner.faults.check(Op::Create, path)?;
         let id = inner.tree.create(path)?;
-        Ok(Box::new(Handle { disk: self.clone(), id, path: path.into(), length: 0 }))
+        Ok(Box::new(Handle { disk: self.clone(), id, path: path.into(), length: 0, end: 0 }))
     }
 
     fn truncate(&self, path: &Path, length: u64) -> io::Result<()> {
@@ -244,6 +254,8 @@ struct Handle {
     id: u64,
     path: std::path::PathBuf,
     length: u64,
+    /// Where the next append goes.
+    end: usize,
 }
 
 impl Drop for Handle {
@@ -277,12 +289,12 @@ impl AppendFile for Handle {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut inner = self.disk.inner();
         inner.faults.check(Op::Append, &self.path)?;
-        let room = inner.faults.capacity.map(|all| all.saturating_sub(inner.tree.used()));
-        let fits = room.map_or(bytes.len(), |room| bytes.len().min(room as usize));
-        inner.tree.append(self.id, &bytes[..fits]);
+        let fits = bytes.len().min(inner.room_behind(self.id, self.end));
+        inner.tree.write(self.id, self.end, &bytes[..fits]);
         if fits < bytes.len() {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        self.end += bytes.len();
         Ok(())
     }
 
@@ -299,6 +311,17 @@ impl AppendFile for Handle {
         let mut inner = self.disk.inner();
         inner.faults.check(Op::Truncate, &self.path)?;
         inner.tree.cut(self.id, length, false);
+        self.end = length as usize;
+        Ok(())
+    }
+
+    fn fill(&mut self, bytes: u64) -> io::Result<()> {
+        let mut inner = self.disk.inner();
+        inner.faults.check(Op::Fill, &self.path)?;
+        if inner.room_behind(self.id, self.end) < bytes as usize {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        inner.tree.fill(self.id, self.end + bytes as usize);
         Ok(())
     }
 

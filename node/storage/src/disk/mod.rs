@@ -73,15 +73,21 @@ pub trait RandomRead: Send + Sync {
 
 /// A file that only grows, written by one owner.
 pub trait AppendFile: Send {
-    /// Appends all bytes. After an error the file's end is undefined: [`AppendFile::cut`] it back.
+    /// Appends all bytes behind what was appended before, over zeros that were filled in there. After
+    /// an error it is undefined what stands behind the end: [`AppendFile::cut`] it back.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
 
     /// Makes everything appended so far durable (fdatasync). Never repeat it after an error.
     fn sync(&mut self) -> io::Result<()>;
 
-    /// Cuts the file back to `length` bytes: undoes an append that failed half way. Durable with
-    /// the next sync.
+    /// Cuts the file to `length` bytes, at or before the end: undoes an append that failed half way,
+    /// drops zeros and reserved space behind the end. Durable with the next sync.
     fn cut(&mut self, length: u64) -> io::Result<()>;
+
+    /// Writes `bytes` zeros behind the end, so that syncs after the appends that overwrite them store
+    /// data and nothing else. The file is longer then; the place of the next append stays. Durable with
+    /// the next sync. After an error any part of it may have been done.
+    fn fill(&mut self, bytes: u64) -> io::Result<()>;
 
     /// Reserves space so that appends up to `bytes` cannot fail for lack of it, where the file
     /// system can; does not change the length.

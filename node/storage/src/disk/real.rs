@@ -5,10 +5,13 @@ use super::{AppendFile, DirLock, Disk, RandomRead};
 use rustix::fs::FallocateFlags;
 use rustix::io::ReadWriteFlags;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, IoSliceMut, Write};
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+
+/// What is filled in ahead, a piece at a time.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Files of the machine. Has no state of its own.
 #[derive(Debug, Clone, Copy, Default)]
@@ -21,6 +24,10 @@ struct RealReader {
 
 struct RealAppender {
     file: File,
+    /// Where the next append goes.
+    end: u64,
+    /// The file's length: beyond the end if zeros were filled in.
+    length: u64,
 }
 
 struct RealLock {
@@ -38,7 +45,7 @@ impl Disk for RealDisk {
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn AppendFile>> {
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
-        Ok(Box::new(RealAppender { file }))
+        Ok(Box::new(RealAppender { file, end: 0, length: 0 }))
     }
 
     fn truncate(&self, path: &Path, length: u64) -> io::Result<()> {
@@ -129,7 +136,10 @@ impl RandomRead for RealReader {
 
 impl AppendFile for RealAppender {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)
+        self.file.write_all_at(bytes, self.end)?;
+        self.end += bytes.len() as u64;
+        self.length = self.length.max(self.end);
+        Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -137,9 +147,20 @@ impl AppendFile for RealAppender {
     }
 
     fn cut(&mut self, length: u64) -> io::Result<()> {
-        use std::io::Seek;
         self.file.set_len(length)?;
-        self.file.seek(io::SeekFrom::Start(length)).map(|_| ())
+        (self.end, self.length) = (length, length);
+        Ok(())
+    }
+
+    fn fill(&mut self, bytes: u64) -> io::Result<()> {
+        let (mut at, to) = (self.length, self.end + bytes);
+        while at < to {
+            let part = ZEROS.len().min((to - at) as usize);
+            self.file.write_all_at(&ZEROS[..part], at)?;
+            at += part as u64;
+        }
+        self.length = at;
+        Ok(())
     }
 
     fn reserve(&mut self, bytes: u64) -> io::Result<()> {
@@ -165,6 +186,11 @@ mod tests {
         file.append(b"hello world").unwrap();
         file.cut(5).unwrap();
         file.append(b"!").unwrap();
+        file.fill(100).unwrap();
+        file.fill(50).unwrap();
+        assert_eq!(disk.open_read(&path).unwrap().len(), 106);
+        file.append(b"?").unwrap();
+        file.cut(6).unwrap();
         file.sync().unwrap();
         disk.rename(&path, &dir.join("g")).unwrap();
         disk.sync_dir(&dir).unwrap();

@@ -28,26 +28,33 @@ pub(crate) struct Record {
 
 impl Record {
     /// Bytes that the record takes in a segment.
+    #[cfg(test)]
     pub(crate) fn stored_bytes(&self) -> usize {
         stored_bytes(&self.key, self.value.as_ref())
     }
+}
 
-    /// Appends the record to `out`, which will be written so that it ends up at `offset`.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>, segment: u64, offset: u64, synced: u32) {
-        let start = out.len();
-        let key = self.key.as_bytes();
-        let value = self.value.as_deref().unwrap_or_default();
-        out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(&((2 + key.len() + value.len()) as u32).to_le_bytes());
-        out.push(if self.value.is_some() { PUT } else { ERASE });
-        out.extend_from_slice(&synced.to_le_bytes());
-        out.extend_from_slice(&self.sequence.to_le_bytes());
-        out.extend_from_slice(&(key.len() as u16).to_le_bytes());
-        out.extend_from_slice(key);
-        out.extend_from_slice(value);
-        let crc = placed_crc(&[&out[start + 4..]], segment, offset);
-        out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
-    }
+/// Appends a record to `out`, which will be written so that it ends up at its place: segment, offset.
+pub(crate) fn encode(
+    out: &mut Vec<u8>,
+    (sequence, key, value): (u64, &TableKey, Option<&Bytes>),
+    (segment, offset): (u64, u64),
+    synced: u32,
+) {
+    let start = out.len();
+    let (key, bytes) = (key.as_bytes(), value.map_or(&[][..], |value| value));
+    let mut head = [0; HEAD_BYTES + 2];
+    head[4..8].copy_from_slice(&((2 + key.len() + bytes.len()) as u32).to_le_bytes());
+    head[8] = if value.is_some() { PUT } else { ERASE };
+    head[9..13].copy_from_slice(&synced.to_le_bytes());
+    head[13..21].copy_from_slice(&sequence.to_le_bytes());
+    head[21..].copy_from_slice(&(key.len() as u16).to_le_bytes());
+    out.reserve(head.len() + key.len() + bytes.len());
+    out.extend_from_slice(&head);
+    out.extend_from_slice(key);
+    out.extend_from_slice(bytes);
+    let crc = placed_crc(&[&out[start + 4..]], segment, offset);
+    out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// Bytes that a change of this key to this value takes in a segment.
@@ -101,6 +108,13 @@ pub(crate) fn proves_damage(segment: &Bytes, id: u64, bad: usize) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    impl Record {
+        fn encode(&self, out: &mut Vec<u8>, segment: u64, offset: u64, synced: u32) {
+            let record = (self.sequence, &self.key, self.value.as_ref());
+            encode(out, record, (segment, offset), synced);
+        }
+    }
 
     fn record(sequence: u64, value: Option<&[u8]>) -> Record {
         let key = TableKey::new(sequence, b"bucket", b"key");

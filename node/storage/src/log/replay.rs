@@ -2,7 +2,7 @@
 //!
 //! The last segment may end in a torn write: it is cut back, durably, before any new segment
 //! exists, so that a later start never meets it in the middle. Everything else that does not read
-//! as written is damage and stops the open (rule R4). Missing segments show as a jump in the
+//! as written is damage and stops the open (rule R4); zeros behind the last record are neither. Missing segments show as a jump in the
 //! sequence numbers. Cutting also syncs: records that a killed process left in the page cache are
 //! served from now on, so they must be durable from now on. Running it twice changes nothing.
 
@@ -93,8 +93,10 @@ fn replay_segment(
     };
     while at < bytes.len() {
         let Some(found) = record::decode(&bytes, id, at) else {
-            if is_last && !record::proves_damage(&bytes, id, at) {
-                all.torn_bytes += (bytes.len() - at) as u64;
+            // Zeros written ahead are the usual end.
+            let torn = bytes[at..].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            if is_last && (torn == 0 || !record::proves_damage(&bytes, id, at)) {
+                all.torn_bytes += torn as u64;
                 break;
             }
             return Err(damaged(at, "no sound record here, and it is not the end".into()));

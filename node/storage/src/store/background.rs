@@ -28,6 +28,7 @@ impl Engine {
     pub(crate) fn tick(self: &Arc<Self>, now_ms: u64) {
         self.now_ms.fetch_max(now_ms, Ordering::Relaxed);
         self.start_ms.fetch_min(now_ms, Ordering::Relaxed);
+        self.log.tell_time(self.now_ms.load(Ordering::Relaxed));
         self.settle_failure();
         if self.health.failed().is_none() {
             let since = now_ms.saturating_sub(self.synced_ms.load(Ordering::Relaxed));
@@ -142,8 +143,7 @@ impl Engine {
     fn end(&self, flushed: bool) {
         if !flushed {
             // The log still has what the tables lack; write out what is only buffered.
-            self.log.nudge(true);
-            while self.log.run() {}
+            self.log.write_out();
         }
         self.log.finish(lock(&self.edit).floor);
         let released = lock(&self.dir_lock).take();

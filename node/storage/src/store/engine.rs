@@ -28,7 +28,7 @@ use crate::table::TableId;
 use arc_swap::ArcSwap;
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, RwLock};
 
 /// Everything a read looks at: one consistent set.
@@ -49,7 +49,7 @@ pub(crate) struct Engine {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) health: Arc<Health>,
     pub(crate) tables: Tables,
-    pub(crate) log: Log,
+    pub(crate) log: Arc<Log>,
     pub(crate) turns: Arc<Turns<Work>>,
     pub(crate) stalled: Mutex<VecDeque<(TableKey, Work)>>,
     /// Length of `stalled`, for those who only ask whether there is any.
@@ -129,7 +129,7 @@ impl Engine {
     /// After a failure for good: nobody waits for what will not happen.
     pub(crate) fn settle_failure(self: &Arc<Self>) {
         let Some(reason) = self.health.failed() else { return };
-        self.log.abandon(&reason);
+        self.log.abandon(Some(reason.clone()));
         let waiters = lock(&self.flushing).take_waiters();
         for waiter in waiters {
             waiter(self, Err(WriteError::Failed(reason.clone())));
@@ -178,10 +178,17 @@ impl Engine {
             refused: self.figures.refused.get(),
             background_errors: self.figures.background_errors.get(),
             damaged_tables: lock(&self.damaged).len() as u64,
-            log_job_ms: self.log.job_ms(self.now_ms.load(Ordering::Relaxed)),
+            log_job_ms: self.log.job_ms(),
             replayed_records: self.recovery.replayed_records,
             torn_bytes_dropped: self.recovery.torn_bytes,
         }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Nobody is left to write; tickets of the log may be.
+        self.log.abandon(None);
     }
 }
 

@@ -8,6 +8,7 @@
 use super::engine::{Engine, Figures, State};
 use super::flush::Flushing;
 use super::turns::Turns;
+use super::update::LogOwner;
 use crate::disk::{DirLock, Disk};
 use crate::error::{Damage, IoFailure, OpenError, ReadError};
 use crate::health::Health;
@@ -76,7 +77,7 @@ pub(crate) fn open(
     let segment_bytes = options.log_segment_bytes;
     let log = Log::new(disk.clone(), log_dir, segment_bytes, health.clone(), last, next_id, closed);
     log.release(floor);
-    Ok(Arc::new(Engine {
+    let engine = Arc::new(Engine {
         tables_dir,
         disk,
         maintenance,
@@ -104,7 +105,9 @@ pub(crate) fn open(
         recovery,
         figures: Figures::default(),
         options,
-    }))
+    });
+    engine.log.belongs_to(Box::new(LogOwner(Arc::downgrade(&engine))));
+    Ok(engine)
 }
 
 /// Makes the directories, takes the lock, and makes durable what can be seen: a killed process may

@@ -6,13 +6,13 @@ use crate::durability::Durability;
 use crate::error::WriteError;
 use crate::guard::{lock, shared};
 use crate::key::TableKey;
-use crate::log::record;
+use crate::log::{Owner, record};
 use crate::maintenance::Lane;
 use crate::memtable::Version;
 use crate::ticket::Ticket;
 use bytes::Bytes;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 /// The most that one log record may have.
 const RECORD_MAX_BYTES: usize = 256 << 20;
@@ -225,9 +225,7 @@ impl Engine {
             Change::Put(value) => Some(value),
             Change::Erase if old.value.is_some() => None,
             Change::Keep | Change::Erase => {
-                let (durable, schedule) = self.log.durable(old.sequence, durability);
-                self.schedule_log(schedule);
-                return Ok(durable);
+                return Ok(self.log.ticket(old.sequence, durability));
             }
         };
         let bytes = record::stored_bytes(key, value.as_ref());
@@ -259,13 +257,31 @@ impl Engine {
     /// Submits the job that writes the log.
     pub(crate) fn schedule_log(self: &Arc<Self>, schedule: bool) {
         if schedule {
-            self.log.job_starts(self.now_ms.load(Ordering::Relaxed));
+            self.log.job_starts();
             self.submit_vital(Lane::Sync, |engine| {
                 let again = engine.log.run();
-                engine.log.job_ends();
                 engine.schedule_log(again);
                 engine.admit_stalled();
             });
+        }
+    }
+}
+
+/// What the log tells its store, as long as there is one.
+pub(crate) struct LogOwner(pub(crate) Weak<Engine>);
+
+impl Owner for LogOwner {
+    fn submit(&self) {
+        if let Some(engine) = self.0.upgrade() {
+            engine.schedule_log(true);
+        }
+    }
+
+    fn ran(&self) {
+        let Some(engine) = self.0.upgrade() else { return };
+        engine.settle_failure();
+        if engine.stalled_now.load(Ordering::Acquire) > 0 {
+            engine.admit_stalled();
         }
     }
 }

@@ -69,7 +69,10 @@ impl Tree {
         for file in tree.files.values_mut() {
             match crash {
                 Crash::KeepAll | Crash::Process => {}
-                Crash::DropAll => file.bytes.truncate(file.durable),
+                Crash::DropAll => {
+                    restore(file, 0);
+                    file.bytes.truncate(file.durable);
+                }
                 Crash::Subset(sector) => subset(file, sector, &mut dice),
                 Crash::Torn(sector) => torn(file, sector, &mut dice),
             }
@@ -78,7 +81,34 @@ impl Tree {
     }
 }
 
+/// Takes back what was written over from a place on.
+fn restore(file: &mut File, from: usize) {
+    for (at, old) in std::mem::take(&mut file.before).into_iter().rev() {
+        let skipped = from.saturating_sub(at).min(old.len());
+        let at = at + skipped;
+        file.bytes[at..at + old.len() - skipped].copy_from_slice(&old[skipped..]);
+    }
+}
+
+/// Each sector that was written over is new, old, or neither; what stood beside stays.
+fn subset_before(file: &mut File, sector: usize, dice: &mut Dice) {
+    for (at, old) in std::mem::take(&mut file.before).into_iter().rev() {
+        let mut start = at;
+        while start < at + old.len() {
+            let end = (start / sector * sector + sector).min(at + old.len());
+            if dice.coin() {
+                let garbage = dice.coin();
+                for place in start..end {
+                    file.bytes[place] = if garbage { dice.next() as u8 } else { old[place - at] };
+                }
+            }
+            start = end;
+        }
+    }
+}
+
 fn subset(file: &mut File, sector: usize, dice: &mut Dice) {
+    subset_before(file, sector, dice);
     if file.bytes.len() == file.durable {
         return;
     }
@@ -101,8 +131,12 @@ fn subset(file: &mut File, sector: usize, dice: &mut Dice) {
 }
 
 fn torn(file: &mut File, sector: usize, dice: &mut Dice) {
-    let from = file.last_append.max(file.durable);
+    let from = match file.before.is_empty() {
+        true => file.last_append.max(file.durable),
+        false => file.last_append,
+    };
     let sectors = (file.bytes.len() - from).div_ceil(sector) + 1;
     let cut = (from / sector + dice.below(sectors)) * sector;
+    restore(file, cut);
     file.bytes.truncate(cut.max(file.durable));
 }

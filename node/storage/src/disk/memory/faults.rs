@@ -19,6 +19,8 @@ pub enum Op {
     Truncate,
     /// Reserve space.
     Reserve,
+    /// Write zeros ahead.
+    Fill,
     /// Positioned read.
     Read,
     /// List a directory.

@@ -9,8 +9,10 @@ pub(super) struct File {
     pub(super) bytes: Vec<u8>,
     /// The first `durable` bytes survive a crash.
     pub(super) durable: usize,
-    /// Length at the start of the last append: where a torn write may begin.
+    /// Where the last append began: where a torn write may begin.
     pub(super) last_append: usize,
+    /// Durable bytes written over since the last sync: their place and what they were, in order.
+    pub(super) before: Vec<(usize, Vec<u8>)>,
     handles: u32,
 }
 
@@ -108,15 +110,30 @@ impl Tree {
         Ok(id)
     }
 
-    pub(super) fn append(&mut self, id: u64, bytes: &[u8]) {
+    pub(super) fn write(&mut self, id: u64, at: usize, bytes: &[u8]) {
         let file = self.file_mut(id);
-        file.last_append = file.bytes.len();
-        file.bytes.extend_from_slice(bytes);
+        file.last_append = at;
+        let end = at + bytes.len();
+        if at < file.durable {
+            let old = file.bytes[at..end.min(file.durable)].to_vec();
+            file.before.push((at, old));
+        }
+        if end > file.bytes.len() {
+            file.bytes.resize(end, 0);
+        }
+        file.bytes[at..end].copy_from_slice(bytes);
+    }
+
+    /// Zeros up to a length.
+    pub(super) fn fill(&mut self, id: u64, length: usize) {
+        let file = self.file_mut(id);
+        file.bytes.resize(length.max(file.bytes.len()), 0);
     }
 
     pub(super) fn sync(&mut self, id: u64) {
         let file = self.file_mut(id);
         file.durable = file.bytes.len();
+        file.before.clear();
     }
 
     pub(super) fn cut(&mut self, id: u64, length: u64, durably: bool) {
@@ -124,8 +141,13 @@ impl Tree {
         file.bytes.truncate(length as usize);
         file.durable = file.durable.min(file.bytes.len());
         file.last_append = file.last_append.min(file.bytes.len());
+        let length = file.bytes.len();
+        for (at, old) in &mut file.before {
+            old.truncate(length.saturating_sub(*at));
+        }
         if durably {
             file.durable = file.bytes.len();
+            file.before.clear();
         }
     }
 
@@ -212,7 +234,8 @@ impl Tree {
         let id = self.next_id;
         self.next_id += 1;
         let (bytes, durable) = (bytes.to_vec(), bytes.len());
-        self.files.insert(id, File { bytes, durable, last_append: durable, handles: 0 });
+        let before = Vec::new();
+        self.files.insert(id, File { bytes, durable, last_append: durable, before, handles: 0 });
         self.create_dir(&parent(path));
         self.names.insert(path.into(), id);
         self.durable_names.insert(path.into(), id);
@@ -244,6 +267,7 @@ impl Tree {
             file.handles = 0;
             file.durable = file.bytes.len();
             file.last_append = file.durable;
+            file.before.clear();
         }
         self
     }

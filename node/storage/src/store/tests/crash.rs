@@ -27,6 +27,8 @@ fn script(rig: &Rig) -> Run {
         let update = rig.store.update(&key(number), Durability::Group, |_| (change, ()));
         let Ok(applied) = rig.settle(update) else { break };
         run.states.push(map.clone());
+        // Whoever waits asks at once: that is what has the log written.
+        applied.durable.is_ready();
         owed.push((run.states.len() - 1, applied.durable));
         if step % 4 != 0 {
             rig.work.run_one(Lane::Sync);

@@ -289,9 +289,11 @@ fn a_sync_that_hangs_shows_in_the_figures() {
     let rig = Rig::new(tiny());
     rig.store.tick(1_000);
     let put = rig.store.update(&key(1), Durability::Group, |_| (Change::Put("x".into()), ()));
+    let durable = rig.settle(put).unwrap().durable;
+    assert!(!durable.is_ready());
     rig.store.tick(8_000);
     assert_eq!(rig.store.stats().log_job_ms, 7_000);
-    rig.settle(rig.settle(put).unwrap().durable).unwrap();
+    rig.settle(durable).unwrap();
     assert_eq!(rig.store.stats().log_job_ms, 0);
 }
 
