@@ -3,6 +3,7 @@
 //! be cut. The tests themselves stand under `tests/tests/`.
 
 pub mod check;
+pub mod kube;
 pub mod load;
 pub mod power;
 pub mod process;

@@ -44,6 +44,11 @@ impl Recorder {
         Self { clock, next: Rc::new(Cell::new(1)), history: Rc::default() }
     }
 
+    /// Operations that ended so far.
+    pub fn ended(&self) -> usize {
+        self.history.borrow().operations.len()
+    }
+
     /// What was recorded so far.
     pub fn history(&self) -> History {
         self.history.borrow().clone()
@@ -67,10 +72,33 @@ pub struct Aim {
     pub think_ms: u64,
 }
 
+/// Writes the client's share of the keys once each, so that afterwards every key was written.
+pub async fn fill(plan: &Plan, client: u32, aim: &Aim, http: &HttpClient, to: &Recorder) {
+    for key in (client..plan.keys).step_by(plan.clients.max(1) as usize) {
+        let server = &aim.servers[key as usize % aim.servers.len()];
+        let step = Step::Put(format!("key-{key}"), None);
+        let operation = perform(&step, client, server, aim, http, to, plan.padding).await;
+        to.history.borrow_mut().operations.push(operation);
+    }
+}
+
 /// Runs one session to its end; a read before the first write of a key gives it a token.
 pub async fn drive(plan: &Plan, client: u32, aim: &Aim, http: &HttpClient, to: &Recorder) {
+    drive_while(plan, client, aim, http, to, &|| true).await;
+}
+
+/// As [`drive`], and ends before the next operation once `go_on` says so.
+pub async fn drive_while(
+    plan: &Plan,
+    client: u32,
+    aim: &Aim,
+    http: &HttpClient,
+    to: &Recorder,
+    go_on: &dyn Fn() -> bool,
+) {
     let mut session = Session::new(plan, client);
-    while let Some(step) = session.next_step() {
+    while go_on() {
+        let Some(step) = session.next_step() else { break };
         let server = &aim.servers[session.below(aim.servers.len() as u64) as usize];
         let operation = perform(&step, client, server, aim, http, to, plan.padding).await;
         session.learn(&operation.key, operation.token_returned.as_deref());
@@ -89,6 +117,30 @@ pub async fn settle(plan: &Plan, aim: &Aim, http: &HttpClient, to: &Recorder) {
             let mut operation = perform(&step, u32::MAX, server, aim, http, to, 0).await;
             operation.settled = true;
             to.history.borrow_mut().operations.push(operation);
+        }
+    }
+}
+
+/// As [`settle`], with one server and several tries per key: for stores whose nodes come back meanwhile.
+pub async fn settle_patiently(
+    plan: &Plan,
+    aim: &Aim,
+    http: &HttpClient,
+    to: &Recorder,
+    tries: u32,
+) {
+    for key in 0..plan.keys {
+        for _ in 0..tries {
+            let step = Step::Get(format!("key-{key}"));
+            let server = &aim.servers[key as usize % aim.servers.len()];
+            let mut operation = perform(&step, u32::MAX, server, aim, http, to, 0).await;
+            operation.settled = true;
+            let read = operation.outcome == Outcome::Ok;
+            to.history.borrow_mut().operations.push(operation);
+            if read {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 }
