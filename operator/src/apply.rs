@@ -163,7 +163,6 @@ impl Hands {
                 if *owned {
                     let mut owner = render::owner(cluster);
                     owner["controller"] = json!(false);
-                    owner["blockOwnerDeletion"] = json!(false);
                     patch["metadata"]["ownerReferences"] = json!([owner]);
                 }
                 self.claim(cluster, name, "owner", patch, &words).await

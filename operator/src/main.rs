@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
+use hyper::header::{HeaderValue, USER_AGENT};
 use k8s_openapi::jiff::Timestamp;
-use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
+use kube::{Client, Config};
 use kvasir_operator::apply::Hands;
 use kvasir_operator::lease::Candidate;
 use kvasir_operator::metrics::Metrics;
@@ -80,7 +81,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<ExitCode, String> {
-    let client = Client::try_default().await.map_err(|error| {
+    let client = client().await.map_err(|error| {
         format!("no API server: {error}. Run in a pod with a service account, or set KUBECONFIG")
     })?;
     let own = arguments.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
@@ -129,6 +130,14 @@ async fn run(arguments: Arguments) -> Result<ExitCode, String> {
     lease.release().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// A client that says who it is, so that the API server's audit log can.
+async fn client() -> Result<Client, Box<dyn std::error::Error>> {
+    let mut config = Config::infer().await?;
+    let agent = concat!("kvasir-operator/", env!("CARGO_PKG_VERSION"));
+    config.headers.push((USER_AGENT, HeaderValue::from_static(agent)));
+    Ok(Client::try_from(config)?)
 }
 
 fn operator(

@@ -197,3 +197,6 @@ impl Exchange for Tcp {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use futures_util::future::try_join_all;
+use futures_util::stream::{self, StreamExt};
+use k8s_openapi::api::core::v1::{ContainerState, PersistentVolumeClaim, Pod, PodCondition};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Client, ResourceExt};
@@ -22,6 +23,9 @@ use crate::snapshot::{
     Failure, NodeAnswer, NodeSeen, ObjectName, OperationSeen, PodSeen, SetSeen, Snapshot,
     Surroundings, VolumeSeen,
 };
+
+/// Nodes that are asked at once.
+const AT_ONCE: usize = 64;
 
 /// What an observation needs besides the resource.
 pub struct Eyes<'a> {
@@ -46,31 +50,23 @@ pub async fn observe(
 ) -> Result<Snapshot, kube::Error> {
     let namespace = cluster.namespace().unwrap_or_default();
     let mine = ListParams::default().labels(&names::selector_text(&cluster));
-    let mut objects = BTreeMap::new();
-    for (api_version, kind) in KINDS.iter().filter(|(_, kind)| *kind != "PersistentVolumeClaim") {
-        let found = if *kind == "Secret" {
-            secret(eyes.client, &cluster).await?
-        } else {
-            list(eyes.client, &namespace, api_version, kind, &mine).await?
-        };
-        for mut object in found {
-            object["apiVersion"] = (*api_version).into();
-            object["kind"] = (*kind).into();
-            if let Some(metadata) = object["metadata"].as_object_mut() {
-                metadata.remove("managedFields");
-            }
-            objects.insert(ObjectName::of(&object), object);
-        }
-    }
+    let kinds = KINDS.iter().filter(|(_, kind)| *kind != "PersistentVolumeClaim");
+    let found = kinds.map(|(api_version, kind)| list(eyes.client, &cluster, api_version, kind));
+    let objects: BTreeMap<ObjectName, Value> = try_join_all(found)
+        .await?
+        .into_iter()
+        .flatten()
+        .map(|object| (ObjectName::of(&object), object))
+        .collect();
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(eyes.client.clone(), &namespace);
     let volumes = claims.list(&mine).await?.items.into_iter();
     let volumes = volumes.map(|claim| volume(&cluster, &claim));
     let volumes = volumes.map(|volume| (volume.name.clone(), volume)).collect();
     let pods: Api<Pod> = Api::namespaced(eyes.client.clone(), &namespace);
-    let seen = pods.list(&mine).await?.items;
+    let seen = pods.list(&mine).await?.items.into_iter().map(|pod| of_pod(&pod, now));
     let operation = asked_for(&cluster);
-    let asked = seen.iter().map(|pod| look(eyes.nodes, pod, now, operation.as_deref()));
-    let pods = join_all(asked).await;
+    let asked = seen.map(|pod| ask(eyes.nodes, pod, operation.as_deref()));
+    let pods: Vec<PodSeen> = stream::iter(asked).buffered(AT_ONCE).collect().await;
     Ok(Snapshot {
         now,
         sets: sets(&cluster, &objects),
@@ -93,38 +89,39 @@ fn asked_for(cluster: &KVCluster) -> Option<String> {
     posted.then(|| operation.id.clone())
 }
 
-/// The metadata of the Secret with the admin token: its contents are read only when they are used.
-async fn secret(client: &Client, cluster: &KVCluster) -> Result<Vec<Value>, kube::Error> {
-    let namespace = cluster.namespace().unwrap_or_default();
-    let api: Api<Secret> = Api::namespaced(client.clone(), &namespace);
-    let found = api.get_metadata_opt(&names::token_secret(cluster)).await?;
-    found
-        .iter()
-        .map(|secret| serde_json::to_value(secret).map_err(kube::Error::SerdeError))
-        .collect()
-}
-
-/// Objects of one kind, whole.
+/// The cluster's objects of one kind, whole but for the bookkeeping of field managers. Of the
+/// Secret only the metadata: the token is read where it is used.
 async fn list(
     client: &Client,
-    namespace: &str,
+    cluster: &KVCluster,
     api_version: &str,
     kind: &str,
-    mine: &ListParams,
 ) -> Result<Vec<Value>, kube::Error> {
-    let resource = resource(api_version, kind);
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-    match api.list(mine).await {
-        Ok(list) => {
-            let values = list.items.iter().map(serde_json::to_value);
-            values.collect::<Result<_, _>>().map_err(kube::Error::SerdeError)
+    let namespace = cluster.namespace().unwrap_or_default();
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), &namespace, &resource(api_version, kind));
+    let values: Result<Vec<Value>, _> = if kind == "Secret" {
+        let secret = api.get_metadata_opt(&names::token_secret(cluster)).await?;
+        secret.iter().map(serde_json::to_value).collect()
+    } else {
+        match api.list(&ListParams::default().labels(&names::selector_text(cluster))).await {
+            Ok(list) => list.items.iter().map(serde_json::to_value).collect(),
+            // The Prometheus operator is not there.
+            Err(kube::Error::Api(status)) if kind == "PodMonitor" && status.code == 404 => {
+                Ok(Vec::new())
+            }
+            Err(error) => return Err(error),
         }
-        // The Prometheus operator is not there.
-        Err(kube::Error::Api(status)) if kind == "PodMonitor" && status.code == 404 => {
-            Ok(Vec::new())
+    };
+    let mut values = values.map_err(kube::Error::SerdeError)?;
+    for value in &mut values {
+        value["apiVersion"] = api_version.into();
+        value["kind"] = kind.into();
+        if let Some(metadata) = value["metadata"].as_object_mut() {
+            metadata.remove("managedFields");
         }
-        Err(error) => Err(error),
     }
+    Ok(values)
 }
 
 /// The API of a kind.
@@ -184,8 +181,8 @@ fn volume(cluster: &KVCluster, claim: &PersistentVolumeClaim) -> VolumeSeen {
     }
 }
 
-async fn look(nodes: &NodeAdmin, pod: &Pod, now: Timestamp, operation: Option<&str>) -> PodSeen {
-    let mut seen = of_pod(pod, now);
+/// The pod with what its node says, if it runs.
+async fn ask(nodes: &NodeAdmin, mut seen: PodSeen, operation: Option<&str>) -> PodSeen {
     if let (Some(ip), true) = (seen.ip.clone(), seen.running) {
         seen.node = match nodes.status(&ip).await {
             Err(error) => NodeSeen::Silent(error.to_string()),
@@ -218,22 +215,8 @@ fn of_pod(pod: &Pod, now: Timestamp) -> PodSeen {
     let label = |name: &str| pod.labels().get(name).cloned().unwrap_or_default();
     let status = pod.status.as_ref();
     let spec = pod.spec.as_ref();
-    let container = status
-        .and_then(|status| status.container_statuses.as_ref())
-        .and_then(|all| all.iter().find(|container| container.name == names::CONTAINER));
-    let state = container.and_then(|container| container.state.as_ref());
-    let waiting = state.and_then(|state| state.waiting.as_ref()?.reason.clone());
-    let ended = state.and_then(|state| {
-        let ended = state.terminated.as_ref()?;
-        Some(format!(
-            "{} (exit code {})",
-            ended.reason.as_deref().unwrap_or("ended"),
-            ended.exit_code
-        ))
-    });
-    let conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
-    let mut conditions = conditions.filter(|condition| condition.status == "True");
-    let ready = conditions.find(|condition| condition.type_ == "Ready");
+    let running = node_container(pod).is_some_and(|state| state.running.is_some());
+    let ready = condition(pod, "Ready").filter(|ready| ready.status == "True");
     let volumes = spec.and_then(|spec| spec.volumes.as_ref());
     let volume = |name: &str| volumes?.iter().find(|volume| volume.name == name);
     let config_map = volume("config").and_then(|volume| volume.config_map.as_ref());
@@ -247,8 +230,8 @@ fn of_pod(pod: &Pod, now: Timestamp) -> PodSeen {
         ready_for: ready.map(|ready| {
             ready.last_transition_time.as_ref().map_or(Duration::ZERO, |at| since(at.0))
         }),
-        running: state.is_some_and(|state| state.running.is_some()),
-        trouble: waiting.or(ended),
+        running,
+        trouble: trouble(pod),
         deleting: pod.metadata.deletion_timestamp.is_some(),
         ip: status.and_then(|status| status.pod_ip.clone()).filter(|ip| !ip.is_empty()),
         worker: spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
@@ -258,3 +241,33 @@ fn of_pod(pod: &Pod, now: Timestamp) -> PodSeen {
         node: NodeSeen::Unasked,
     }
 }
+
+/// The state of the node's container.
+fn node_container(pod: &Pod) -> Option<&ContainerState> {
+    let mut all = pod.status.as_ref()?.container_statuses.as_ref()?.iter();
+    all.find(|container| container.name == names::CONTAINER)?.state.as_ref()
+}
+
+fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+    let mut conditions = pod.status.as_ref()?.conditions.as_ref()?.iter();
+    conditions.find(|condition| condition.type_ == kind)
+}
+
+/// Why the node does not run, if something is wrong: a pod that is merely being made has none.
+fn trouble(pod: &Pod) -> Option<String> {
+    if let Some(state) = node_container(pod) {
+        if let Some(waiting) = &state.waiting {
+            let reason = waiting.reason.clone().unwrap_or_default();
+            let usual = ["", "ContainerCreating", "PodInitializing"].contains(&reason.as_str());
+            return (!usual).then_some(reason);
+        }
+        let ended = state.terminated.as_ref()?;
+        let reason = ended.reason.as_deref().unwrap_or("Terminated");
+        return Some(format!("{reason} (exit code {})", ended.exit_code));
+    }
+    let scheduled = condition(pod, "PodScheduled").filter(|scheduled| scheduled.status == "False");
+    scheduled.and_then(|scheduled| scheduled.reason.clone())
+}
+
+#[cfg(test)]
+mod tests;

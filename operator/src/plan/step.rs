@@ -72,7 +72,7 @@ pub enum Step {
         /// The pod that goes; the only one.
         pod: PodTarget,
     },
-    /// Ask for a larger volume.
+    /// Ask for a larger volume. Only for a claim that is bound: the API server refuses others.
     GrowVolume {
         /// The claim.
         name: String,

@@ -104,7 +104,8 @@ fn object(cluster: &KVCluster, api_version: &str, kind: &str, name: &str) -> Val
     })
 }
 
-/// The owner reference to the resource, by UID.
+/// The owner reference to the resource, by UID. It does not block the deletion of the resource: that
+/// would take one right more where owner references are guarded.
 pub fn owner(cluster: &KVCluster) -> Value {
     json!({
         "apiVersion": KVCluster::api_version(&()),
@@ -112,7 +113,7 @@ pub fn owner(cluster: &KVCluster) -> Value {
         "name": names::cluster(cluster),
         "uid": cluster.metadata.uid.as_deref().unwrap_or_default(),
         "controller": true,
-        "blockOwnerDeletion": true,
+        "blockOwnerDeletion": false,
     })
 }
 
