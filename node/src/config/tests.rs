@@ -65,11 +65,11 @@ fn what_is_unknown_or_wrong_is_named() {
 
 #[test]
 fn sizes_and_durations_are_read_as_written() {
-    let sets = ["storage.memtable_bytes=4MiB", "storage.flush_age=2s", "storage.compression=lz4"];
+    let sets = ["storage.memtable_bytes=4MiB", "storage.flush_age=2s", "storage.compression=none"];
     let config = parse("f", "", &sets.map(String::from), none()).unwrap();
     let options = config.storage.options("d".into());
     assert_eq!((options.memtable_bytes, options.flush_age_ms), (4 << 20, 2_000));
-    assert_eq!(options.compression, kvasir_storage::Compression::Lz4);
+    assert_eq!(options.compression, kvasir_storage::Compression::None);
     assert!(refused("storage:\n  compression: zip\n").contains("zip"));
 }
 

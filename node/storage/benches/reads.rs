@@ -114,9 +114,7 @@ fn value(id: u64, bytes: usize) -> Bytes {
 fn open(plan: &Plan, dir: &std::path::Path) -> Arc<Store> {
     let mut options = StoreOptions::new(dir.join("data"));
     options.cache_bytes = plan.cache_mib << 20;
-    if plan.lz4 {
-        options.compression = Compression::Lz4;
-    }
+    options.compression = if plan.lz4 { Compression::Lz4 } else { Compression::None };
     let threads = Arc::new(Threads::start(2).unwrap());
     Store::open(options, Arc::new(RealDisk), threads, Arc::new(NoObserver)).unwrap()
 }

@@ -5,6 +5,7 @@
 //! its file until the last reader lets go of it; then the file is removed on the compaction lane
 //! (rule R12).
 
+use crate::compaction::choose::LEVELS;
 use crate::disk::Disk;
 use crate::error::{Damage, IoFailure, OpenError, ReadError};
 use crate::key::TableKey;
@@ -179,10 +180,16 @@ impl Levels {
     /// without a value: no table has it.
     pub(crate) fn get(&self, key: &TableKey, mode: ReadMode) -> Result<Option<Version>, ReadError> {
         let probe = Probe::new(key.as_bytes());
-        for (depth, (level, lasts)) in self.levels.iter().zip(&self.lasts).enumerate() {
-            let candidates =
-                if depth == 0 { &level[..] } else { holder(level, lasts, key.as_bytes()) };
-            for file in candidates {
+        let mut candidates: [&[Arc<TableFile>]; LEVELS] = [&[]; LEVELS];
+        let mut touched = 0;
+        let levels = self.levels.iter().zip(&self.lasts).enumerate();
+        for (slot, (depth, (level, lasts))) in candidates.iter_mut().zip(levels) {
+            *slot = if depth == 0 { level } else { holder(level, lasts, key.as_bytes()) };
+            touched = slot.iter().fold(touched, |sum, file| sum ^ file.table.touch(&probe));
+        }
+        std::hint::black_box(touched);
+        for level in candidates {
+            for file in level {
                 match file.table.find(&probe, u64::MAX, mode)? {
                     Lookup::Found { seq, value } => {
                         return Ok(Some(Version { sequence: seq, value }));

@@ -66,7 +66,7 @@ impl StoreOptions {
             cache_bytes: 64 << 20,
             resident_bytes: 32 << 20,
             block_bytes: 4 << 10,
-            compression: Compression::None,
+            compression: Compression::Lz4,
             table_bytes: 32 << 20,
             filter_bits_per_key: 16,
             level0_tables: 4,

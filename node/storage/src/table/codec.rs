@@ -15,13 +15,16 @@ const LZ4_MAX_GROWTH: usize = 255;
 /// Bytes before the LZ4 block: the length of the content.
 const LENGTH_BYTES: usize = 4;
 
+/// Most blocks that are stored plain untried.
+const SKIP_MAX: u32 = 15;
+
 /// How data blocks are written. Any of them is read, whatever is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
     /// As they are.
-    #[default]
     None,
     /// LZ4 where it saves at least an eighth.
+    #[default]
     Lz4,
 }
 
@@ -29,6 +32,10 @@ pub enum Compression {
 pub(crate) struct Compressor {
     /// `None`: nothing is compressed.
     table: Option<CompressTable>,
+    /// Blocks in a row that did not shrink.
+    in_vain: u32,
+    /// Blocks that are not tried.
+    skip: u32,
 }
 
 impl Compressor {
@@ -37,11 +44,23 @@ impl Compressor {
             Compression::None => None,
             Compression::Lz4 => Some(CompressTable::small()),
         };
-        Compressor { table }
+        Compressor { table, in_vain: 0, skip: 0 }
     }
 
-    /// The compressed form of a content, if it is worth it.
+    /// The compressed form of a content, if it is worth it. After blocks that were not, up to
+    /// [`SKIP_MAX`] are not tried: values that do not shrink come in company.
     pub(crate) fn compress(&mut self, content: &[u8]) -> Option<Vec<u8>> {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return None;
+        }
+        let packed = self.pack(content);
+        self.in_vain = if packed.is_some() { 0 } else { (self.in_vain + 1).min(SKIP_MAX) };
+        self.skip = self.in_vain.saturating_sub(1);
+        packed
+    }
+
+    fn pack(&mut self, content: &[u8]) -> Option<Vec<u8>> {
         let table = self.table.as_mut()?;
         let length = u32::try_from(content.len()).ok()?;
         let mut out = vec![0; LENGTH_BYTES + get_maximum_output_size(content.len())];
@@ -85,7 +104,7 @@ mod tests {
                     prop_assert_eq!(length_of(&packed), Some(content.len()));
                     prop_assert_eq!(decompress(&packed), Some(content.clone()));
                 } else {
-                    prop_assert!(times < 3 || piece.len() < 12);
+                    prop_assert!(times * piece.len() < 100 || times < 3);
                 }
             }
         }
@@ -107,6 +126,13 @@ mod tests {
             .collect();
         let mut compressor = Compressor::new(Compression::Lz4);
         assert_eq!(compressor.compress(&noise), None);
+        assert!(compressor.compress(&[0; 4096]).is_some(), "one block proves nothing");
+        for _ in 0..200 {
+            assert_eq!(compressor.compress(&noise), None);
+        }
+        let untried = (0..200).position(|_| compressor.compress(&[0; 4096]).is_some());
+        assert!(untried.is_some_and(|blocks| blocks <= SKIP_MAX as usize), "{untried:?}");
+        assert!(compressor.compress(&[0; 4096]).is_some(), "it starts anew");
         assert_eq!(Compressor::new(Compression::None).compress(&[0; 4096]), None);
         let packed = compressor.compress(&[0; 4096]).unwrap();
         for wrong in [0u32, 4095, 4097, u32::MAX] {

@@ -86,6 +86,13 @@ impl ResidentFilter {
         self.row.extend((0..blocks).map(line));
     }
 
+    /// A byte of the line that [`may_hold`](Self::may_hold) will look at: reading it makes the
+    /// processor fetch the line.
+    #[inline]
+    pub(crate) fn touch(&self, hash: u64) -> u8 {
+        self.row.get(block_of(hash, self.row.len() as u64) as usize).map_or(0, |line| line.0[0])
+    }
+
     /// Whether the filter may hold the hash.
     #[inline]
     pub(crate) fn may_hold(&self, hash: u64) -> bool {

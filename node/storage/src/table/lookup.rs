@@ -70,7 +70,6 @@ pub struct TableCounters {
 
 #[derive(Debug, Default)]
 struct Counts {
-    lookups: AtomicU64,
     found: AtomicU64,
     filter_negatives: AtomicU64,
     filter_false_positives: AtomicU64,
@@ -108,11 +107,14 @@ impl TableCounters {
     /// The numbers now.
     pub fn stats(&self) -> TableStats {
         let sum = |pick: fn(&Counts) -> &AtomicU64| self.stripes.sum(pick);
+        let found = sum(|counts| &counts.found);
+        let filter_negatives = sum(|counts| &counts.filter_negatives);
+        let filter_false_positives = sum(|counts| &counts.filter_false_positives);
         TableStats {
-            lookups: sum(|counts| &counts.lookups),
-            found: sum(|counts| &counts.found),
-            filter_negatives: sum(|counts| &counts.filter_negatives),
-            filter_false_positives: sum(|counts| &counts.filter_false_positives),
+            lookups: found + filter_negatives + filter_false_positives,
+            found,
+            filter_negatives,
+            filter_false_positives,
             needs_disk: sum(|counts| &counts.needs_disk),
             blocks_read: sum(|counts| &counts.blocks_read),
             bytes_read: sum(|counts| &counts.bytes_read),
@@ -143,13 +145,9 @@ impl TableCounters {
             Lookup::Absent(Absence::Filter) => &counts.filter_negatives,
             Lookup::Absent(_) => &counts.filter_false_positives,
             Lookup::Found { .. } => &counts.found,
-            Lookup::NeedsDisk => {
-                counts.needs_disk.fetch_add(1, Relaxed);
-                return;
-            }
+            Lookup::NeedsDisk => &counts.needs_disk,
         };
         counter.fetch_add(1, Relaxed);
-        counts.lookups.fetch_add(1, Relaxed);
     }
 }
 

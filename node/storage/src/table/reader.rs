@@ -89,6 +89,18 @@ impl Table {
         Ok(answer)
     }
 
+    /// Reads a byte of the filter line that a lookup will need. Several tables touched one after the
+    /// other are fetched from memory at the same time, where looking them up one by one would wait for
+    /// each.
+    #[inline]
+    pub(crate) fn touch(&self, probe: &Probe<'_>) -> u8 {
+        let (first, last) = self.heads;
+        match &self.filter {
+            Some(filter) if first <= probe.head && probe.head <= last => filter.touch(probe.hash),
+            _ => 0,
+        }
+    }
+
     fn search(&self, probe: &Probe<'_>, limit: u64, mode: ReadMode) -> Result<Lookup, TableError> {
         if !self.covers(probe) {
             return Ok(Lookup::Absent(Absence::Range));

@@ -49,7 +49,7 @@ impl Default for TableOptions {
             block_bytes: 4 << 10,
             index_bytes: 8 << 10,
             filter_bits_per_key: DEFAULT_BITS_PER_KEY,
-            compression: Compression::None,
+            compression: Compression::default(),
         }
     }
 }

@@ -4,7 +4,7 @@ use super::{Ack, BLOCK_BYTES, Engine, FILTER_BITS, LEVEL1_BYTES, Settings, TABLE
 use crate::data::Key;
 use bytes::Bytes;
 use kvasir_storage::{
-    Change, Durability, NoObserver, RealDisk, Store, StoreOptions, TableKey, Threads,
+    Change, Compression, Durability, NoObserver, RealDisk, Store, StoreOptions, TableKey, Threads,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -25,13 +25,13 @@ pub struct Kvasir {
 impl Kvasir {
     /// Opens or creates.
     pub fn open(dir: &Path, settings: Settings) -> Self {
-        assert!(!settings.lz4, "compression is not wired here yet");
         let options = StoreOptions {
             cache_bytes: settings.cache_bytes,
             memtable_bytes: settings.memtable_bytes,
             immutable_memtables_max: 2,
             filter_bits_per_key: FILTER_BITS,
             block_bytes: BLOCK_BYTES,
+            compression: if settings.lz4 { Compression::Lz4 } else { Compression::None },
             table_bytes: TABLE_BYTES,
             level1_bytes: LEVEL1_BYTES,
             // Nobody syncs unless asked: the peers have no timer either.

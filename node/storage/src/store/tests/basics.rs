@@ -5,6 +5,7 @@ use crate::disk::RealDisk;
 use crate::disk::memory::Crash;
 use crate::maintenance::Threads;
 use crate::observer::NoObserver;
+use crate::table::Compression;
 
 #[test]
 fn what_was_written_is_read_from_memory_tables_and_after_reopen() {
@@ -406,8 +407,14 @@ fn a_short_scan_that_need_not_wait_is_ready_at_once() {
 
 #[test]
 fn a_flush_holds_back_while_a_lookup_waits_and_not_otherwise() {
-    let options = StoreOptions { memtable_bytes: 16 << 20, log_buffer_bytes: 16 << 20, ..tiny() };
-    let rig = Rig::new(StoreOptions { cache_bytes: 0, resident_bytes: 0, ..options });
+    let rig = Rig::new(StoreOptions {
+        memtable_bytes: 16 << 20,
+        log_buffer_bytes: 16 << 20,
+        compression: Compression::None,
+        cache_bytes: 0,
+        resident_bytes: 0,
+        ..tiny()
+    });
     let fill = || (10..14).for_each(|number| rig.put(number, &vec![1; 600_000]).unwrap());
     rig.put(1, b"far").unwrap();
     fill();
