@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
-use kube::api::{
-    Api, DeleteParams, DynamicObject, EvictParams, Patch, PatchParams, PostParams, Preconditions,
-};
+use k8s_openapi::api::policy::v1::Eviction;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{self as meta, DeleteOptions, ObjectMeta};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
 use kvasir_core::admin_api::Problem;
 use serde_json::{Value, json};
@@ -283,8 +283,23 @@ impl Hands {
         words: &str,
     ) -> Result<(), ApplyError> {
         self.live(cluster, pod, false).await?;
-        let params = EvictParams { delete_options: Some(only(&pod.uid)), ..Default::default() };
-        match self.api::<Pod>(cluster).evict(&pod.name, &params).await {
+        // Not `Api::evict` of kube 5.0: it spells the options `delete_options`, which the API server
+        // does not know, and so evicts whatever has the name.
+        let eviction = Eviction {
+            metadata: ObjectMeta { name: Some(pod.name.clone()), ..ObjectMeta::default() },
+            delete_options: Some(DeleteOptions {
+                preconditions: Some(meta::Preconditions {
+                    uid: Some(pod.uid.clone()),
+                    resource_version: None,
+                }),
+                ..DeleteOptions::default()
+            }),
+        };
+        let pods = self.api::<Pod>(cluster);
+        let params = PostParams::default();
+        let sent: kube::Result<Value> =
+            pods.create_subresource("eviction", &pod.name, &params, &eviction).await;
+        match sent {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 429 => {
                 Err(ApplyError::Budget { pod: pod.name.clone(), why: status.message })

@@ -1,9 +1,15 @@
 //! The operator against a Kubernetes in memory: a fake API server, simulated controllers, and nodes
 //! that decide by the real rules of the ring.
 //!
-//! `api/` is the server, `world/` what the rest of Kubernetes and the nodes do, `laws.rs` holds the
-//! fake to what a real API server does. No sockets, no wall clock, no randomness.
+//! `api/` is the server, `world/` what the rest of Kubernetes and the nodes do; `laws.rs` in both
+//! hold them to what real ones do. `operator.rs` gives the operator lives and deaths, `guards.rs`
+//! says what it must never do, `scenarios.rs` tells stories, `matrix.rs` kills it at every write.
+//! No sockets, no wall clock, no randomness.
 
 mod api;
+mod guards;
 mod laws;
+mod matrix;
+mod operator;
+mod scenarios;
 mod world;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 
 use super::admission;
@@ -135,10 +136,21 @@ fn create(store: &mut Store, request: &Request) -> Answer<Value> {
     {
         fields.remove("status");
     }
+    keep_as_data(&mut object);
     admission::admit(key.kind, None, &object)?;
     let before = json!({"apiVersion": key.kind.api_version()});
     fields::note_update(&before, &mut object, request.manager(), "");
     store.create(key, object)
+}
+
+/// `stringData` of a Secret is kept as `data`.
+fn keep_as_data(object: &mut Value) {
+    let Some(fields) = object.as_object_mut() else { return };
+    let Some(Value::Object(texts)) = fields.remove("stringData") else { return };
+    for (name, text) in texts {
+        let bytes = text.as_str().unwrap_or_default().as_bytes().to_vec();
+        object["data"][name] = json!(ByteString(bytes));
+    }
 }
 
 /// Refuses a write that was made on another version or another object of the same name.

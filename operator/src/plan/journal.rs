@@ -1,0 +1,158 @@
+//! The journal: at most one operation, written before anything is done, and gone on with until it is
+//! over. Each step may be repeated, so a crash at any line resumes here.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::racks::RackPlan;
+use super::refusal::Refusal;
+use super::step::Step;
+use super::view::View;
+use super::{form, membership, rollout, shrink};
+use crate::crd::{Operation, OperationStep, OperationType};
+use crate::snapshot::Snapshot;
+
+/// What comes next in an operation.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Doing {
+    /// It is over: done, or nothing is left to be done.
+    Over,
+    /// Something must happen first.
+    Waits,
+    /// This, and then it is looked at again.
+    Step(Step),
+    /// It is somewhere else now.
+    Next(Operation),
+}
+
+/// What the plan does about operations.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Turn {
+    /// The journal as it should stand.
+    pub operation: Option<Operation>,
+    /// The step of the operation.
+    pub steps: Vec<Step>,
+    /// Why what is due is not begun.
+    pub refusals: Vec<Refusal>,
+}
+
+/// A new operation about nothing yet.
+pub fn blank(seen: &Snapshot, kind: OperationType) -> Operation {
+    Operation {
+        id: String::new(),
+        kind,
+        step: OperationStep::Requested,
+        node_id: String::new(),
+        pod: String::new(),
+        pod_uid: String::new(),
+        volume: String::new(),
+        volume_uid: String::new(),
+        machine: String::new(),
+        base_epoch: 0,
+        done_epoch: None,
+        started_at: Time(seen.now),
+    }
+}
+
+/// Goes on with the operation in the journal, or begins the one that is due.
+pub fn turn(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Turn {
+    let journal = seen.cluster.status.as_ref().and_then(|status| status.operation.clone());
+    let mut turn = Turn::default();
+    if let Some(operation) = journal {
+        if go_on(seen, view, racks, operation, &mut turn) {
+            return turn;
+        }
+    } else if let Some(operation) = begin(seen, view, racks, &mut turn.refusals) {
+        go_on(seen, view, racks, operation, &mut turn);
+    }
+    turn
+}
+
+/// Goes on until a step, a wait or the end; says whether the journal is still in use. An operation
+/// that is over leaves the journal in this pass; the next begins with a look at the cluster.
+fn go_on(
+    seen: &Snapshot,
+    view: &View,
+    racks: &[RackPlan],
+    mut operation: Operation,
+    turn: &mut Turn,
+) -> bool {
+    for _ in 0..8 {
+        match one(seen, view, racks, &operation) {
+            Doing::Over => return false,
+            Doing::Next(next) => operation = next,
+            Doing::Waits => break,
+            Doing::Step(step) => {
+                turn.steps.push(step);
+                break;
+            }
+        }
+    }
+    turn.operation = Some(operation);
+    true
+}
+
+fn one(seen: &Snapshot, view: &View, racks: &[RackPlan], operation: &Operation) -> Doing {
+    match operation.kind {
+        OperationType::Form if view.cluster_id.is_some() => Doing::Over,
+        // Whatever an earlier request led to is found in the next answers: the nodes themselves
+        // never form twice.
+        OperationType::Form => form::form(seen, view, racks).map_or(Doing::Over, Doing::Step),
+        OperationType::Join => membership::join(view, operation),
+        OperationType::Relocate => membership::relocate(seen, view, operation),
+        OperationType::Restart => rollout::go_on(seen, view, operation),
+        OperationType::Leave => match operation.step {
+            OperationStep::Requested | OperationStep::Posted => {
+                if operation.node_id.is_empty() {
+                    shrink::unformed(view, operation)
+                } else {
+                    membership::leaving(view, operation)
+                }
+            }
+            OperationStep::Verified | OperationStep::Shrinking => shrink::shrink(seen, operation),
+            OperationStep::Volume => shrink::volume(seen, operation),
+        },
+    }
+}
+
+/// The operation that is due, the most urgent first.
+fn begin(
+    seen: &Snapshot,
+    view: &View,
+    racks: &[RackPlan],
+    refusals: &mut Vec<Refusal>,
+) -> Option<Operation> {
+    let mut pick = |due: Result<Option<Operation>, Refusal>| match due {
+        Ok(operation) => operation,
+        Err(refusal) => {
+            refusals.push(refusal);
+            None
+        }
+    };
+    let restart = pick(rollout::due(seen, view));
+    let is_broken = restart.as_ref().is_some_and(|operation| {
+        seen.pods.get(&operation.pod).is_some_and(|pod| pod.ready_for.is_none())
+    });
+    if is_broken {
+        return restart;
+    }
+    if view.cluster_id.is_none() {
+        let shrink = pick(shrink::due_unformed(seen, view, racks));
+        if shrink.is_some() {
+            return shrink;
+        }
+        let formable = form::form(seen, view, racks);
+        let form = Operation { id: "form".to_owned(), ..blank(seen, OperationType::Form) };
+        return pick(formable.map(|_| Some(form))).or(restart);
+    }
+    if view.cluster().is_none() {
+        let recorded = view.cluster_id.clone().unwrap_or_default();
+        let all_blank = !view.blank.is_empty() && view.blank.len() == seen.pods.len();
+        refusals.push(if all_blank {
+            Refusal::VolumesLost(recorded)
+        } else {
+            Refusal::NoMajority("no node of the cluster answers".to_owned())
+        });
+        return None;
+    }
+    pick(membership::due(seen, view, racks)).or(restart)
+}

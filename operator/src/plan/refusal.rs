@@ -1,0 +1,160 @@
+//! Why something that the spec asks for is not done. Each refusal stands in the condition that it
+//! concerns, with a stable reason and a message that says what to do.
+
+use crate::crd::condition;
+
+/// A refusal. Nothing was changed because of it; what lifts it stands in its message.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Refusal {
+    /// The spec cannot be rendered.
+    #[error("{0}")]
+    Unusable(String),
+    /// The cluster that the volumes hold has another name.
+    #[error(
+        "the volumes hold the cluster `{found}`, the spec names `{wanted}`: set clusterName to \
+         `{found}`, or use a KVCluster of another name"
+    )]
+    OtherName {
+        /// In the document.
+        found: String,
+        /// In the spec.
+        wanted: String,
+    },
+    /// The document has other copies than the spec.
+    #[error(
+        "the cluster was formed with the copies {found}, the spec says {wanted}: they are fixed \
+         when a cluster is formed; set replication.factors back"
+    )]
+    OtherReplication {
+        /// In the document.
+        found: String,
+        /// In the spec.
+        wanted: String,
+    },
+    /// Pods hold volumes of different clusters.
+    #[error(
+        "the volumes hold different clusters ({0}): which one is meant cannot be told; remove the \
+         volumes that do not belong here"
+    )]
+    SeveralClusters(String),
+    /// A pod holds a volume of another cluster.
+    #[error(
+        "the volume of pod {pod} belongs to the cluster {found}: it is never joined; delete the \
+         claim {claim} and the pod to start it on an empty volume"
+    )]
+    ForeignVolume {
+        /// The pod.
+        pod: String,
+        /// Its claim.
+        claim: String,
+        /// The cluster that the volume belongs to.
+        found: String,
+    },
+    /// The cluster was formed before, and no volume holds it any more.
+    #[error(
+        "the cluster {0} was formed before, but every node that answers is blank: it is never \
+         formed a second time; bring its volumes back, or delete the KVCluster and create it anew"
+    )]
+    VolumesLost(String),
+    /// An object of the same name belongs to someone else.
+    #[error("{0} exists and belongs to another owner: remove it or choose another name")]
+    NameTaken(String),
+    /// Forming waits for nodes.
+    #[error("forming waits for {0}")]
+    NotFormable(String),
+    /// The copies need more machines than there are.
+    #[error(
+        "data center {datacenter} has pods on {workers} workers, but {copies} copies need \
+         {copies}: add workers, or create the cluster with fewer copies"
+    )]
+    TooFewWorkers {
+        /// Where.
+        datacenter: String,
+        /// Distinct workers there.
+        workers: usize,
+        /// Copies there.
+        copies: i32,
+    },
+    /// The node that would leave owns data.
+    #[error(
+        "nodes cannot be lowered to {wanted}: {pod} owns {partitions} partitions, and this version \
+         cannot move them; set nodes back to {now}"
+    )]
+    OwnsData {
+        /// The pod that would go.
+        pod: String,
+        /// What its node owns.
+        partitions: u32,
+        /// Nodes asked for.
+        wanted: i32,
+        /// Nodes that there are.
+        now: i32,
+    },
+    /// It is not known which node stands behind the pod that would go.
+    #[error("which node runs in {0} is not known while it does not answer: it is not removed")]
+    Unidentified(String),
+    /// A majority of the members must answer before the topology changes.
+    #[error("the topology waits for the nodes: {0}")]
+    NoMajority(String),
+    /// The rollout waits for the ring.
+    #[error("the rollout waits: {0}")]
+    RingNotHealthy(String),
+    /// A member is not up.
+    #[error("{0}")]
+    MembersDown(String),
+    /// Two members share a machine.
+    #[error(
+        "{0} run on one worker: the loss of it would take several copies at once; free a worker \
+         and move one of them"
+    )]
+    SharedMachine(String),
+}
+
+impl Refusal {
+    /// The reason of the condition.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unusable(_) => "Unusable",
+            Self::OtherName { .. } => "ClusterNameDiffers",
+            Self::OtherReplication { .. } => "ReplicationDiffers",
+            Self::SeveralClusters(_) => "SeveralClusters",
+            Self::ForeignVolume { .. } => "ForeignVolume",
+            Self::VolumesLost(_) => "VolumesLost",
+            Self::NameTaken(_) => "NameTaken",
+            Self::NotFormable(_) => "WaitingForNodes",
+            Self::TooFewWorkers { .. } => "TooFewWorkers",
+            Self::OwnsData { .. } => "MovesNotSupported",
+            Self::Unidentified(_) => "NodeUnknown",
+            Self::NoMajority(_) => "NoMajority",
+            Self::RingNotHealthy(_) => "RingNotHealthy",
+            Self::MembersDown(_) => "MembersDown",
+            Self::SharedMachine(_) => "SharedMachine",
+        }
+    }
+
+    /// The condition that it stands in.
+    pub fn condition(&self) -> &'static str {
+        match self {
+            Self::Unusable(_) | Self::OtherName { .. } | Self::OtherReplication { .. } => {
+                condition::VALID
+            }
+            Self::SeveralClusters(_)
+            | Self::ForeignVolume { .. }
+            | Self::VolumesLost(_)
+            | Self::NameTaken(_)
+            | Self::TooFewWorkers { .. }
+            | Self::MembersDown(_)
+            | Self::SharedMachine(_) => condition::DEGRADED,
+            Self::NotFormable(_)
+            | Self::OwnsData { .. }
+            | Self::Unidentified(_)
+            | Self::NoMajority(_)
+            | Self::RingNotHealthy(_) => condition::PROGRESSING,
+        }
+    }
+
+    /// Whether nothing at all may be changed while it stands.
+    pub fn stops_everything(&self) -> bool {
+        self.condition() == condition::VALID || matches!(self, Self::SeveralClusters(_))
+    }
+}
