@@ -83,6 +83,14 @@ pub enum ReadError {
     /// The stored bytes are damaged and were not returned. Ask another replica.
     #[error("{0}")]
     Damaged(#[from] Damage),
+    /// The newest value of this key may have been lost with a damaged file, which was quarantined; what
+    /// older files hold is not returned. Ask another replica; the range has to be dropped and filled
+    /// again from replicas.
+    #[error(
+        "what was stored here may be lost with a file that was quarantined; ask another replica and \
+         rebuild this one"
+    )]
+    Lost,
     /// Too many lookups wait for the disk. Nothing happened; retry later.
     #[error("too many lookups wait for the disk; retry later")]
     Overloaded,

@@ -14,6 +14,7 @@ use crate::manifest::{Named, table_path};
 use crate::memtable::Version;
 use crate::merge::{Item, Run};
 use crate::options::StoreOptions;
+use crate::spans::{Span, Spans};
 use crate::table::{
     Cursor, LevelCursor, Lookup, Probe, ReadMode, Table, TableContext, TableError, TableId,
     TableMeta, TableOptions, head_of,
@@ -42,6 +43,8 @@ pub(crate) struct Tables {
 /// A table in use.
 pub(crate) struct TableFile {
     table: Arc<Table>,
+    /// Range drops up to this number have been carried out in it.
+    swept: u64,
     obsolete: AtomicBool,
     path: PathBuf,
     disk: Arc<dyn Disk>,
@@ -87,7 +90,12 @@ impl Tables {
     }
 
     /// Opens a table of which `bytes` must be the length.
-    pub(crate) fn open(&self, id: u64, bytes: u64) -> Result<Arc<TableFile>, TableError> {
+    pub(crate) fn open(
+        &self,
+        id: u64,
+        bytes: u64,
+        swept: u64,
+    ) -> Result<Arc<TableFile>, TableError> {
         let path = table_path(&self.dir, id);
         let damaged = |detail: String| Damage { path: path.clone(), offset: 0, detail };
         let file = self.disk.open_read(&path).map_err(|error| match error.kind() {
@@ -102,12 +110,17 @@ impl Tables {
         }
         let table = Arc::new(Table::open(TableId(id), &path, file, &self.context)?);
         let (disk, maintenance) = (self.disk.clone(), self.maintenance.clone());
-        Ok(Arc::new(TableFile { table, obsolete: AtomicBool::new(false), path, disk, maintenance }))
+        let obsolete = AtomicBool::new(false);
+        Ok(Arc::new(TableFile { table, swept, obsolete, path, disk, maintenance }))
     }
 
-    /// Opens tables just written.
-    pub(crate) fn open_all(&self, metas: &[TableMeta]) -> Result<Vec<Arc<TableFile>>, TableError> {
-        metas.iter().map(|meta| self.open(meta.id.0, meta.bytes)).collect()
+    /// Opens tables just written, in which range drops up to `swept` were carried out.
+    pub(crate) fn open_all(
+        &self,
+        metas: &[TableMeta],
+        swept: u64,
+    ) -> Result<Vec<Arc<TableFile>>, TableError> {
+        metas.iter().map(|meta| self.open(meta.id.0, meta.bytes, swept)).collect()
     }
 }
 
@@ -118,6 +131,14 @@ impl TableFile {
 
     pub(crate) fn meta(&self) -> &TableMeta {
         self.table.meta()
+    }
+
+    /// Whether it may hold an entry that a range drop hides.
+    fn holds_some_of(&self, drop: &Span) -> bool {
+        let meta = self.meta();
+        self.swept < drop.sequence
+            && meta.min_seq < drop.sequence
+            && drop.meets(&meta.first, &meta.last)
     }
 }
 
@@ -164,7 +185,7 @@ impl Levels {
     pub(crate) fn open(tables: &Tables, named: &[Vec<Named>]) -> Result<Self, OpenError> {
         let mut levels = Vec::new();
         for level in named {
-            let opened = level.iter().map(|named| tables.open(named.id, named.bytes));
+            let opened = level.iter().map(|named| tables.open(named.id, named.bytes, named.swept));
             levels.push(opened.collect::<Result<Vec<_>, _>>()?);
         }
         Ok(Self::of(levels))
@@ -289,9 +310,45 @@ impl Levels {
         self.levels.iter().flatten()
     }
 
+    /// Whether any table may hold an entry that a range drop hides.
+    pub(crate) fn hold_some_of(&self, drop: &Span) -> bool {
+        self.all().any(|file| file.holds_some_of(drop))
+    }
+
+    /// Tables that hold nothing but what the drops hide.
+    pub(crate) fn hidden_by(&self, drops: &Spans) -> Vec<u64> {
+        let hidden = |meta: &TableMeta| drops.cover(&meta.first, &meta.last, meta.max_seq);
+        self.all().filter(|file| hidden(file.meta())).map(|file| file.id()).collect()
+    }
+
+    /// The level and number of a table that the drops cut and that is not in `except`.
+    pub(crate) fn cut_by(
+        &self,
+        drops: &Spans,
+        except: &BTreeSet<TableId>,
+    ) -> Option<(usize, TableId)> {
+        let cut = |file: &&Arc<TableFile>| {
+            !except.contains(&file.table.id()) && drops.iter().any(|drop| file.holds_some_of(drop))
+        };
+        self.levels
+            .iter()
+            .enumerate()
+            .find_map(|(level, files)| files.iter().find(cut).map(|file| (level, file.table.id())))
+    }
+
     /// For the manifest.
     pub(crate) fn named(&self) -> Vec<Vec<Named>> {
-        let name = |file: &Arc<TableFile>| Named { id: file.id(), bytes: file.meta().bytes };
+        let name = |file: &Arc<TableFile>| {
+            let meta = file.meta();
+            Named {
+                id: file.id(),
+                bytes: meta.bytes,
+                swept: file.swept,
+                max_seq: meta.max_seq,
+                first: meta.first.clone(),
+                last: meta.last.clone(),
+            }
+        };
         self.levels.iter().map(|level| level.iter().map(name).collect()).collect()
     }
 

@@ -23,6 +23,7 @@ pub mod meta;
 pub mod observer;
 pub mod options;
 mod sealed;
+mod spans;
 pub mod stats;
 pub mod store;
 mod striped;

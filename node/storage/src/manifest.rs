@@ -5,13 +5,16 @@
 //! everything it names was synced, and its name was synced, before the manifest was replaced
 //! (rules R2 and R12).
 //!
-//! Body (little endian): `floor u64 | next file u64 | sidecar u64 (0 none) | levels u32`, then for
-//! each level `tables u32` and for each table `id u64 | bytes u64`, level 0 newest first.
+//! It also keeps what no table says: the range drops that tables may still have to be rid of, and the
+//! ranges of which changes were lost with a damaged file. These ranges are the store's persistent mark
+//! that its replica needs repair. Body: FORMAT.md.
 
 use crate::disk::Disk;
 use crate::error::{Damage, IoFailure, OpenError};
 use crate::meta;
 use crate::sealed::{self, Kind, u32_at, u64_at};
+use crate::spans::{Span, Spans};
+use bytes::Bytes;
 use std::path::{Path, PathBuf};
 
 const MANIFEST: Kind = Kind { magic: *b"KVMANI\0\n", version: 1 };
@@ -21,11 +24,18 @@ const SIDECAR: Kind = Kind { magic: *b"KVSIDE\0\n", version: 1 };
 pub(crate) const FILE: &str = "MANIFEST";
 
 /// A table as the manifest names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Named {
     pub(crate) id: u64,
     /// Length of the file: a shorter or longer one is damaged.
     pub(crate) bytes: u64,
+    /// Range drops up to this number have been carried out in it.
+    pub(crate) swept: u64,
+    /// The highest sequence number in it.
+    pub(crate) max_seq: u64,
+    /// Its smallest and its largest key: what is lost if the file cannot be read at all.
+    pub(crate) first: Bytes,
+    pub(crate) last: Bytes,
 }
 
 /// The content of the manifest.
@@ -39,6 +49,10 @@ pub(crate) struct Manifest {
     pub(crate) sidecar: Option<u64>,
     /// Tables by level.
     pub(crate) levels: Vec<Vec<Named>>,
+    /// Range drops up to the floor that some table is not rid of yet.
+    pub(crate) drops: Spans,
+    /// Ranges of which every change up to the number may be missing.
+    pub(crate) lost: Spans,
 }
 
 /// The file of a table.
@@ -113,8 +127,20 @@ impl Manifest {
         for level in &self.levels {
             out.extend_from_slice(&(level.len() as u32).to_le_bytes());
             for named in level {
-                out.extend_from_slice(&named.id.to_le_bytes());
-                out.extend_from_slice(&named.bytes.to_le_bytes());
+                for number in [named.id, named.bytes, named.swept, named.max_seq] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
+                put_key(&mut out, &named.first);
+                put_key(&mut out, &named.last);
+            }
+        }
+        for spans in [&self.drops, &self.lost] {
+            out.extend_from_slice(&(spans.len() as u32).to_le_bytes());
+            for span in spans.iter() {
+                out.extend_from_slice(&span.sequence.to_le_bytes());
+                put_key(&mut out, &span.from);
+                // No key is empty, so an empty one can say "to the end".
+                put_key(&mut out, span.to.as_deref().unwrap_or_default());
             }
         }
         out
@@ -128,12 +154,43 @@ impl Manifest {
         for _ in 0..take_u32(&mut body)? {
             let mut level = Vec::new();
             for _ in 0..take_u32(&mut body)? {
-                level.push(Named { id: take_u64(&mut body)?, bytes: take_u64(&mut body)? });
+                level.push(Named {
+                    id: take_u64(&mut body)?,
+                    bytes: take_u64(&mut body)?,
+                    swept: take_u64(&mut body)?,
+                    max_seq: take_u64(&mut body)?,
+                    first: take_key(&mut body)?,
+                    last: take_key(&mut body)?,
+                });
             }
             levels.push(level);
         }
-        body.is_empty().then_some(Self { floor, next_file, sidecar, levels })
+        let (drops, lost) = (take_spans(&mut body)?, take_spans(&mut body)?);
+        body.is_empty().then_some(Self { floor, next_file, sidecar, levels, drops, lost })
     }
+}
+
+fn put_key(out: &mut Vec<u8>, key: &[u8]) {
+    // Longer keys are refused before they are logged.
+    out.extend_from_slice(&(key.len() as u32).to_le_bytes());
+    out.extend_from_slice(key);
+}
+
+fn take_key(body: &mut &[u8]) -> Option<Bytes> {
+    let length = take_u32(body)? as usize;
+    let (head, rest) = body.split_at_checked(length)?;
+    *body = rest;
+    Some(Bytes::copy_from_slice(head))
+}
+
+fn take_spans(body: &mut &[u8]) -> Option<Spans> {
+    let mut spans = Vec::new();
+    for _ in 0..take_u32(body)? {
+        let sequence = take_u64(body)?;
+        let (from, to) = (take_key(body)?, take_key(body)?);
+        spans.push(Span { from, to: Some(to).filter(|to| !to.is_empty()), sequence });
+    }
+    Spans::from_sorted(spans)
 }
 
 fn take_u32(body: &mut &[u8]) -> Option<u32> {
@@ -155,10 +212,36 @@ mod tests {
     use proptest::prelude::*;
 
     fn manifest() -> impl Strategy<Value = Manifest> {
-        let named = (1..99u64, any::<u64>()).prop_map(|(id, bytes)| Named { id, bytes });
+        let key = || prop::collection::vec(any::<u8>(), 1..5).prop_map(Bytes::from);
+        let named = (1..99u64, any::<u64>(), any::<u64>(), any::<u64>(), key(), key()).prop_map(
+            |(id, bytes, swept, max_seq, first, last)| Named {
+                id,
+                bytes,
+                swept,
+                max_seq,
+                first,
+                last,
+            },
+        );
         let levels = prop::collection::vec(prop::collection::vec(named, 0..4), 0..4);
-        (any::<u64>(), any::<u64>(), prop::option::of(1..99u64), levels).prop_map(
-            |(floor, next_file, sidecar, levels)| Manifest { floor, next_file, sidecar, levels },
+        let spans = || {
+            prop::collection::vec((key(), prop::option::of(key()), any::<u64>()), 0..4).prop_map(
+                |raises| {
+                    raises.iter().fold(Spans::default(), |spans, (from, to, sequence)| {
+                        spans.raised(from, to.as_ref(), *sequence)
+                    })
+                },
+            )
+        };
+        (any::<u64>(), any::<u64>(), prop::option::of(1..99u64), levels, spans(), spans()).prop_map(
+            |(floor, next_file, sidecar, levels, drops, lost)| Manifest {
+                floor,
+                next_file,
+                sidecar,
+                levels,
+                drops,
+                lost,
+            },
         )
     }
 
@@ -180,7 +263,15 @@ mod tests {
         assert_eq!(Manifest::load(&disk, dir), Ok(None));
         let stored = Manifest {
             floor: 5,
-            levels: vec![vec![Named { id: 1, bytes: 2 }]],
+            levels: vec![vec![Named {
+                id: 1,
+                bytes: 2,
+                swept: 3,
+                max_seq: 4,
+                first: Bytes::from_static(b"a"),
+                last: Bytes::from_static(b"b"),
+            }]],
+            drops: Spans::default().raised(&Bytes::from_static(b"a"), None, 9),
             ..Default::default()
         };
         stored.store(&disk, dir).unwrap();

@@ -14,6 +14,10 @@ pub trait Observer: Send + Sync + 'static {
     /// `key` went from `old` to `new`; `None` is "nothing stored".
     fn changed(&self, key: &TableKey, old: Option<&[u8]>, new: Option<&[u8]>);
 
+    /// Every key from `from` up to and not including `to` (`None`: to the end) is gone. No change is
+    /// told while this runs: what was told before lies before the drop, what comes after behind it.
+    fn dropped(&self, from: &TableKey, to: Option<&TableKey>);
+
     /// The state after every change told so far. No change is told while this runs, and writes
     /// wait for it: keep it short.
     fn checkpoint(&self) -> Vec<u8>;
@@ -29,6 +33,8 @@ pub struct NoObserver;
 
 impl Observer for NoObserver {
     fn changed(&self, _key: &TableKey, _old: Option<&[u8]>, _new: Option<&[u8]>) {}
+
+    fn dropped(&self, _from: &TableKey, _to: Option<&TableKey>) {}
 
     fn checkpoint(&self) -> Vec<u8> {
         Vec::new()

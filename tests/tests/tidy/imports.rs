@@ -38,6 +38,7 @@ const STORAGE: &[Row] = &[
     ("observer", &["key"]),
     ("options", &["error"]),
     ("sealed", &["error"]),
+    ("spans", &[]),
     ("meta", &["error", "disk", "sealed"]),
     ("memtable", &["key"]),
     ("merge", &["error", "memtable"]),
@@ -58,7 +59,7 @@ const STORAGE: &[Row] = &[
     ),
     ("cache", &[]),
     ("table", &["error", "key", "disk", "cache", "sealed"]),
-    ("manifest", &["error", "disk", "meta", "sealed"]),
+    ("manifest", &["error", "disk", "meta", "sealed", "spans"]),
     (
         "levels",
         &[
@@ -71,9 +72,10 @@ const STORAGE: &[Row] = &[
             "merge",
             "manifest",
             "table",
+            "spans",
         ],
     ),
-    ("compaction", &["error", "disk", "options", "merge", "manifest", "table", "levels"]),
+    ("compaction", &["error", "disk", "options", "merge", "manifest", "table", "levels", "spans"]),
     (
         "store",
         &[
@@ -97,6 +99,7 @@ const STORAGE: &[Row] = &[
             "table",
             "levels",
             "compaction",
+            "spans",
         ],
     ),
 ];

@@ -57,6 +57,8 @@ pub enum Reason {
     LevelSize,
     /// At least half of a table are erase marks: what they erase should not wait for more writes.
     Erasures,
+    /// A range drop hides part of a table.
+    Dropped,
 }
 
 /// What to merge.

@@ -1,7 +1,8 @@
 //! Merging tables: carries out a choice of `choose`, and writes any sorted run as tables.
 //!
-//! Of each key only the newest version goes on. An erase mark goes on as long as an older version
-//! may lie below the output level. A damaged input ends the run; its bytes are never copied
+//! Of each key only the newest version goes on, and only if no range drop hides it. An erase mark goes
+//! on as long as an older version may lie below the output level; a table rewritten within its level
+//! keeps all of them, since older tables may lie beside it. A damaged input ends the run; its bytes are never copied
 //! (rule R7). Whoever calls installs the outputs and deletes the inputs (rule R12).
 
 use super::choose::{Below, Choice};
@@ -11,6 +12,7 @@ use crate::error::{IoFailure, ReadError};
 use crate::levels::{Levels, Tables};
 use crate::manifest;
 use crate::merge::{Item, Merge};
+use crate::spans::Spans;
 use crate::table::{TableError, TableId, TableMeta, TableWriter};
 use std::iter::Peekable;
 use std::path::Path;
@@ -75,6 +77,7 @@ impl Output<'_> {
 pub(crate) fn merge(
     levels: &Levels,
     choice: &Choice,
+    drops: &Spans,
     output: &Output<'_>,
     written: &mut Vec<u64>,
 ) -> Result<Vec<TableMeta>, MergeError> {
@@ -90,7 +93,11 @@ pub(crate) fn merge(
                 None
             }
         });
-        let kept = sound.filter(|(key, version)| version.value.is_some() || below.may_hold(key));
+        let in_place = choice.level == choice.output_level;
+        let kept = sound.filter(|(key, version)| {
+            drops.at(key) <= version.sequence
+                && (version.value.is_some() || in_place || below.may_hold(key))
+        });
         output.write(&mut kept.peekable(), written)
     };
     match failure {

@@ -26,6 +26,7 @@ use crate::key::TableKey;
 use crate::stats::Count;
 use crate::ticket::Ticket;
 use bytes::Bytes;
+use record::Framing;
 use segment::START;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -170,8 +171,27 @@ impl Log {
         value: Option<&Bytes>,
         durability: Durability,
     ) -> Appended {
+        self.append_record(key, Framing::of(value), durability)
+    }
+
+    /// Appends the drop of a range. The caller holds the gate of the store exclusively.
+    pub(crate) fn append_drop(
+        self: &Arc<Self>,
+        from: &TableKey,
+        to: Option<&TableKey>,
+        durability: Durability,
+    ) -> Appended {
+        self.append_record(from, Framing::Drop(to), durability)
+    }
+
+    fn append_record(
+        self: &Arc<Self>,
+        key: &TableKey,
+        change: Framing<'_>,
+        durability: Durability,
+    ) -> Appended {
         let mut buffer = lock(&self.buffer);
-        let sequence = buffer.append(key, value, self.segment_bytes);
+        let sequence = buffer.append(key, change, self.segment_bytes);
         self.buffered.store(buffer.bytes, Ordering::Relaxed);
         let schedule = buffer.bytes >= WRITE_AT_BYTES && buffer.schedule();
         drop(buffer);
@@ -306,7 +326,7 @@ impl Buffer {
     }
 
     /// Frames a record at its place; gives its sequence number.
-    fn append(&mut self, key: &TableKey, value: Option<&Bytes>, segment_bytes: u64) -> u64 {
+    fn append(&mut self, key: &TableKey, change: Framing<'_>, segment_bytes: u64) -> u64 {
         self.last += 1;
         let due = std::mem::take(&mut self.new_segment_due);
         if self.end > START as u64 && (due || self.end >= segment_bytes) {
@@ -317,10 +337,10 @@ impl Buffer {
             let (segment, offset, first) = (self.segment, self.end, self.last);
             self.batches.push(Batch { segment, offset, first, last: first, bytes });
         }
-        let length = record::stored_bytes(key, value);
+        let length = record::framed_bytes(key, change);
         if let Some(batch) = self.batches.last_mut() {
             let (place, synced) = ((self.segment, self.end), self.segment_synced);
-            record::encode(&mut batch.bytes, (self.last, key, value), place, synced);
+            record::encode(&mut batch.bytes, (self.last, key, change), place, synced);
             batch.last = self.last;
         }
         self.end += length as u64;

@@ -16,36 +16,75 @@ pub(crate) const HEAD_BYTES: usize = 21;
 
 const PUT: u8 = 1;
 const ERASE: u8 = 2;
+const DROP: u8 = 3;
 
 /// A change in the order of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) sequence: u64,
     pub(crate) key: TableKey,
-    /// `None` erases.
-    pub(crate) value: Option<Bytes>,
+    pub(crate) change: Logged,
 }
 
-impl Record {
-    /// Bytes that the record takes in a segment.
-    #[cfg(test)]
-    pub(crate) fn stored_bytes(&self) -> usize {
-        stored_bytes(&self.key, self.value.as_ref())
+/// What a record does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Logged {
+    /// The key has these bytes.
+    Put(Bytes),
+    /// The key has nothing.
+    Erase,
+    /// Every key from this one up to and not including that one has nothing; `None`: to the end.
+    Drop(Option<TableKey>),
+}
+
+/// A change as it is framed: borrowed, since it is copied once, into the frame.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Framing<'a> {
+    /// See [`Logged::Put`].
+    Put(&'a [u8]),
+    /// See [`Logged::Erase`].
+    Erase,
+    /// See [`Logged::Drop`].
+    Drop(Option<&'a TableKey>),
+}
+
+impl<'a> Framing<'a> {
+    /// The change of one key.
+    pub(crate) fn of(value: Option<&'a Bytes>) -> Self {
+        value.map_or(Self::Erase, |value| Self::Put(value))
+    }
+
+    fn kind(self) -> u8 {
+        match self {
+            Self::Put(_) => PUT,
+            Self::Erase => ERASE,
+            Self::Drop(_) => DROP,
+        }
+    }
+
+    /// What stands behind the key.
+    fn body(self) -> &'a [u8] {
+        match self {
+            Self::Put(value) => value,
+            Self::Erase => &[],
+            // No key is empty, so an empty one can say "to the end".
+            Self::Drop(to) => to.map_or(&[], TableKey::as_bytes),
+        }
     }
 }
 
 /// Appends a record to `out`, which will be written so that it ends up at its place: segment, offset.
 pub(crate) fn encode(
     out: &mut Vec<u8>,
-    (sequence, key, value): (u64, &TableKey, Option<&Bytes>),
+    (sequence, key, change): (u64, &TableKey, Framing<'_>),
     (segment, offset): (u64, u64),
     synced: u32,
 ) {
     let start = out.len();
-    let (key, bytes) = (key.as_bytes(), value.map_or(&[][..], |value| value));
+    let (key, bytes) = (key.as_bytes(), change.body());
     let mut head = [0; HEAD_BYTES + 2];
     head[4..8].copy_from_slice(&((2 + key.len() + bytes.len()) as u32).to_le_bytes());
-    head[8] = if value.is_some() { PUT } else { ERASE };
+    head[8] = change.kind();
     head[9..13].copy_from_slice(&synced.to_le_bytes());
     head[13..21].copy_from_slice(&sequence.to_le_bytes());
     head[21..].copy_from_slice(&(key.len() as u16).to_le_bytes());
@@ -62,6 +101,11 @@ pub(crate) fn stored_bytes(key: &TableKey, value: Option<&Bytes>) -> usize {
     HEAD_BYTES + 2 + key.as_bytes().len() + value.map_or(0, Bytes::len)
 }
 
+/// Bytes that a framed change takes in a segment.
+pub(crate) fn framed_bytes(key: &TableKey, change: Framing<'_>) -> usize {
+    HEAD_BYTES + 2 + key.as_bytes().len() + change.body().len()
+}
+
 /// A record found in a segment.
 pub(crate) struct Found {
     pub(crate) record: Record,
@@ -75,7 +119,7 @@ pub(crate) struct Found {
 pub(crate) fn decode(segment: &Bytes, id: u64, offset: usize) -> Option<Found> {
     let head = segment.get(offset..offset.checked_add(HEAD_BYTES)?)?;
     let (body_bytes, kind, synced) = (u32_at(head, 4) as usize, head[8], u32_at(head, 9));
-    if !matches!(kind, PUT | ERASE) || body_bytes < 2 {
+    if !matches!(kind, PUT | ERASE | DROP) || body_bytes < 2 {
         return None;
     }
     let length = HEAD_BYTES + body_bytes;
@@ -89,8 +133,14 @@ pub(crate) fn decode(segment: &Bytes, id: u64, offset: usize) -> Option<Found> {
         return None;
     }
     let key = TableKey::from_encoded(body.slice(2..2 + key_bytes)).ok()?;
-    let value = (kind == PUT).then(|| body.slice(2 + key_bytes..));
-    let record = Record { sequence: u64_at(head, 13), key, value };
+    let rest = body.slice(2 + key_bytes..);
+    let change = match kind {
+        PUT => Logged::Put(rest),
+        ERASE => Logged::Erase,
+        _ if rest.is_empty() => Logged::Drop(None),
+        _ => Logged::Drop(Some(TableKey::from_encoded(rest).ok()?)),
+    };
+    let record = Record { sequence: u64_at(head, 13), key, change };
     Some(Found { record, length, synced: u64::from(synced) })
 }
 
@@ -110,23 +160,39 @@ mod tests {
     use proptest::prelude::*;
 
     impl Record {
+        fn framing(&self) -> Framing<'_> {
+            match &self.change {
+                Logged::Put(value) => Framing::Put(value),
+                Logged::Erase => Framing::Erase,
+                Logged::Drop(to) => Framing::Drop(to.as_ref()),
+            }
+        }
+
+        fn stored_bytes(&self) -> usize {
+            framed_bytes(&self.key, self.framing())
+        }
+
         fn encode(&self, out: &mut Vec<u8>, segment: u64, offset: u64, synced: u32) {
-            let record = (self.sequence, &self.key, self.value.as_ref());
+            let record = (self.sequence, &self.key, self.framing());
             encode(out, record, (segment, offset), synced);
         }
     }
 
     fn record(sequence: u64, value: Option<&[u8]>) -> Record {
         let key = TableKey::new(sequence, b"bucket", b"key");
-        Record { sequence, key, value: value.map(Bytes::copy_from_slice) }
+        Record { sequence, key, change: value.map(Bytes::copy_from_slice).map_or(Logged::Erase, Logged::Put) }
     }
 
     proptest! {
         #[test]
         fn what_was_written_comes_back_only_at_its_place(
             value in prop::option::of(prop::collection::vec(any::<u8>(), 0..40)), synced in 0..100u32,
+            drop in prop::option::of(prop::option::of(any::<u64>())),
         ) {
-            let (record, mut out) = (record(7, value.as_deref()), vec![9; 100]);
+            let (mut record, mut out) = (record(7, value.as_deref()), vec![9; 100]);
+            if let Some(to) = drop {
+                record.change = Logged::Drop(to.map(TableKey::first_of));
+            }
             record.encode(&mut out, 3, 100, synced);
             let segment = Bytes::from(out);
             let found = decode(&segment, 3, 100).unwrap();

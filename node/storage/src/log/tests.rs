@@ -44,8 +44,8 @@ fn put(log: &Arc<Log>, durability: Durability) -> Appended {
 fn replayed(disk: &MemoryDisk, floor: u64) -> Result<(Vec<u64>, replay::Replayed), OpenError> {
     let mut sequences = Vec::new();
     let all = replay::replay(disk, Path::new(DIR), floor, &mut |record| {
-        let value = Bytes::from(vec![record.sequence as u8; 50]);
-        assert_eq!((record.key, record.value), (key(record.sequence), Some(value)));
+        let value = Logged::Put(Bytes::from(vec![record.sequence as u8; 50]));
+        assert_eq!((record.key, record.change), (key(record.sequence), value));
         sequences.push(record.sequence);
         Ok(())
     })?;

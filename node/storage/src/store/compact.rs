@@ -3,7 +3,7 @@
 //! mark only change their level.
 
 use super::engine::Engine;
-use crate::compaction::choose::{Choice, Limits, choose};
+use crate::compaction::choose::{Choice, Limits, Reason, choose};
 use crate::compaction::pace::{Scene, pause_ms};
 use crate::compaction::run::{MergeError, Output, merge};
 use crate::error::{IoFailure, ReadError};
@@ -11,6 +11,7 @@ use crate::guard::lock;
 use crate::levels::Levels;
 use crate::maintenance::Lane;
 use crate::manifest;
+use crate::spans::Spans;
 use crate::table::TableError;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,24 @@ use std::time::Duration;
 impl Engine {
     /// Whether there is anything to merge.
     pub(super) fn needs_compaction(&self) -> bool {
-        self.choice(&self.state.load().levels).is_some()
+        let state = self.state.load();
+        let drops = state.ranges.settled();
+        self.choice(&state.levels).is_some()
+            || !state.levels.hidden_by(drops).is_empty()
+            || state.levels.cut_by(drops, &lock(&self.damaged)).is_some()
+    }
+
+    /// The next rewrite of a table that a range drop cuts.
+    fn sweep(&self, levels: &Levels, drops: &Spans) -> Option<Choice> {
+        let (level, id) = levels.cut_by(drops, &lock(&self.damaged))?;
+        Some(Choice {
+            level,
+            output_level: level,
+            inputs: vec![id],
+            moves: false,
+            bytes: 0,
+            reason: Reason::Dropped,
+        })
     }
 
     fn choice(&self, levels: &Levels) -> Option<Choice> {
@@ -59,10 +77,23 @@ impl Engine {
 
     /// Merges once, if there is anything to merge. Error: the inputs are still in use.
     pub(super) fn compact(self: &Arc<Self>) -> Result<(), ReadError> {
-        let levels = self.state.load().levels.clone();
-        let Some(choice) = self.choice(&levels) else { return Ok(()) };
+        let (levels, ranges) = {
+            let state = self.state.load();
+            (state.levels.clone(), state.ranges.clone())
+        };
+        let hidden = levels.hidden_by(ranges.settled());
+        if !hidden.is_empty() {
+            // Whole tables go without being read.
+            return self.install(&hidden, Vec::new(), 0, |_| ()).map_err(|failure| {
+                let error = TableError::Io(failure);
+                self.judge_write(&error);
+                error.into()
+            });
+        }
+        let choice = self.sweep(&levels, ranges.settled()).or_else(|| self.choice(&levels));
+        let Some(choice) = choice else { return Ok(()) };
         let mut written = Vec::new();
-        let outcome = self.carry_out(&levels, &choice, &mut written);
+        let outcome = self.carry_out(&levels, &choice, ranges.settled(), &mut written);
         if outcome.is_err() {
             for id in written {
                 // An orphan if this fails; the next start removes it.
@@ -86,6 +117,7 @@ impl Engine {
         self: &Arc<Self>,
         levels: &Levels,
         choice: &Choice,
+        drops: &Spans,
         written: &mut Vec<u64>,
     ) -> Result<(), MergeError> {
         let inputs: Vec<u64> = choice.inputs.iter().map(|id| id.0).collect();
@@ -97,9 +129,9 @@ impl Engine {
             return self.install(&inputs, files, level, |_| ()).map_err(install_failed);
         }
         let breathe = || self.breathe(Lane::Compact);
-        let metas = merge(levels, choice, &self.output(level, &breathe), written)?;
+        let metas = merge(levels, choice, drops, &self.output(level, &breathe), written)?;
         self.figures.compaction_bytes.add(metas.iter().map(|meta| meta.bytes).sum());
-        let outputs = self.tables.open_all(&metas).map_err(MergeError::Write)?;
+        let outputs = self.tables.open_all(&metas, drops.highest()).map_err(MergeError::Write)?;
         self.install(&inputs, outputs, level, |_| ()).map_err(install_failed)
     }
 

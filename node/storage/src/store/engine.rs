@@ -7,6 +7,7 @@
 //! to freeze or to take a snapshot: so log position, memtable and observer agree at every cut.
 
 use super::flush::Flushing;
+use super::ranges::Ranges;
 use super::recovery::Recovery;
 use super::turns::Turns;
 use super::update::Work;
@@ -38,6 +39,7 @@ pub(crate) struct State {
     /// Oldest first.
     pub(crate) frozen: Vec<Arc<Frozen>>,
     pub(crate) levels: Arc<Levels>,
+    pub(crate) ranges: Arc<Ranges>,
 }
 
 /// The inside of a store.

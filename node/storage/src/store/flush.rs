@@ -4,6 +4,7 @@
 //! synced, the manifest is replaced; only then is the memtable dropped and the log released.
 
 use super::engine::Engine;
+use super::ranges::{FLUSH_DROP_AFTER_MS, Ranges};
 use crate::error::{IoFailure, WriteError};
 use crate::guard::{exclusive, lock};
 use crate::levels::TableFile;
@@ -82,7 +83,9 @@ impl Engine {
 
     fn is_freeze_due(&self) -> bool {
         let state = self.state.load();
-        if state.active.is_empty() || state.frozen.len() >= self.options.immutable_memtables_max {
+        if (state.active.is_empty() && !state.has_unfrozen_drop())
+            || state.frozen.len() >= self.options.immutable_memtables_max
+        {
             return false;
         }
         let now_ms = self.now_ms.load(Ordering::Relaxed);
@@ -90,6 +93,7 @@ impl Engine {
         let cut = state.frozen.last().map_or(0, |frozen| frozen.last);
         state.active.bytes() >= self.options.memtable_bytes
             || state.active.age_ms(now_ms, start_ms) >= self.options.flush_age_ms
+            || state.unfrozen_drop_age_ms(now_ms) >= FLUSH_DROP_AFTER_MS
             || lock(&self.flushing).waiters.iter().any(|(target, _)| *target > cut)
     }
 
@@ -165,21 +169,28 @@ impl Engine {
         sidecar: u64,
         written: &mut Vec<u64>,
     ) -> Result<(), IoFailure> {
+        // All of them are durable once the floor is at this cut.
+        let drops = {
+            let ranges = self.state.load().ranges.clone();
+            ranges.settled_up_to(ranges.settled(), frozen.last)
+        };
         // The newest version of each key comes first.
         let mut last: Option<bytes::Bytes> = None;
-        let newest = frozen.memtable.versions(bytes::Bytes::new()).filter(|(key, _)| {
+        let newest = frozen.memtable.versions(bytes::Bytes::new()).filter(|(key, version)| {
             let fresh = last.as_ref() != Some(key);
             last = Some(key.clone());
-            fresh
+            fresh && drops.at(key) <= version.sequence
         });
         let breathe = || self.breathe(Lane::Flush);
         let metas =
             self.output(0, &breathe).write(&mut newest.peekable(), written).map_err(as_io)?;
         self.figures.flush_bytes.add(metas.iter().map(|meta| meta.bytes).sum());
-        let files = self.tables.open_all(&metas).map_err(as_io)?;
+        let files = self.tables.open_all(&metas, drops.highest()).map_err(as_io)?;
         manifest::write_sidecar(&*self.disk, &self.tables_dir, sidecar, &frozen.checkpoint)?;
         let old = self.install(&[], files, 0, |manifest| {
             manifest.floor = manifest.floor.max(frozen.last);
+            let ranges = self.state.load().ranges.clone();
+            manifest.drops = ranges.settled_up_to(&manifest.drops, frozen.last);
             manifest.sidecar.replace(sidecar)
         })?;
         if let Some(old) = old {
@@ -210,13 +221,18 @@ impl Engine {
         let before = self.state.load().levels.clone();
         let levels = Arc::new(before.changed(inputs, outputs, level));
         next.levels = levels.named();
+        next.lost = next.lost.without_older_than(&next.drops);
+        next.drops = next.drops.retained(|drop| levels.hold_some_of(drop));
         next.store(&*self.disk, &self.options.dir)?;
         let floor = next.floor;
-        *manifest = next;
         self.change_state(|state| {
+            let recent = state.ranges.recent().iter().filter(|drop| drop.sequence > floor);
+            let recent = recent.cloned().collect();
+            state.ranges = Arc::new(Ranges::new(next.drops.clone(), &next.lost, recent));
             state.levels = levels.clone();
             state.frozen.retain(|frozen| frozen.last > floor);
         });
+        *manifest = next;
         before.retire_all_but(&levels);
         self.merge_check_due.store(true, Ordering::Release);
         Ok(out)

@@ -9,6 +9,7 @@ mod background;
 mod compact;
 mod engine;
 mod flush;
+mod ranges;
 mod read;
 pub(crate) mod recovery;
 mod turns;
@@ -96,6 +97,19 @@ impl Store {
             true => (Change::Erase, true),
             false => (Change::Keep, false),
         })
+    }
+
+    /// Drops every key from `from` up to and not including `to` (`None`: to the end): all changes so
+    /// far, none that comes later. One logged record, whatever the range holds; the observer is told of
+    /// it in the order of all changes, and tables give their space back by and by. Applied when this
+    /// returns; the ticket is ready when the drop is stored at the durability asked for.
+    pub fn drop_range(
+        &self,
+        from: &TableKey,
+        to: Option<&TableKey>,
+        durability: Durability,
+    ) -> Ticket<Result<(), WriteError>> {
+        self.engine.drop_range(from, to, durability)
     }
 
     /// Tells the time (milliseconds of any steady clock): flushes by age, syncs what is periodic,

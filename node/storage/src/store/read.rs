@@ -64,22 +64,23 @@ impl Engine {
         match in_memory(&state, key) {
             Some(version) => {
                 self.figures.memtable_hits.add(1);
-                Ok(Some(version))
+                state.ranges.judge(key.as_bytes(), version).map(Some)
             }
-            None => state.levels.get(key, ReadMode::CachedOnly),
+            None => {
+                let found = state.levels.get(key, ReadMode::CachedOnly)?;
+                found.map(|version| state.ranges.judge(key.as_bytes(), version)).transpose()
+            }
         }
     }
 
     /// The newest version of a key, waiting for the disk.
     pub(crate) fn look(&self, key: &TableKey) -> Result<Version, ReadError> {
         let state = self.state.load_full();
-        if let Some(version) = in_memory(&state, key) {
-            return Ok(version);
-        }
-        match state.levels.get(key, ReadMode::Blocking)? {
-            Some(version) => Ok(version),
-            None => Err(ReadError::Abandoned),
-        }
+        let found = match in_memory(&state, key) {
+            Some(version) => version,
+            None => state.levels.get(key, ReadMode::Blocking)?.ok_or(ReadError::Abandoned)?,
+        };
+        state.ranges.judge(key.as_bytes(), found)
     }
 
     /// Queues work for a reader; given back if too much waits.
@@ -177,25 +178,36 @@ impl Snapshot {
             .map(|memtable| memory_run(memtable, from))
             .collect();
         runs.extend(self.state.levels.runs(from.as_bytes(), to.map(TableKey::as_bytes), mode)?);
+        let ranges = &self.state.ranges;
+        let lost = ranges.lost().iter().find(|span| {
+            let before = to.is_none_or(|to| span.from < to.encoded());
+            before && span.to.as_ref().is_none_or(|to| to > from.encoded())
+        });
+        if lost.is_some_and(|span| span.from <= from.encoded()) {
+            return Err(ReadError::Lost);
+        }
         let (mut chunk, mut bytes) = (Chunk { entries: Vec::new(), next: None }, 0);
+        let lost = lost.and_then(|span| TableKey::from_encoded(span.from.clone()).ok());
         for item in Merge::new(runs).newest(self.sequence) {
             let (key, version) = item?;
             let key = TableKey::from_encoded(key).map_err(|_| ReadError::Abandoned)?;
-            if to.is_some_and(|to| key >= *to) {
+            if to.is_some_and(|to| key >= *to) || lost.as_ref().is_some_and(|lost| key >= *lost) {
                 break;
             }
             if chunk.entries.len() >= max_entries || (bytes >= max_bytes && bytes > 0) {
                 // Memory of its own: a key from a table shares the block that it was read from.
                 let key = Bytes::copy_from_slice(key.as_bytes());
                 chunk.next = Some(TableKey::from_encoded(key).map_err(|_| ReadError::Abandoned)?);
-                break;
+                return Ok(chunk);
             }
             bytes += key.as_bytes().len();
-            if let Some(value) = version.value {
+            if let Some(value) = ranges.after_drops(key.as_bytes(), version).value {
                 bytes += value.len();
                 chunk.entries.push((key, value));
             }
         }
+        // The next piece begins in the lost range and says so.
+        chunk.next = lost;
         Ok(chunk)
     }
 }

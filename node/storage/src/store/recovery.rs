@@ -7,6 +7,7 @@
 
 use super::engine::{Engine, Figures, State};
 use super::flush::Flushing;
+use super::ranges::{RangeDrop, Ranges};
 use super::turns::Turns;
 use super::update::LogOwner;
 use crate::disk::{DirLock, Disk};
@@ -14,7 +15,7 @@ use crate::error::{Damage, IoFailure, OpenError, ReadError};
 use crate::health::Health;
 use crate::key::TableKey;
 use crate::levels::{Levels, Tables};
-use crate::log::record::Record;
+use crate::log::record::{Logged, Record};
 use crate::log::{Log, replay};
 use crate::maintenance::Maintenance;
 use crate::manifest::{self, Manifest};
@@ -61,7 +62,8 @@ pub(crate) fn open(
         None => None,
     };
     observer.restore(state.as_deref());
-    let mut memory = Memory::new(&options, &levels, &*observer);
+    let ranges = Ranges::new(manifest.drops.clone(), &manifest.lost, Vec::new());
+    let mut memory = Memory::new(&options, &levels, ranges, &*observer);
     let floor = manifest.floor;
     let replayed = replay::replay(&*disk, &log_dir, floor, &mut |record| memory.apply(record))?;
     let recovery = Recovery {
@@ -70,8 +72,8 @@ pub(crate) fn open(
         torn_bytes: replayed.torn_bytes,
         orphans_removed,
     };
-    let (active, frozen) = (memory.active, memory.frozen);
-    let state = State { active, frozen, levels: Arc::new(levels) };
+    let (active, frozen, ranges) = (memory.active, memory.frozen, Arc::new(memory.ranges));
+    let state = State { active, frozen, levels: Arc::new(levels), ranges };
     let health = Arc::new(Health::default());
     let (last, next_id, closed) = (replayed.last, replayed.next_id, replayed.closed);
     let segment_bytes = options.log_segment_bytes;
@@ -193,39 +195,48 @@ fn remove_orphans(
 struct Memory<'a> {
     options: &'a StoreOptions,
     levels: &'a Levels,
+    ranges: Ranges,
     observer: &'a dyn Observer,
     active: Arc<Memtable>,
     frozen: Vec<Arc<Frozen>>,
 }
 
 impl<'a> Memory<'a> {
-    fn new(options: &'a StoreOptions, levels: &'a Levels, observer: &'a dyn Observer) -> Self {
-        Self {
-            options,
-            levels,
-            observer,
-            active: Memtable::new(options.memtable_bytes),
-            frozen: Vec::new(),
-        }
+    fn new(
+        options: &'a StoreOptions,
+        levels: &'a Levels,
+        ranges: Ranges,
+        observer: &'a dyn Observer,
+    ) -> Self {
+        let active = Memtable::new(options.memtable_bytes);
+        Self { options, levels, ranges, observer, active, frozen: Vec::new() }
     }
 
-    fn old(&self, record: &Record) -> Result<Version, ReadError> {
+    fn old(&self, key: &TableKey) -> Result<Version, ReadError> {
         let frozen = self.frozen.iter().rev().map(|frozen| &frozen.memtable);
         let mut memory = std::iter::once(&self.active).chain(frozen);
-        if let Some(version) = memory.find_map(|memtable| memtable.get(&record.key)) {
-            return Ok(version);
-        }
-        let found = self.levels.get(&record.key, ReadMode::Blocking)?;
-        found.ok_or(ReadError::Abandoned)
+        let found = match memory.find_map(|memtable| memtable.get(key)) {
+            Some(version) => version,
+            None => self.levels.get(key, ReadMode::Blocking)?.ok_or(ReadError::Abandoned)?,
+        };
+        Ok(self.ranges.after_drops(key.as_bytes(), found))
     }
 
     fn apply(&mut self, record: Record) -> Result<(), OpenError> {
-        let old = self.old(&record).map_err(as_open)?;
         let sequence = record.sequence;
         // Copies: the record shares the memory of its whole segment.
-        let value = record.value.map(|value| Bytes::copy_from_slice(&value));
-        let key = TableKey::from_encoded(Bytes::copy_from_slice(record.key.as_bytes()));
-        let key = key.unwrap_or(record.key);
+        let key = copied(record.key);
+        let value = match record.change {
+            Logged::Put(value) => Some(Bytes::copy_from_slice(&value)),
+            Logged::Erase => None,
+            Logged::Drop(to) => {
+                let to = to.map(copied);
+                self.observer.dropped(&key, to.as_ref());
+                self.ranges = self.ranges.and(RangeDrop { sequence, from: key, to, at_ms: 0 });
+                return Ok(());
+            }
+        };
+        let old = self.old(&key).map_err(as_open)?;
         self.active.insert(&key, sequence, value.clone(), 0);
         self.observer.changed(&key, old.value.as_deref(), value.as_deref());
         if self.active.bytes() >= self.options.memtable_bytes {
@@ -236,6 +247,11 @@ impl<'a> Memory<'a> {
         }
         Ok(())
     }
+}
+
+/// A key with memory of its own.
+fn copied(key: TableKey) -> TableKey {
+    TableKey::from_encoded(Bytes::copy_from_slice(key.as_bytes())).unwrap_or(key)
 }
 
 fn as_open(error: ReadError) -> OpenError {

@@ -48,7 +48,7 @@ where
 {
     let (ticket, owed) = Ticket::pair();
     let work: Work = Box::new(move |engine, key, found| {
-        owed.complete(found.and_then(|old| engine.change(key, &old, durability, f)));
+        owed.complete(found.and_then(|old| engine.apply(key, old, durability, f)));
         engine.freeze_if_full();
     });
     (ticket, work)
@@ -79,7 +79,7 @@ impl Engine {
             return ticket;
         };
         let outcome = match self.look_now(key) {
-            Ok(Some(old)) => self.change(key, &old, durability, f),
+            Ok(Some(old)) => self.apply(key, old, durability, f),
             Ok(None) => {
                 let turn = passing.hold(key);
                 let (ticket, work) = boxed(durability, f);
@@ -91,19 +91,6 @@ impl Engine {
         drop(passing);
         self.freeze_if_full();
         Ticket::ready(outcome)
-    }
-
-    /// Calls the closure with what is stored and applies the change it returns.
-    fn change<T>(
-        self: &Arc<Self>,
-        key: &TableKey,
-        old: &Version,
-        durability: Durability,
-        f: impl FnOnce(Option<&[u8]>) -> (Change, T),
-    ) -> Result<Applied<T>, WriteError> {
-        let (change, out) = f(old.value.as_deref());
-        let durable = self.apply(key, old, change, durability)?;
-        Ok(Applied { out, durable })
     }
 
     fn has_to_wait(&self) -> bool {
@@ -213,19 +200,25 @@ impl Engine {
         }
     }
 
-    /// Applies a change to a key whose turn the caller holds and whose newest version is `old`.
-    fn apply(
+    /// Runs the closure of an update and applies its change to a key whose turn the caller holds and
+    /// whose newest version was `old` when it was looked up. The gate is held over both: a range drop
+    /// that came in between has taken the old value away, and none comes before the change is applied.
+    fn apply<T>(
         self: &Arc<Self>,
         key: &TableKey,
-        old: &Version,
-        change: Change,
+        old: Version,
         durability: Durability,
-    ) -> Result<Ticket<Result<(), WriteError>>, WriteError> {
+        f: impl FnOnce(Option<&[u8]>) -> (Change, T),
+    ) -> Result<Applied<T>, WriteError> {
+        let gate = shared(&self.gate);
+        let old = self.state.load().ranges.after_drops(key.as_bytes(), old);
+        let (change, out) = f(old.value.as_deref());
         let value = match change {
             Change::Put(value) => Some(value),
             Change::Erase if old.value.is_some() => None,
             Change::Keep | Change::Erase => {
-                return Ok(self.log.ticket(old.sequence, durability));
+                let durable = self.log.ticket(old.sequence, durability);
+                return Ok(Applied { out, durable });
             }
         };
         let bytes = record::stored_bytes(key, value.as_ref());
@@ -233,7 +226,6 @@ impl Engine {
             return Err(WriteError::TooLarge { bytes, limit: RECORD_MAX_BYTES });
         }
         let appended = {
-            let _gate = shared(&self.gate);
             self.health.check()?;
             // Half of what follows would leave log, memory and observer at odds.
             let _watch = PanicWatch { health: &self.health, what: "applying a change" };
@@ -244,8 +236,9 @@ impl Engine {
             self.observer.changed(key, old.value.as_deref(), value.as_deref());
             appended
         };
+        drop(gate);
         self.schedule_log(appended.schedule);
-        Ok(appended.durable)
+        Ok(Applied { out, durable: appended.durable })
     }
 
     fn freeze_if_full(self: &Arc<Self>) {

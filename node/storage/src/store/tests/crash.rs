@@ -12,11 +12,28 @@ struct Run {
     acknowledged: usize,
 }
 
+/// A range that holds about half of all keys; every other one runs to the end.
+fn arc(step: u64) -> (TableKey, Option<TableKey>) {
+    let from = TableKey::first_of(step << 56);
+    (from, (step % 2 == 0).then(|| TableKey::first_of((step << 56) | 1 << 63)))
+}
+
 /// A fixed mix of writes, with background work run at odd moments. Stops when the disk is gone.
 fn script(rig: &Rig) -> Run {
     let (mut run, mut map) = (Run { states: vec![Map::new()], acknowledged: 0 }, Map::new());
     let mut owed: Vec<(usize, Ticket<Result<(), WriteError>>)> = Vec::new();
     for step in 0..STEPS {
+        if step % 37 == 20 {
+            let (from, to) = arc(step);
+            let durable = rig.store.drop_range(&from, to.as_ref(), Durability::Group);
+            if rig.store.failed().is_some() {
+                break;
+            }
+            map.retain(|key, _| !within(key, &from, to.as_ref()));
+            run.states.push(map.clone());
+            owed.push((run.states.len() - 1, durable));
+            continue;
+        }
         let (number, erase) = (step * 7 % 23, step % 5 == 3);
         let change = if erase { Change::Erase } else { Change::Put(value(step).into()) };
         let stored = key(number).as_bytes().to_vec();

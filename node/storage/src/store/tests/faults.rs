@@ -262,6 +262,7 @@ fn a_panicking_observer_ends_the_store_and_nobody_hangs() {
         fn changed(&self, key: &TableKey, _old: Option<&[u8]>, _new: Option<&[u8]>) {
             assert!(key.hash() != super::key(3).hash(), "a planted panic");
         }
+        fn dropped(&self, _from: &TableKey, _to: Option<&TableKey>) {}
         fn checkpoint(&self) -> Vec<u8> {
             vec![]
         }

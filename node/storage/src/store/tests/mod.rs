@@ -4,6 +4,7 @@ mod basics;
 mod crash;
 mod faults;
 mod model;
+mod ranges;
 
 use super::*;
 use crate::disk::MemoryDisk;
@@ -31,6 +32,10 @@ impl Observer for Mirror {
         assert_eq!(before.as_deref(), old, "the old value of {key:?}");
     }
 
+    fn dropped(&self, from: &TableKey, to: Option<&TableKey>) {
+        lock(&self.0).retain(|key, _| !within(key, from, to));
+    }
+
     fn checkpoint(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for (key, value) in lock(&self.0).iter() {
@@ -56,6 +61,10 @@ impl Observer for Mirror {
         }
         *lock(&self.0) = map;
     }
+}
+
+fn within(key: &[u8], from: &TableKey, to: Option<&TableKey>) -> bool {
+    key >= from.as_bytes() && to.is_none_or(|to| key < to.as_bytes())
 }
 
 /// A store on a simulated disk whose background work is run by hand.
@@ -123,6 +132,10 @@ impl Rig {
 
     fn erase(&self, number: u64) -> Result<(), WriteError> {
         self.change(number, Change::Erase, Durability::Group)
+    }
+
+    fn drop_range(&self, from: &TableKey, to: Option<&TableKey>) -> Result<(), WriteError> {
+        self.settle(self.store.drop_range(from, to, Durability::Group))
     }
 
     fn get(&self, number: u64) -> Result<Option<Bytes>, ReadError> {

@@ -17,6 +17,7 @@ enum Step {
     Tick(u64),
     Scan,
     Snapshot,
+    Drop(u64, Option<u64>),
     Close,
     Kill,
 }
@@ -33,6 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..2_000u64).prop_map(Step::Tick),
         1 => Just(Step::Scan),
         1 => Just(Step::Snapshot),
+        1 => (any::<u64>(), prop::option::of(any::<u64>())).prop_map(|(from, to)| Step::Drop(from, to)),
         1 => Just(Step::Close),
         1 => Just(Step::Kill),
     ]
@@ -129,6 +131,13 @@ impl Run {
             Step::Snapshot => {
                 self.catch_up();
                 self.snapshots.push((self.rig.store.snapshot(), self.model.clone()));
+            }
+            Step::Drop(from, to) => {
+                self.catch_up();
+                let (from, to) = (TableKey::first_of(from), to.map(TableKey::first_of));
+                self.rig.drop_range(&from, to.as_ref()).unwrap();
+                self.model.retain(|key, _| !within(key, &from, to.as_ref()));
+                assert_eq!(self.rig.mirrored(), self.model);
             }
             Step::Close => {
                 self.catch_up();
