@@ -274,6 +274,9 @@ impl Page {
             ("log_bytes", "Bytes of log segments.", stats.log_bytes),
             ("waiting_updates", "Updates waiting for memory, log or key.", stats.waiting_updates),
             ("waiting_reads", "Lookups waiting for the disk.", stats.waiting_reads),
+            ("damaged_tables", "Damaged tables not in quarantine yet.", stats.damaged_tables),
+            ("lost_ranges", "Key ranges that lost data to damage.", stats.lost_ranges),
+            ("scrub_tables_left", "Tables left in this scrub round.", stats.scrub_tables_left),
         ] {
             self.gauge(&format!("storage_{name}"), help, value as f64);
         }
@@ -296,7 +299,7 @@ impl Page {
     }
 }
 
-fn store_counters(stats: &StoreStats) -> [(&'static str, &'static str, u64); 22] {
+fn store_counters(stats: &StoreStats) -> [(&'static str, &'static str, u64); 26] {
     [
         ("memtable_hits", "Lookups answered by a memtable.", stats.memtable_hits),
         ("table_reads", "Tables probed by lookups.", stats.table_reads),
@@ -322,6 +325,10 @@ fn store_counters(stats: &StoreStats) -> [(&'static str, &'static str, u64); 22]
         ("stalls", "Updates that had to wait for room.", stats.stalls),
         ("refused", "Updates refused because too many waited.", stats.refused),
         ("background_errors", "Background jobs that failed.", stats.background_errors),
+        ("quarantined_tables", "Tables put into quarantine.", stats.quarantined_tables),
+        ("scrub_rounds", "Scrub rounds finished.", stats.scrub_rounds),
+        ("scrub_bytes", "Bytes read by the scrub.", stats.scrub_bytes),
+        ("scrub_damages", "Damaged places that the scrub found.", stats.scrub_damages),
         ("replayed_records", "Records replayed from the log at start.", stats.replayed_records),
         (
             "torn_dropped_bytes",

@@ -205,6 +205,10 @@ pub struct StorageConfig {
     pub periodic_sync: Duration,
     /// Target size of a table below level 0.
     pub table_bytes: Size,
+    /// How often everything is read again to find rot; 0: never.
+    pub scrub_interval: Duration,
+    /// How many bytes that reads in a second.
+    pub scrub_rate: Size,
 }
 
 impl Default for StorageConfig {
@@ -219,6 +223,8 @@ impl Default for StorageConfig {
             log_segment_bytes: Size(built_in.log_segment_bytes),
             periodic_sync: Duration::from_millis(built_in.periodic_sync_ms),
             table_bytes: Size(built_in.table_bytes),
+            scrub_interval: Duration::from_millis(built_in.scrub_interval_ms),
+            scrub_rate: Size(built_in.scrub_bytes_per_s),
         }
     }
 }
@@ -235,6 +241,8 @@ impl StorageConfig {
             log_segment_bytes: self.log_segment_bytes.0,
             periodic_sync_ms: self.periodic_sync.as_millis(),
             table_bytes: self.table_bytes.0,
+            scrub_interval_ms: self.scrub_interval.as_millis(),
+            scrub_bytes_per_s: self.scrub_rate.0,
             ..StoreOptions::new(dir)
         }
     }

@@ -70,6 +70,7 @@ fn sizes_and_durations_are_read_as_written() {
     let options = config.storage.options("d".into());
     assert_eq!((options.memtable_bytes, options.flush_age_ms), (4 << 20, 2_000));
     assert_eq!(options.compression, kvasir_storage::Compression::None);
+    assert_eq!(options.scrub_interval_ms, 7 * 24 * 3_600_000, "not set: as built in");
     assert!(refused("storage:\n  compression: zip\n").contains("zip"));
 }
 

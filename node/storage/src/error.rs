@@ -129,6 +129,10 @@ pub enum WriteError {
         /// The most that one record may have.
         limit: usize,
     },
+    /// A checkpoint could not be made; the store itself is as it was. What was made of it has no
+    /// manifest: remove that directory and try again.
+    #[error("no checkpoint: {0}")]
+    Checkpoint(IoFailure),
     /// The store failed for good: a sync was refused by the system. From `update`: not applied.
     /// From `durable`: whether it is stored is unknown. Only a restart helps.
     #[error("the store has failed and takes no more writes: {0}")]

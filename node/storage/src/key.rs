@@ -44,6 +44,15 @@ impl TableKey {
         }
     }
 
+    /// The smallest key at or behind any bytes that keys are compared with (a bound between two keys may
+    /// be shorter than a key): no key lies between.
+    pub(crate) fn first_from(bound: &[u8]) -> Self {
+        let mut bytes = bound.to_vec();
+        bytes.resize(bytes.len().max(HEAD_BYTES), 0);
+        bytes.resize(bytes.len().max(HEAD_BYTES + usize::from(bytes[HEAD_BYTES - 1])), 0);
+        Self(bytes.into())
+    }
+
     /// The smallest key of a hash: a bound for ranges, not a key that can be stored by a client.
     pub fn first_of(hash: u64) -> Self {
         Self::new(hash, b"", b"")
@@ -100,6 +109,16 @@ mod tests {
             prop_assert_eq!(TableKey::from_encoded(x.encoded().clone()), Ok(x.clone()));
             let model = (a.0, a.1.len(), &a.1, &a.2).cmp(&(b.0, b.1.len(), &b.1, &b.2));
             prop_assert_eq!(x.cmp(&y), model);
+        }
+    }
+
+    #[test]
+    fn no_key_lies_between_a_bound_and_the_first_key_from_it() {
+        for bound in [&b""[..], b"\x01\x02", b"12345678", b"12345678\x03b", b"12345678\x01bk"] {
+            let first = TableKey::first_from(bound);
+            assert_eq!(TableKey::from_encoded(first.encoded().clone()), Ok(first.clone()));
+            assert!(first.as_bytes() >= bound && first.as_bytes().starts_with(bound));
+            assert!(first.as_bytes()[bound.len()..].iter().all(|byte| *byte == 0));
         }
     }
 

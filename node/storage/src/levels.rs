@@ -133,6 +133,19 @@ impl TableFile {
         self.table.meta()
     }
 
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    pub(crate) fn swept(&self) -> u64 {
+        self.swept
+    }
+
+    /// Every version from a key on.
+    pub(crate) fn run_from(&self, key: &[u8]) -> Result<Run, TableError> {
+        Ok(run(self.table.scan(Bound::Included(key), Bound::Unbounded, READ_AHEAD_BYTES)?))
+    }
+
     /// Whether it may hold an entry that a range drop hides.
     fn holds_some_of(&self, drop: &Span) -> bool {
         let meta = self.meta();
@@ -265,6 +278,23 @@ impl Levels {
     /// The tables with these numbers.
     pub(crate) fn files(&self, ids: &[u64]) -> Vec<Arc<TableFile>> {
         self.all().filter(|file| ids.contains(&file.id())).cloned().collect()
+    }
+
+    /// The table with a number, and its level.
+    pub(crate) fn place_of(&self, id: u64) -> Option<(usize, Arc<TableFile>)> {
+        self.levels.iter().enumerate().find_map(|(level, files)| {
+            files.iter().find(|file| file.id() == id).map(|file| (level, file.clone()))
+        })
+    }
+
+    /// The table with the lowest number at or above one.
+    pub(crate) fn first_from(&self, id: u64) -> Option<Arc<TableFile>> {
+        self.all().filter(|file| file.id() >= id).min_by_key(|file| file.id()).cloned()
+    }
+
+    /// How many tables have a number at or above one.
+    pub(crate) fn count_from(&self, id: u64) -> u64 {
+        self.all().filter(|file| file.id() >= id).count() as u64
     }
 
     /// This set with some tables taken out and others put into a level.

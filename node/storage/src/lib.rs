@@ -37,6 +37,8 @@ pub use maintenance::{Job, Lane, Maintenance, Manual, Threads};
 pub use observer::{NoObserver, Observer};
 pub use options::StoreOptions;
 pub use stats::StoreStats;
-pub use store::{Applied, Change, Chunk, Durability, Recovery, Snapshot, Store};
+pub use store::{
+    Applied, Change, Checkpoint, Chunk, Durability, LostRange, Recovery, Snapshot, Store,
+};
 pub use table::Compression;
 pub use ticket::{Abandon, Completer, Ticket};

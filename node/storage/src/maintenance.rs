@@ -2,7 +2,7 @@
 //! seam decides on which thread, or at which virtual time, they run.
 //!
 //! Rules for an implementation: a job runs exactly once or is dropped; jobs of [`Lane::Sync`],
-//! [`Lane::Flush`], [`Lane::Compact`] and [`Lane::Meta`] run one at a time per lane, in the order
+//! [`Lane::Flush`], [`Lane::Compact`], [`Lane::Meta`] and [`Lane::Idle`] run one at a time per lane, in the order
 //! submitted; jobs of [`Lane::Read`] may run in parallel. `submit` never runs the job itself.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,11 +27,14 @@ pub enum Lane {
     Read,
     /// Small files of the node (identity, marks, ballots).
     Meta,
+    /// Scrubs and checkpoints: work for which nobody waits.
+    Idle,
 }
 
 impl Lane {
     /// Every lane.
-    pub const ALL: [Lane; 5] = [Lane::Sync, Lane::Flush, Lane::Compact, Lane::Read, Lane::Meta];
+    pub const ALL: [Lane; 6] =
+        [Lane::Sync, Lane::Flush, Lane::Compact, Lane::Read, Lane::Meta, Lane::Idle];
 }
 
 /// Runs jobs. See the rules at the top.
@@ -180,6 +183,6 @@ mod tests {
         }
         assert_eq!((count.load(Ordering::SeqCst), manual.waiting(Lane::Read)), (0, 1));
         assert!(manual.run_one(Lane::Read) && !manual.run_one(Lane::Read));
-        assert_eq!((manual.run_all(), count.load(Ordering::SeqCst)), (4, 5));
+        assert_eq!((manual.run_all(), count.load(Ordering::SeqCst)), (5, 6));
     }
 }

@@ -5,6 +5,8 @@
 //! visible, and again for every record that it replays. With each flush it stores
 //! [`Observer::checkpoint`], taken at the same cut of the log as the memtable, atomically with the
 //! table; at start it hands it back and replays only what came after.
+//! Where a damaged table keeps the replay from knowing what a record replaced, the old value is given as
+//! `None`: such a store has lost ranges, and state derived from it may be wrong there.
 
 use crate::key::TableKey;
 

@@ -45,6 +45,10 @@ pub struct StoreOptions {
     pub level1_bytes: u64,
     /// Growth from one level to the next.
     pub level_ratio: u64,
+    /// How often everything is read again to find rot; 0: never.
+    pub scrub_interval_ms: u64,
+    /// About how many bytes that reads in a second.
+    pub scrub_bytes_per_s: u64,
     /// Updates that may wait (for memory, for the log, behind others of their key) before
     /// further ones are refused.
     pub waiting_updates_max: usize,
@@ -73,6 +77,8 @@ impl StoreOptions {
             level0_stop: 16,
             level1_bytes: 128 << 20,
             level_ratio: 10,
+            scrub_interval_ms: 7 * 24 * 3_600_000,
+            scrub_bytes_per_s: 16 << 20,
             waiting_updates_max: 4_096,
             waiting_reads_max: 4_096,
         }
@@ -109,6 +115,10 @@ impl StoreOptions {
                 "level0_stop must be above level0_tables, else writes wait for a merge that never starts",
             ),
             (self.level_ratio < 2, "level_ratio must be at least 2"),
+            (
+                self.scrub_interval_ms > 0 && self.scrub_bytes_per_s == 0,
+                "scrub_bytes_per_s must be above 0, else a scrub never ends",
+            ),
             (self.waiting_reads_max == 0, "waiting_reads_max must be above 0"),
         ];
         match wrong.iter().find(|(bad, _)| *bad) {

@@ -70,8 +70,21 @@ pub struct StoreStats {
     pub refused: u64,
     /// Background jobs that failed and will be tried again.
     pub background_errors: u64,
-    /// Gauge: tables in which damage was met; they are read as far as they can be, never merged.
+    /// Gauge: tables in which damage was met and that are not in quarantine yet; they are read as far as
+    /// they can be, never merged.
     pub damaged_tables: u64,
+    /// Tables put into quarantine since open.
+    pub quarantined_tables: u64,
+    /// Gauge: key ranges of which data was lost; above 0 means that this replica needs repair.
+    pub lost_ranges: u64,
+    /// Rounds of the scrub finished.
+    pub scrub_rounds: u64,
+    /// Bytes read by the scrub.
+    pub scrub_bytes: u64,
+    /// Damaged places that the scrub found.
+    pub scrub_damages: u64,
+    /// Gauge: tables that the round of the scrub under way has still to read.
+    pub scrub_tables_left: u64,
     /// Gauge: how long, in milliseconds by the ticks, the present write or sync of the log has been
     /// waited for; 0 if there is none. Seconds mean a disk that hangs (rule R9).
     pub log_job_ms: u64,

@@ -202,6 +202,12 @@ impl Disk for MemoryDisk {
         inner.tree.rename(from, to)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.faults.check(Op::Link, to)?;
+        inner.tree.link(from, to)
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut inner = self.inner();
         inner.faults.check(Op::SyncDir, dir)?;

@@ -39,7 +39,11 @@ pub trait Disk: Send + Sync + 'static {
     /// Renames atomically within one directory, replacing what `to` named.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Makes creations, renames and removals in a directory durable.
+    /// Gives a file a second name, in any directory of the same file system. The name is durable after
+    /// [`Disk::sync_dir`] of its directory. `AlreadyExists` if something has that name.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Makes creations, renames, links and removals in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
     /// Creates a directory and the missing ones above it; no error if it exists.

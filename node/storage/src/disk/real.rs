@@ -78,6 +78,10 @@ impl Disk for RealDisk {
         fs::rename(from, to)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
     }
@@ -203,6 +207,13 @@ mod tests {
         if reader.try_read_cached(0, &mut buf).unwrap() {
             assert_eq!(&buf, b"hello!");
         }
+        let other = home.path().join("c");
+        disk.create_dir(&other).unwrap();
+        disk.link(&dir.join("g"), &other.join("h")).unwrap();
+        let again = disk.link(&dir.join("g"), &other.join("h")).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        disk.open_read(&other.join("h")).unwrap().read_at(0, &mut buf).unwrap();
+        assert_eq!(&buf, b"hello!");
         disk.truncate(&dir.join("g"), 2).unwrap();
         assert_eq!(disk.open_read(&dir.join("g")).unwrap().len(), 2);
         assert!(disk.free_bytes(&dir).unwrap() > 0);

@@ -283,6 +283,16 @@ impl Log {
         }
     }
 
+    /// Segments that are complete: their numbers and lengths.
+    pub(crate) fn closed_segments(&self) -> Vec<(u64, u64)> {
+        lock(&self.closed).iter().map(|segment| (segment.id, segment.bytes)).collect()
+    }
+
+    /// Whether a segment is complete and still needed.
+    pub(crate) fn is_closed_segment(&self, id: u64) -> bool {
+        lock(&self.closed).iter().any(|segment| segment.id == id)
+    }
+
     /// Ends the log of a store whose every record is durable in tables (`floor`).
     pub(crate) fn finish(&self, floor: u64) {
         if let Some(closed) = lock(&self.writer).finish() {

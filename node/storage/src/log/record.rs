@@ -98,7 +98,7 @@ pub(crate) fn encode(
 
 /// Bytes that a change of this key to this value takes in a segment.
 pub(crate) fn stored_bytes(key: &TableKey, value: Option<&Bytes>) -> usize {
-    HEAD_BYTES + 2 + key.as_bytes().len() + value.map_or(0, Bytes::len)
+    framed_bytes(key, Framing::of(value))
 }
 
 /// Bytes that a framed change takes in a segment.
@@ -180,7 +180,11 @@ mod tests {
 
     fn record(sequence: u64, value: Option<&[u8]>) -> Record {
         let key = TableKey::new(sequence, b"bucket", b"key");
-        Record { sequence, key, change: value.map(Bytes::copy_from_slice).map_or(Logged::Erase, Logged::Put) }
+        Record {
+            sequence,
+            key,
+            change: value.map(Bytes::copy_from_slice).map_or(Logged::Erase, Logged::Put),
+        }
     }
 
     proptest! {

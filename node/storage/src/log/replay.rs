@@ -2,8 +2,10 @@
 //!
 //! The last segment may end in a torn write: it is cut back, durably, before any new segment
 //! exists, so that a later start never meets it in the middle. Everything else that does not read
-//! as written is damage and stops the open (rule R4); zeros behind the last record are neither. Missing segments show as a jump in the
-//! sequence numbers. Cutting also syncs: records that a killed process left in the page cache are
+//! as written is damage and stops the open (rule R4); zeros behind the last record are neither. Missing
+//! segments show as a jump in the sequence numbers. A segment that is followed by one which begins at or
+//! below the floor is not needed any more, and not read. Cutting also syncs: records that a killed process
+//! left in the page cache are
 //! served from now on, so they must be durable from now on. Running it twice changes nothing.
 
 use super::record::{self, Record};
@@ -49,13 +51,48 @@ pub(crate) fn replay(
     let ids = segments(disk, dir)?;
     let mut all = Replayed { last: floor, next_id: 1, ..Replayed::default() };
     let mut seen = 0;
-    for id in &ids {
+    for (at, id) in ids.iter().enumerate() {
         let is_last = Some(id) == ids.last();
+        if let Some(next) = ids.get(at + 1)
+            && first_of(disk, dir, *next).is_some_and(|first| first <= floor + 1)
+        {
+            // All of it is in tables: its removal was cut short, and its bytes do not matter.
+            all.closed.push(ClosedSegment { id: *id, last: floor, bytes: 0 });
+            continue;
+        }
         replay_segment(disk, dir, *id, is_last, floor, &mut seen, &mut all, apply)?;
     }
     // Names that a killed process left unsynced are relied on from now on.
     disk.sync_dir(dir).map_err(|error| IoFailure::new(dir, "sync the directory", &error))?;
     Ok(all)
+}
+
+/// The first sequence number of a segment by its head; `None` if that cannot be read.
+fn first_of(disk: &dyn Disk, dir: &Path, id: u64) -> Option<u64> {
+    let path = segment_path(dir, id);
+    let mut head = [0; START];
+    disk.open_read(&path).ok()?.read_at(0, &mut head).ok()?;
+    let body = sealed::open(&path, &SEGMENT, id, &head).ok()?;
+    (body.len() == 8).then(|| sealed::u64_at(body, 0))
+}
+
+/// Reads a complete segment of `length` bytes and checks it. Errors: damaged, or the disk failed.
+pub(crate) fn verify(disk: &dyn Disk, dir: &Path, id: u64, length: u64) -> Result<(), OpenError> {
+    let path = segment_path(dir, id);
+    let bytes = Bytes::from(meta::read_whole(disk, &path)?.unwrap_or_default());
+    let damaged = |offset: usize, detail: &str| -> OpenError {
+        Damage { path: path.clone(), offset: offset as u64, detail: detail.into() }.into()
+    };
+    sealed::open(&path, &SEGMENT, id, &bytes)?;
+    let mut at = START;
+    while (at as u64) < length {
+        let found = record::decode(&bytes, id, at);
+        at += found.ok_or_else(|| damaged(at, "no sound record here"))?.length;
+    }
+    match at as u64 == length {
+        true => Ok(()),
+        false => Err(damaged(at, "longer than it was when it was closed")),
+    }
 }
 
 fn replay_segment(

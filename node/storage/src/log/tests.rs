@@ -44,7 +44,7 @@ fn put(log: &Arc<Log>, durability: Durability) -> Appended {
 fn replayed(disk: &MemoryDisk, floor: u64) -> Result<(Vec<u64>, replay::Replayed), OpenError> {
     let mut sequences = Vec::new();
     let all = replay::replay(disk, Path::new(DIR), floor, &mut |record| {
-        let value = Logged::Put(Bytes::from(vec![record.sequence as u8; 50]));
+        let value = record::Logged::Put(Bytes::from(vec![record.sequence as u8; 50]));
         assert_eq!((record.key, record.change), (key(record.sequence), value));
         sequences.push(record.sequence);
         Ok(())
@@ -236,6 +236,29 @@ fn a_missing_segment_is_noticed_and_a_released_one_is_not() {
         image.remove(&segment_path(Path::new(DIR), *id)).unwrap();
         assert!(matches!(replayed(&image, 0), Err(OpenError::Damaged(_))), "segment {id}");
         assert_eq!(replayed(&image, 12).unwrap().0, [], "all of it is in tables");
+    }
+}
+
+#[test]
+fn a_damaged_segment_whose_every_record_is_in_tables_harms_nobody() {
+    let disk = disk();
+    let (log, _) = log_after(&disk, 200, 0, 1);
+    for _ in 0..12 {
+        put(&log, Durability::Group);
+        log.run();
+    }
+    let ids = replay::segments(&disk, Path::new(DIR)).unwrap();
+    let of = |id: u64| {
+        let bytes = disk.content(&segment_path(Path::new(DIR), id)).unwrap();
+        crate::sealed::u64_at(&bytes, crate::sealed::FRAME_BYTES)
+    };
+    let (bad, next) = (ids[1], of(ids[2]));
+    for offset in 0..100 {
+        let image = disk.image(Crash::KeepAll, 0);
+        image.flip_bit(&segment_path(Path::new(DIR), bad), offset, 1);
+        assert!(matches!(replayed(&image, next - 2), Err(OpenError::Damaged(_))), "{offset}");
+        let (found, all) = replayed(&image, next - 1).unwrap();
+        assert_eq!((found, all.last), ((next..=12).collect(), 12));
     }
 }
 

@@ -2,11 +2,9 @@
 
 use super::engine::Engine;
 use super::flush::Waiter;
-use crate::error::{Damage, ReadError, WriteError};
+use crate::error::{ReadError, WriteError};
 use crate::guard::{exclusive, lock};
 use crate::maintenance::Lane;
-use crate::manifest;
-use crate::table::TableId;
 use crate::ticket::Ticket;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -40,6 +38,8 @@ impl Engine {
             self.schedule_log(schedule);
             lock(&self.flushing).retry();
             self.work_if_due();
+            self.retry_quarantines(now_ms);
+            self.tick_scrub(now_ms);
         }
         self.admit_stalled();
     }
@@ -65,7 +65,7 @@ impl Engine {
             match outcome {
                 Ok(()) => {}
                 // Nothing was lost, the inputs are still there: leave the damaged one alone.
-                Err(ReadError::Damaged(damage)) if engine.leave_alone(&damage) => {
+                Err(ReadError::Damaged(damage)) if engine.suspect(&damage) => {
                     engine.figures.background_errors.add(1);
                 }
                 Err(_) => {
@@ -79,13 +79,6 @@ impl Engine {
         });
     }
 
-    /// Notes a damaged table; `false` if it was known or is no table.
-    fn leave_alone(&self, damage: &Damage) -> bool {
-        let name = damage.path.file_name().and_then(|name| name.to_str());
-        let id = name.and_then(manifest::number_of).map(TableId);
-        id.is_some_and(|id| lock(&self.damaged).insert(id))
-    }
-
     pub(crate) fn flush(self: &Arc<Self>) -> Ticket<Result<(), WriteError>> {
         let (ticket, owed) = Ticket::pair();
         if let Some(reason) = self.health.failed() {
@@ -97,7 +90,7 @@ impl Engine {
     }
 
     /// Flushes everything applied so far, then calls `then`.
-    fn flush_then(self: &Arc<Self>, then: Waiter) {
+    pub(super) fn flush_then(self: &Arc<Self>, then: Waiter) {
         let target = {
             let _gate = exclusive(&self.gate);
             self.log.last()

@@ -136,7 +136,7 @@ impl Engine {
     }
 
     /// A write or sync that the disk refused for another reason than space ends the store.
-    fn judge_write(&self, error: &TableError) {
+    pub(super) fn judge_write(&self, error: &TableError) {
         if let TableError::Io(failure) = error
             && !failure.is_full()
         {

@@ -9,6 +9,7 @@
 use super::flush::Flushing;
 use super::ranges::Ranges;
 use super::recovery::Recovery;
+use super::scrub::Scrubbing;
 use super::turns::Turns;
 use super::update::Work;
 use crate::compaction::choose::{Limits, debt};
@@ -65,8 +66,11 @@ pub(crate) struct Engine {
     pub(crate) compacting: AtomicBool,
     /// The levels changed since it was last asked whether anything is to be merged.
     pub(crate) merge_check_due: AtomicBool,
-    /// Tables in which a compaction met damage: they are left alone (rule R7).
+    /// Tables in which damage was met: they are left alone (rule R7) until they are in quarantine.
     pub(crate) damaged: Mutex<BTreeSet<TableId>>,
+    /// When a quarantine that did not succeed is tried again.
+    pub(crate) quarantine_at_ms: AtomicU64,
+    pub(crate) scrubbing: Mutex<Scrubbing>,
     /// Not before this time, after a compaction that failed.
     pub(crate) compact_after_ms: AtomicU64,
     pub(crate) now_ms: AtomicU64,
@@ -93,6 +97,10 @@ pub(crate) struct Figures {
     pub(crate) stalls: Count,
     pub(crate) refused: Count,
     pub(crate) background_errors: Count,
+    pub(crate) quarantined: Count,
+    pub(crate) scrub_rounds: Count,
+    pub(crate) scrub_bytes: Count,
+    pub(crate) scrub_damages: Count,
 }
 
 impl Engine {
@@ -180,6 +188,12 @@ impl Engine {
             refused: self.figures.refused.get(),
             background_errors: self.figures.background_errors.get(),
             damaged_tables: lock(&self.damaged).len() as u64,
+            quarantined_tables: self.figures.quarantined.get(),
+            lost_ranges: state.ranges.lost().len() as u64,
+            scrub_rounds: self.figures.scrub_rounds.get(),
+            scrub_bytes: self.figures.scrub_bytes.get(),
+            scrub_damages: self.figures.scrub_damages.get(),
+            scrub_tables_left: self.scrub_left(),
             log_job_ms: self.log.job_ms(),
             replayed_records: self.recovery.replayed_records,
             torn_bytes_dropped: self.recovery.torn_bytes,

@@ -6,12 +6,15 @@
 //! on the caller's thread.
 
 mod background;
+mod checkpoint;
 mod compact;
 mod engine;
 mod flush;
+mod quarantine;
 mod ranges;
 mod read;
 pub(crate) mod recovery;
+mod scrub;
 mod turns;
 mod update;
 
@@ -19,7 +22,9 @@ mod update;
 mod tests;
 
 pub use crate::durability::Durability;
+pub use checkpoint::Checkpoint;
 use engine::Engine;
+pub use quarantine::LostRange;
 pub use read::{Chunk, Snapshot};
 pub use recovery::Recovery;
 pub use update::{Applied, Change};
@@ -33,6 +38,7 @@ use crate::options::StoreOptions;
 use crate::stats::StoreStats;
 use crate::ticket::Ticket;
 use bytes::Bytes;
+use std::path::Path;
 use std::sync::Arc;
 
 /// An open store. Dropping it without [`Store::close`] is safe: the next open replays the log.
@@ -142,6 +148,18 @@ impl Store {
         max_bytes: usize,
     ) -> Ticket<Result<Chunk, ReadError>> {
         self.engine.scan(snapshot, from, to, max_entries, max_bytes)
+    }
+
+    /// Makes a copy of the store in a directory of the same file system, by hard links: everything applied
+    /// before the call, flushed first. The directory must be missing or empty; opened, it is a store.
+    pub fn checkpoint(&self, dir: &Path) -> Ticket<Result<Checkpoint, WriteError>> {
+        self.engine.checkpoint(dir)
+    }
+
+    /// Key ranges of which data was lost with damaged files. Not empty: this replica needs repair. Kept
+    /// over restarts until the ranges are dropped, which is how a rebuild begins.
+    pub fn lost_ranges(&self) -> Vec<LostRange> {
+        self.engine.lost_ranges()
     }
 
     /// Every counter and gauge.

@@ -42,14 +42,15 @@ impl Engine {
         if self.health.is_closed() {
             return Ticket::ready(Err(ReadError::Closed));
         }
-        match self.look_now(key) {
+        match self.note_damage(self.look_now(key)) {
             Ok(Some(version)) => return Ticket::ready(Ok(version.value)),
             Ok(None) => {}
             Err(error) => return Ticket::ready(Err(error)),
         }
         let (ticket, owed) = Ticket::pair();
         let refused = self.submit_read((key.clone(), owed), |engine, (key, owed)| {
-            owed.complete(engine.look(&key).map(|version| version.value));
+            let found = engine.note_damage(engine.look(&key));
+            owed.complete(found.map(|version| version.value));
         });
         if let Err((_, owed)) = refused {
             owed.complete(Err(ReadError::Overloaded));
@@ -134,9 +135,10 @@ impl Engine {
         }
         let (ticket, owed) = Ticket::pair();
         let work = (snapshot.clone(), from.clone(), to.cloned(), owed);
-        let refused = self.submit_read(work, move |_, (snapshot, from, to, owed)| {
+        let refused = self.submit_read(work, move |engine, (snapshot, from, to, owed)| {
             let range = (&from, to.as_ref());
-            owed.complete(snapshot.chunk(range, max_entries, max_bytes, ReadMode::Blocking));
+            let chunk = snapshot.chunk(range, max_entries, max_bytes, ReadMode::Blocking);
+            owed.complete(engine.note_damage(chunk));
         });
         if let Err((.., owed)) = refused {
             owed.complete(Err(ReadError::Overloaded));
@@ -187,7 +189,7 @@ impl Snapshot {
             return Err(ReadError::Lost);
         }
         let (mut chunk, mut bytes) = (Chunk { entries: Vec::new(), next: None }, 0);
-        let lost = lost.and_then(|span| TableKey::from_encoded(span.from.clone()).ok());
+        let lost = lost.map(|span| TableKey::first_from(&span.from));
         for item in Merge::new(runs).newest(self.sequence) {
             let (key, version) = item?;
             let key = TableKey::from_encoded(key).map_err(|_| ReadError::Abandoned)?;

@@ -8,6 +8,7 @@
 use super::engine::{Engine, Figures, State};
 use super::flush::Flushing;
 use super::ranges::{RangeDrop, Ranges};
+use super::scrub::Scrubbing;
 use super::turns::Turns;
 use super::update::LogOwner;
 use crate::disk::{DirLock, Disk};
@@ -22,7 +23,7 @@ use crate::manifest::{self, Manifest};
 use crate::memtable::{Frozen, Memtable, Version};
 use crate::observer::Observer;
 use crate::options::StoreOptions;
-use crate::table::ReadMode;
+use crate::table::{ReadMode, TableId};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
@@ -57,11 +58,7 @@ pub(crate) fn open(
     let orphans_removed = remove_orphans(&*disk, &mut manifest, &tables_dir)?;
     let tables = Tables::new(disk.clone(), maintenance.clone(), tables_dir.clone(), &options);
     let levels = Levels::open(&tables, &manifest.levels)?;
-    let state = match manifest.sidecar {
-        Some(id) => Some(manifest::read_sidecar(&*disk, &tables_dir, id)?),
-        None => None,
-    };
-    observer.restore(state.as_deref());
+    restore(&*observer, &*disk, &manifest, &tables_dir)?;
     let ranges = Ranges::new(manifest.drops.clone(), &manifest.lost, Vec::new());
     let mut memory = Memory::new(&options, &levels, ranges, &*observer);
     let floor = manifest.floor;
@@ -72,6 +69,8 @@ pub(crate) fn open(
         torn_bytes: replayed.torn_bytes,
         orphans_removed,
     };
+    let scrubbing = Scrubbing::load(&*disk, &options.dir);
+    let damaged = memory.damaged;
     let (active, frozen, ranges) = (memory.active, memory.frozen, Arc::new(memory.ranges));
     let state = State { active, frozen, levels: Arc::new(levels), ranges };
     let health = Arc::new(Health::default());
@@ -98,7 +97,9 @@ pub(crate) fn open(
         flushing: Mutex::new(Flushing::starting_at(floor)),
         compacting: AtomicBool::new(false),
         merge_check_due: AtomicBool::new(true),
-        damaged: Mutex::new(BTreeSet::new()),
+        damaged: Mutex::new(damaged),
+        quarantine_at_ms: AtomicU64::new(0),
+        scrubbing: Mutex::new(scrubbing),
         compact_after_ms: AtomicU64::new(0),
         now_ms: AtomicU64::new(0),
         start_ms: AtomicU64::new(u64::MAX),
@@ -110,6 +111,18 @@ pub(crate) fn open(
     });
     engine.log.belongs_to(Box::new(LogOwner(Arc::downgrade(&engine))));
     Ok(engine)
+}
+
+/// Hands the observer its state.
+fn restore(
+    observer: &dyn Observer,
+    disk: &dyn Disk,
+    manifest: &Manifest,
+    tables_dir: &Path,
+) -> Result<(), OpenError> {
+    let read = manifest.sidecar.map(|id| manifest::read_sidecar(disk, tables_dir, id));
+    observer.restore(read.transpose()?.as_deref());
+    Ok(())
 }
 
 /// Makes the directories, takes the lock, and makes durable what can be seen: a killed process may
@@ -199,6 +212,8 @@ struct Memory<'a> {
     observer: &'a dyn Observer,
     active: Arc<Memtable>,
     frozen: Vec<Arc<Frozen>>,
+    /// Tables in which a block that was needed is damaged.
+    damaged: BTreeSet<TableId>,
 }
 
 impl<'a> Memory<'a> {
@@ -209,17 +224,32 @@ impl<'a> Memory<'a> {
         observer: &'a dyn Observer,
     ) -> Self {
         let active = Memtable::new(options.memtable_bytes);
-        Self { options, levels, ranges, observer, active, frozen: Vec::new() }
+        let (frozen, damaged) = (Vec::new(), BTreeSet::new());
+        Self { options, levels, ranges, observer, active, frozen, damaged }
     }
 
-    fn old(&self, key: &TableKey) -> Result<Version, ReadError> {
+    fn old(&mut self, key: &TableKey) -> Result<Version, ReadError> {
         let frozen = self.frozen.iter().rev().map(|frozen| &frozen.memtable);
         let mut memory = std::iter::once(&self.active).chain(frozen);
         let found = match memory.find_map(|memtable| memtable.get(key)) {
             Some(version) => version,
-            None => self.levels.get(key, ReadMode::Blocking)?.ok_or(ReadError::Abandoned)?,
+            None => match self.levels.get(key, ReadMode::Blocking) {
+                // The record itself is whole: only the observer misses what was there before.
+                Err(ReadError::Damaged(damage)) if self.knows(&damage) => {
+                    Version { sequence: 0, value: None }
+                }
+                found => found?.ok_or(ReadError::Abandoned)?,
+            },
         };
         Ok(self.ranges.after_drops(key.as_bytes(), found))
+    }
+
+    /// Notes the table that is damaged; `false` if it is none.
+    fn knows(&mut self, damage: &Damage) -> bool {
+        let name = damage.path.file_name().and_then(|name| name.to_str());
+        let id = name.and_then(manifest::number_of);
+        self.damaged.extend(id.map(TableId));
+        id.is_some()
     }
 
     fn apply(&mut self, record: Record) -> Result<(), OpenError> {

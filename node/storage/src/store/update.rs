@@ -164,7 +164,7 @@ impl Engine {
     fn take_turn(self: &Arc<Self>, mut turn: Turn<Work>, mut work: Work) {
         loop {
             let found = match self.health.check() {
-                Ok(()) => self.look_now(turn.key()).map_err(WriteError::Read),
+                Ok(()) => self.note_damage(self.look_now(turn.key())).map_err(WriteError::Read),
                 Err(error) => Err(error),
             };
             match found {
@@ -181,7 +181,7 @@ impl Engine {
 
     fn take_turn_on_reader(self: &Arc<Self>, turn: Turn<Work>, work: Work) {
         let refused = self.submit_read((turn, work), |engine, (mut turn, work)| {
-            let found = engine.look(turn.key()).map_err(WriteError::Read);
+            let found = engine.note_damage(engine.look(turn.key())).map_err(WriteError::Read);
             work(engine, turn.key(), found);
             if let Some(next) = turn.next() {
                 engine.take_turn(turn, next);

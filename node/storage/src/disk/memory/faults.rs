@@ -29,6 +29,8 @@ pub enum Op {
     Remove,
     /// Rename (the path is the target).
     Rename,
+    /// Give a file a second name (the path is the new one).
+    Link,
     /// Sync a directory.
     SyncDir,
     /// Create a directory.

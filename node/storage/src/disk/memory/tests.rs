@@ -149,6 +149,24 @@ fn removed_files_stay_readable_and_then_free_their_space() {
 }
 
 #[test]
+fn a_second_name_is_the_same_file_and_survives_once_its_directory_is_synced() {
+    let disk = disk();
+    disk.create_dir(Path::new("/copy")).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    write(&disk, "a", b"one").sync().unwrap();
+    disk.sync_dir(&dir()).unwrap();
+    let copy = Path::new("/copy/b");
+    disk.link(&path("a"), copy).unwrap();
+    assert_eq!(disk.link(&path("a"), copy).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    assert_eq!(disk.image(Crash::DropAll, 0).content(copy), None);
+    disk.sync_dir(Path::new("/copy")).unwrap();
+    disk.remove(&path("a")).unwrap();
+    disk.sync_dir(&dir()).unwrap();
+    let image = disk.image(Crash::DropAll, 0);
+    assert_eq!((image.content(&path("a")), image.content(copy)), (None, Some(b"one".to_vec())));
+}
+
+#[test]
 fn crash_ends_the_old_disk_and_locks_are_exclusive() {
     let disk = disk();
     let held = disk.lock(&path("LOCK")).unwrap();

@@ -176,6 +176,19 @@ impl Tree {
         Ok(())
     }
 
+    pub(super) fn link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let (id, dir) = (self.id(from)?, parent(to));
+        if !self.directories.contains(&dir) {
+            return Err(missing(&dir));
+        }
+        if self.names.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.names.insert(to.into(), id);
+        self.note(dir, NameChange::Link(to.into(), id));
+        Ok(())
+    }
+
     pub(super) fn create_dir(&mut self, dir: &Path) {
         for above in dir.ancestors() {
             if self.directories.insert(above.into()) {

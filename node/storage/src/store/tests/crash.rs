@@ -15,7 +15,7 @@ struct Run {
 /// A range that holds about half of all keys; every other one runs to the end.
 fn arc(step: u64) -> (TableKey, Option<TableKey>) {
     let from = TableKey::first_of(step << 56);
-    (from, (step % 2 == 0).then(|| TableKey::first_of((step << 56) | 1 << 63)))
+    (from, step.is_multiple_of(2).then(|| TableKey::first_of((step << 56) | 1 << 63)))
 }
 
 /// A fixed mix of writes, with background work run at odd moments. Stops when the disk is gone.

@@ -1,10 +1,13 @@
 //! Tests of the store over the simulated disk; the observer is the first oracle.
 
 mod basics;
+mod checkpoint;
 mod crash;
 mod faults;
 mod model;
+mod quarantine;
 mod ranges;
+mod scrub;
 
 use super::*;
 use crate::disk::MemoryDisk;

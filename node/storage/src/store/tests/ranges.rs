@@ -110,7 +110,8 @@ fn a_drop_between_the_lookup_and_the_change_is_seen_by_the_closure() {
 
 #[test]
 fn whole_tables_go_unread_and_cut_ones_are_rewritten_and_then_the_drop_is_forgotten() {
-    let rig = filled(tiny(), 600);
+    // All in the last level, so that nothing but the drops makes work.
+    let rig = filled(StoreOptions { level1_bytes: 1 << 20, ..tiny() }, 600);
     rig.flush();
     let before = rig.store.stats();
     assert!(before.tables_by_level.iter().sum::<u64>() > 20, "{before:?}");
@@ -122,7 +123,7 @@ fn whole_tables_go_unread_and_cut_ones_are_rewritten_and_then_the_drop_is_forgot
     let after = rig.store.stats();
     assert!(after.table_bytes < before.table_bytes * 10 / 16, "{after:?}");
     let written = after.compaction_bytes_written - before.compaction_bytes_written;
-    assert!(written < before.table_bytes / 3, "{written} bytes rewritten to drop 9 of 16 parts");
+    assert!(written < before.table_bytes / 4, "{written} bytes rewritten to drop 9 of 16 parts");
     let manifest = crate::manifest::Manifest::load(&rig.disk, Path::new(DIR)).unwrap().unwrap();
     assert!(manifest.drops.is_empty(), "{:?}", manifest.drops);
     assert_eq!(rig.scan(), rig.mirrored());
