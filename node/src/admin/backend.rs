@@ -41,7 +41,7 @@ pub trait AdminBackend {
     fn put_document(&self, put: DocumentPut) -> LocalBoxFuture<'_, Answered<DocumentAnswer>>;
     /// Forms the cluster.
     fn init(&self, request: InitRequest) -> LocalBoxFuture<'_, Answered<DocumentAnswer>>;
-    /// Posts a `join` or `leave` that moves no data; idempotent by id. Others never get here.
+    /// Posts an operation that moves no data; idempotent by id. Others never get here.
     fn post_operation(
         &self,
         request: OperationRequest,

@@ -255,6 +255,7 @@ impl Page {
                 (&[("state", "unreadable")], partitions.unreadable.into()),
                 (&[("state", "unwritable")], partitions.unwritable.into()),
                 (&[("state", "moving")], partitions.moving.into()),
+                (&[("state", "shared_machine")], partitions.shared_machine.into()),
             ],
         );
         let help = "Partition replicas that this node owns.";

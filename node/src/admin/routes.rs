@@ -13,11 +13,10 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request, Response, StatusCode};
+use kvasir_core::admin_api::operations::BUILT;
 use kvasir_core::admin_api::problem::code;
 use kvasir_core::admin_api::routes::{self, ROUTES, Route};
-use kvasir_core::admin_api::{
-    OperationKind, OperationRequest, Probe, Problem, routes::Access as By,
-};
+use kvasir_core::admin_api::{OperationRequest, Probe, Problem, routes::Access as By};
 use kvasir_core::limits::{BUCKET_MAX_BYTES, KEY_MAX_BYTES};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -160,11 +159,9 @@ impl<B: AdminBackend> Admin<B> {
 
     async fn operate(&self, request: OperationRequest, dry_run: bool) -> Answered<Answer> {
         request.validate().map_err(Box::new)?;
-        let built = matches!(request.kind, OperationKind::Join | OperationKind::Leave);
-        if !built || request.moves_data() {
+        if request.moves_data() {
             let mut problem = unsupported("an operation that moves data");
-            let hint = "post a `join` or `leave` with \"rebalance\": false";
-            *problem = problem.hint(hint);
+            *problem = problem.hint(BUILT);
             return Err(problem);
         }
         if dry_run {

@@ -90,6 +90,7 @@ impl AdminBackend for Fixed {
             server_version: "0.1.0".to_owned(),
             cluster: None,
             partitions,
+            shared_machines: vec![],
             nodes: vec![],
             operations: vec![],
         };
@@ -333,6 +334,16 @@ async fn operations() {
     assert_eq!(plan["risk"]["level"], "none");
     assert_eq!(bench.get("/v1/operations/op-1").await.problem(), (404, "unknown_operation".into()));
     assert_eq!(bench.calls(), ["post op-1", "plan op-1", "operation op-1"]);
+    let relocate = format!(r#"{{"id":"op-2","kind":"relocate","node":"{N1}","machine":"w4"}}"#);
+    assert_eq!(bench.ask("POST", "/v1/operations", "", &relocate).await.status, 200);
+    assert_eq!(bench.ask("POST", "/v1/operations?dryRun", "", &relocate).await.status, 200);
+    let other_place = relocate.replace("\"machine\"", "\"zone\"");
+    let refused = bench.ask("POST", "/v1/operations", "", &other_place).await;
+    assert_eq!(refused.problem(), (400, "malformed_body".into()));
+    let nowhere = relocate.replace(",\"machine\":\"w4\"", "");
+    let refused = bench.ask("POST", "/v1/operations", "", &nowhere).await;
+    assert_eq!(refused.problem(), (400, "bad_request".into()));
+    assert_eq!(bench.calls(), ["post op-2", "plan op-2"]);
     let moving = join.replace(",\"rebalance\":false", "");
     for body in [moving.as_str(), r#"{"id":"a","kind":"double"}"#] {
         for target in ["/v1/operations", "/v1/operations?dryRun=true"] {

@@ -12,14 +12,13 @@ use kvasir_core::admin_api::probes::{
 };
 use kvasir_core::admin_api::problem::code;
 use kvasir_core::admin_api::{
-    Check, DocumentAnswer, DocumentPut, InitRequest, NodePlan, OperationPlan, OperationRequest,
-    OperationStatus, Probe, Problem, ReplicaRead, Risk, RiskLevel, Status,
+    Check, DocumentAnswer, DocumentPut, InitRequest, OperationPlan, OperationRequest,
+    OperationStatus, Probe, Problem, ReplicaRead, Status,
 };
 use kvasir_core::consensus::FormingOutcome;
 use kvasir_core::gossip::MemberView;
 use kvasir_core::id::{ClusterId, NodeId};
 use kvasir_core::ring::document::NewCluster;
-use kvasir_core::ring::operation::{Planned, plan};
 use kvasir_core::ring::{Document, Member, MemberState, Mode, Sealed, TokenSecret, layout};
 use rand::Rng;
 
@@ -40,7 +39,7 @@ pub struct Backend {
 /// Longest wait for the outcome of a change; it may still come afterwards.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
-fn problem<T>(code: &str, detail: impl Into<String>) -> Answered<T> {
+pub(super) fn problem<T>(code: &str, detail: impl Into<String>) -> Answered<T> {
     Err(Box::new(Problem::new(code, detail)))
 }
 
@@ -102,20 +101,7 @@ impl AdminBackend for Backend {
     }
 
     fn plan_operation(&self, request: OperationRequest) -> Answered<OperationPlan> {
-        let newest = self.newest()?;
-        let operation = request.operation(self.place(&request)?);
-        plan(&newest, &request.id, &operation).map_err(|e| Box::new(Problem::from(e)))?;
-        let node = request.node.unwrap_or(NodeId::nil());
-        let unmoved =
-            NodePlan { node, partitions_before: 0, partitions_after: 0, in_bytes: 0, out_bytes: 0 };
-        Ok(OperationPlan {
-            request,
-            base_epoch: newest.epoch,
-            moves: Vec::new(),
-            total_bytes: 0,
-            nodes: vec![unmoved],
-            risk: Risk { level: RiskLevel::None, reasons: Vec::new() },
-        })
+        self.dry_run(request)
     }
 
     fn operation(&self, id: &str) -> Answered<OperationStatus> {
@@ -148,7 +134,7 @@ fn not_formed<T>() -> Answered<T> {
 }
 
 impl Backend {
-    fn newest(&self) -> Answered<Sealed> {
+    pub(super) fn newest(&self) -> Answered<Sealed> {
         self.control.newest().map_or_else(not_formed, Ok)
     }
 
@@ -177,7 +163,7 @@ impl Backend {
     }
 
     /// Runs a proposal in a task of its own: a client that goes away must not stop it half-way.
-    async fn proposed(&self, document: Sealed) -> Result<Sealed, ProposeError> {
+    pub(super) async fn proposed(&self, document: Sealed) -> Result<Sealed, ProposeError> {
         let control = self.control.clone();
         let round =
             tokio::task::spawn_local(async move { ballots::propose(&control, document).await });
@@ -188,7 +174,7 @@ impl Backend {
         }
     }
 
-    fn refused(&self, error: ProposeError) -> Box<Problem> {
+    pub(super) fn refused(&self, error: ProposeError) -> Box<Problem> {
         let detail = error.to_string();
         match error {
             ProposeError::Stale(newest) => stale(&newest),
@@ -206,63 +192,6 @@ impl Backend {
                 Box::new(Problem::new(code::INTERNAL, detail))
             }
         }
-    }
-
-    /// The member entry of a node that an operation is about, from what it says of itself.
-    fn place(&self, request: &OperationRequest) -> Answered<Option<Member>> {
-        use kvasir_core::admin_api::OperationKind;
-        request.validate().map_err(Box::new)?;
-        if request.kind != OperationKind::Join {
-            return Ok(None);
-        }
-        let now = self.control.now_ms();
-        let members = self.control.gossip.borrow().members(now);
-        let found = members.into_iter().find(|m| Some(m.id) == request.node);
-        match found {
-            Some(view) => Ok(Some(member(&view))),
-            None => {
-                let detail = "gossip has not heard of this node";
-                let problem = Problem::new(code::UNKNOWN_NODE, detail);
-                Err(Box::new(problem.hint("start the node with a seed of this cluster first")))
-            }
-        }
-    }
-
-    async fn operate(&self, request: OperationRequest) -> Answered<OperationStatus> {
-        // A lost race for the epoch is tried again on the newest document: operations are idempotent.
-        for _ in 0..5 {
-            let newest = self.newest()?;
-            if let Some(record) = newest.operations.get(&request.id) {
-                let posted = OperationStatus::of(&request.id, record);
-                let same =
-                    posted.request.kind == request.kind && posted.request.node == request.node;
-                return if same {
-                    Ok(posted)
-                } else {
-                    problem(code::OPERATION_CONFLICT, "the id is taken by another operation")
-                };
-            }
-            let operation = request.operation(self.place(&request)?);
-            let planned = plan(&newest, &request.id, &operation);
-            let child = match planned.map_err(|e| Box::new(Problem::from(e)))? {
-                Planned::Child(child) => child,
-                Planned::AlreadyRecorded(record) => {
-                    return Ok(OperationStatus::of(&request.id, &record));
-                }
-            };
-            match self.proposed(Sealed::new(*child)).await {
-                Ok(chosen) => {
-                    let record = chosen.operations.get(&request.id);
-                    return match record {
-                        Some(record) => Ok(OperationStatus::of(&request.id, record)),
-                        None => problem(code::INTERNAL, "the chosen document lost the operation"),
-                    };
-                }
-                Err(ProposeError::Stale(_)) => {}
-                Err(error) => return Err(self.refused(error)),
-            }
-        }
-        problem(code::NO_MAJORITY, "other changes were faster five times in a row; try again")
     }
 
     async fn form(&self, request: InitRequest) -> Answered<DocumentAnswer> {
@@ -380,7 +309,7 @@ fn stale(newest: &Sealed) -> Box<Problem> {
     Box::new(problem.hint("make the change again from the newest document"))
 }
 
-fn member(view: &MemberView) -> Member {
+pub(super) fn member(view: &MemberView) -> Member {
     Member {
         machine: view.labels.machine.clone(),
         rack: view.labels.rack.clone(),

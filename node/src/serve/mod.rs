@@ -12,6 +12,7 @@ pub mod handler;
 pub mod logging;
 pub mod net;
 pub mod node;
+pub mod operations;
 pub mod report;
 
 use std::process::ExitCode;

@@ -56,6 +56,7 @@ impl Clock for SimClock {
 
 struct Host {
     disk: MemoryDisk,
+    machine: String,
     running: Option<JoinHandle<()>>,
     drain: watch::Sender<bool>,
 }
@@ -87,12 +88,16 @@ impl Sim {
         let weather = Weather::new(seed);
         let drawn = weather.clone();
         net.set_fates(Some(Rc::new(move |from, to, bytes| drawn.fate(from, to, bytes))));
-        let host =
-            || Host { disk: MemoryDisk::new(), running: None, drain: watch::channel(false).0 };
+        let host = |number: usize| Host {
+            disk: MemoryDisk::new(),
+            machine: format!("machine-{number}"),
+            running: None,
+            drain: watch::channel(false).0,
+        };
         Self {
             weather,
             net,
-            hosts: (0..hosts).map(|_| host()).collect(),
+            hosts: (0..hosts).map(host).collect(),
             rng: SmallRng::seed_from_u64(seed ^ 0x51),
             start: Instant::now(),
             sets: sets.iter().map(ToString::to_string).collect(),
@@ -143,7 +148,7 @@ impl Sim {
         let mut sets = vec![
             "node.data_dir=data".to_string(),
             format!("node.seeds={}", serde_json::to_string(&seeds).expect("strings")),
-            format!("node.machine=machine-{host}"),
+            format!("node.machine={}", self.hosts[host].machine),
             "node.datacenter=dc1".to_string(),
             format!("http.listen=n{host}:8098"),
             format!("peer.listen=n{host}:8099"),
@@ -198,6 +203,12 @@ impl Sim {
     pub fn replace_disk(&mut self, host: usize, disk: MemoryDisk) {
         assert!(self.hosts[host].running.is_none(), "host {host} runs");
         self.hosts[host].disk = disk;
+    }
+
+    /// The machine that a host's node will say at its next start that it runs on.
+    pub fn set_machine(&mut self, host: usize, machine: &str) {
+        assert!(self.hosts[host].running.is_none(), "host {host} runs");
+        self.hosts[host].machine = machine.to_string();
     }
 
     /// Cuts a host off from all others, both ways.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::admin_api::{ClusterStatus, Liveness, NodeLoad, NodeStatus, PartitionHealth, Status};
+use crate::admin_api::{
+    ClusterStatus, Liveness, NodeLoad, NodeStatus, PartitionHealth, SharedMachine, Status,
+};
 use crate::gossip::MemberView;
 use crate::id::NodeId;
 use crate::quorum::Level;
@@ -52,6 +54,10 @@ impl Answering<'_> {
             server_version: self.server_version.to_owned(),
             cluster: self.ring.map(|ring| cluster(ring, &heard)),
             partitions,
+            shared_machines: self
+                .ring
+                .map(|ring| SharedMachine::all(ring.document()))
+                .unwrap_or_default(),
             nodes: self.rows(&heard),
             operations: Vec::new(),
         }

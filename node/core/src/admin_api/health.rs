@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::sharing::SharedMachine;
 use crate::id::NodeId;
 use crate::quorum::{Level, Progress, Tally};
 use crate::ring::Ring;
@@ -32,6 +33,9 @@ pub struct PartitionHealth {
     pub unwritable: u32,
     /// A slot is changing hands.
     pub moving: u32,
+    /// Two of its copies stand on one machine: see [`SharedMachine`].
+    #[serde(default)]
+    pub shared_machine: u32,
     /// Number of partitions by how many of their owners are up.
     pub by_copies: BTreeMap<u32, u32>,
 }
@@ -102,7 +106,9 @@ impl PartitionHealth {
             entry.slots.values().flatten().any(|slot| slot.state != SlotState::Stable)
         });
         let levels = (document.defaults.r, document.defaults.w);
-        Self::count(owners.iter().map(Vec::as_slice).zip(moving), is_up, levels, local)
+        let owners = owners.iter().map(Vec::as_slice);
+        let shared_machine = SharedMachine::partitions_in(&SharedMachine::all(document));
+        Self { shared_machine, ..Self::count(owners.zip(moving), is_up, levels, local) }
     }
 
     /// What the counts mean.
@@ -145,7 +151,11 @@ impl PartitionHealth {
             }
             Verdict::Unformed => "this node belongs to no cluster yet".to_owned(),
         };
-        Safety { verdict, sentence }
+        let shared = match self.shared_machine {
+            0 => String::new(),
+            count => format!("; {} have two copies on one machine", of(count)),
+        };
+        Safety { verdict, sentence: sentence + &shared }
     }
 }
 
@@ -218,6 +228,22 @@ mod tests {
         assert_eq!((two.no_quorum, two.unwritable, two.no_owner), (2, 2, 0));
         assert_eq!(two.verdict(), Verdict::Unavailable);
         assert_eq!(health(&[0, 1, 2]).verdict(), Verdict::Missing);
+    }
+
+    #[test]
+    fn a_shared_machine_is_said_whatever_the_verdict() {
+        let mut document = crate::ring::fixtures::cluster(3, 3);
+        let levels = (Level::Quorum, Level::Quorum);
+        let apart = Ring::new(crate::ring::Sealed::new(document.clone()));
+        let apart = PartitionHealth::of(&apart, |_| true, "dc1");
+        assert_eq!(apart.shared_machine, 0);
+        assert!(!apart.safety(levels).sentence.contains("machine"));
+        document.members.values_mut().for_each(|member| member.machine = "w1".into());
+        let shared = Ring::new(crate::ring::Sealed::new(document));
+        let shared = PartitionHealth::of(&shared, |_| true, "dc1");
+        assert_eq!((shared.shared_machine, shared.verdict()), (shared.total, Verdict::Safe));
+        let sentence = shared.safety(levels).sentence;
+        assert!(sentence.ends_with("partitions have two copies on one machine"), "{sentence}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod problem;
 pub mod repair;
 pub mod replica;
 pub mod routes;
+pub mod sharing;
 pub mod status;
 
 pub use assemble::Answering;
@@ -31,6 +32,7 @@ pub use probes::{Check, Probe, ProbeStatus};
 pub use problem::Problem;
 pub use repair::{RepairRequest, RepairStatus};
 pub use replica::{ActorName, DotName, ReplicaRead, ReplicaSibling, VersionRow};
+pub use sharing::SharedMachine;
 pub use status::{ClusterStatus, DefaultsStatus, Liveness, NodeLoad, NodeStatus, Status};
 
 #[cfg(test)]

@@ -6,12 +6,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use serde_json::json;
+
+use crate::admin_api::SharedMachine;
 use crate::admin_api::problem::{Problem, code};
+use crate::gossip::Labels;
 use crate::id::NodeId;
 use crate::ring::IllegalChange;
 use crate::ring::layout::PlanError;
 use crate::ring::operation::{self, Operation, OperationRecord, OperationRefused};
-use crate::ring::{Member, Partition};
+use crate::ring::{Document, Member, Partition};
 
 pub use crate::ring::operation::OperationKind;
 
@@ -77,8 +81,36 @@ impl OperationRequest {
 }
 
 impl OperationRequest {
-    /// The operation as the document records it; `member` is the place of a joining node, as gossip
-    /// knows it.
+    /// Whether a request that was posted before under the same id is this one.
+    pub fn is_same(&self, posted: &Self) -> bool {
+        (posted.kind, posted.node, &posted.machine) == (self.kind, self.node, &self.machine)
+    }
+
+    /// The entry of a member after this relocate. What the node says of itself by gossip decides: a
+    /// caller that saw it on another machine than it is on now, or in another rack, zone or data
+    /// center, is refused with 409 `place_differs`. Its weight is not a place.
+    pub fn relocated(&self, present: &Member, says: &Labels) -> Result<Member, Problem> {
+        let machine = self.machine.clone().unwrap_or_default();
+        let there = (&says.machine, &says.rack, &says.zone, &says.datacenter);
+        if there == (&machine, &present.rack, &present.zone, &present.datacenter) {
+            return Ok(Member { machine, ..present.clone() });
+        }
+        let detail = "a relocate changes the machine of a member and nothing else, and the node \
+                      says that it is elsewhere";
+        let problem = Problem::new(code::PLACE_DIFFERS, detail)
+            .hint("if the node just came up there, try again in some seconds; see GET /v1/status")
+            .fact(
+                "says",
+                json!({
+                    "machine": says.machine, "rack": says.rack, "zone": says.zone,
+                    "datacenter": says.datacenter
+                }),
+            );
+        Err(problem)
+    }
+
+    /// The operation as the document records it; `member` is the place of a joining or relocated
+    /// node afterwards.
     pub fn operation(&self, member: Option<Member>) -> Operation {
         let rebalance = self.moves_data();
         Operation { kind: self.kind, node: self.node, member, rebalance }
@@ -139,7 +171,9 @@ impl OperationStatus {
                 kind: operation.kind,
                 node: operation.node,
                 replaces: None,
-                machine: None,
+                machine: (operation.kind == OperationKind::Relocate)
+                    .then(|| operation.member.as_ref().map(|m| m.machine.clone()))
+                    .flatten(),
                 rebalance: membership.then_some(operation.rebalance),
             },
             state,
@@ -153,17 +187,22 @@ impl OperationStatus {
     }
 }
 
+/// What callers are told who asked for something else.
+pub const BUILT: &str =
+    "this version does `relocate`, and `join` and `leave` with \"rebalance\": false";
+
 impl From<OperationRefused> for Problem {
     fn from(refused: OperationRefused) -> Self {
         let detail = refused.to_string();
         match refused {
             OperationRefused::Unsupported { .. } => {
-                Problem::new(code::UNSUPPORTED_OPERATION, detail)
-                    .hint("this version does `join` and `leave` with \"rebalance\": false")
+                Problem::new(code::UNSUPPORTED_OPERATION, detail).hint(BUILT)
             }
             OperationRefused::IdReused(_) => Problem::new(code::OPERATION_CONFLICT, detail)
                 .hint("post it under an id that was not used before"),
             OperationRefused::MemberExists(_) => Problem::new(code::OPERATION_CONFLICT, detail),
+            OperationRefused::NotAMember(_) => Problem::new(code::UNKNOWN_NODE, detail),
+            OperationRefused::PlaceDiffers(_) => Problem::new(code::PLACE_DIFFERS, detail),
             OperationRefused::Malformed(_) => Problem::new(code::BAD_REQUEST, detail),
             OperationRefused::Illegal(change) => change.into(),
         }
@@ -217,15 +256,29 @@ pub struct OperationPlan {
 }
 
 impl OperationPlan {
-    /// The plan of an operation that moves nothing, on the document of this epoch.
-    pub fn without_moves(request: OperationRequest, base_epoch: u64) -> Self {
+    /// The plan of an operation that moves nothing, on the document of this epoch; `child` is the
+    /// document that it would lead to, none where the operation is over.
+    pub fn without_moves(
+        request: OperationRequest,
+        base_epoch: u64,
+        child: Option<&Document>,
+    ) -> Self {
+        let (node, groups) = (request.node, child.map(SharedMachine::all).unwrap_or_default());
+        let told = groups.iter().filter(|group| node.is_none_or(|n| group.nodes.contains(&n)));
+        let reasons: Vec<String> = told
+            .map(|group| {
+                let (count, machine) = (group.partitions.len(), &group.machine);
+                format!("{count} partitions have two copies on machine {machine}")
+            })
+            .collect();
+        let level = if reasons.is_empty() { RiskLevel::None } else { RiskLevel::Reduced };
         Self {
             request,
             base_epoch,
             moves: Vec::new(),
             total_bytes: 0,
             nodes: Vec::new(),
-            risk: Risk { level: RiskLevel::None, reasons: Vec::new() },
+            risk: Risk { level, reasons },
         }
     }
 }

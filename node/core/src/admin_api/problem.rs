@@ -42,6 +42,8 @@ pub mod code {
     pub const STALE_PARENT: &str = "stale_parent";
     /// 409: another operation with this id says something else.
     pub const OPERATION_CONFLICT: &str = "operation_conflict";
+    /// 409: the node says of itself another place than the operation does; `says` holds it.
+    pub const PLACE_DIFFERS: &str = "place_differs";
     /// 409: the operation is past the point where it can be cancelled.
     pub const NOT_CANCELLABLE: &str = "not_cancellable";
     /// 413: the body is larger than the route takes.
@@ -63,7 +65,7 @@ pub mod code {
     pub const UNAVAILABLE: &str = "unavailable";
 
     /// Every code with its HTTP status and a title.
-    pub const ALL: [(&str, u16, &str); 23] = [
+    pub const ALL: [(&str, u16, &str); 24] = [
         (MALFORMED_BODY, 400, "The body cannot be read"),
         (BAD_QUERY, 400, "The query cannot be used"),
         (BAD_PATH, 400, "The path cannot be used"),
@@ -78,6 +80,7 @@ pub mod code {
         (ALREADY_FORMED, 409, "The cluster is already formed"),
         (STALE_PARENT, 409, "The document has a newer parent"),
         (OPERATION_CONFLICT, 409, "The operation id is taken"),
+        (PLACE_DIFFERS, 409, "The node is in another place"),
         (NOT_CANCELLABLE, 409, "The operation can no longer be cancelled"),
         (BODY_TOO_LARGE, 413, "The body is too large"),
         (ILLEGAL_CHANGE, 422, "The document is no legal step"),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::admin_api::{OperationStatus, PartitionHealth, Safety};
+use crate::admin_api::{OperationStatus, PartitionHealth, Safety, SharedMachine};
 use crate::gossip;
 use crate::id::{ClusterId, NodeId};
 use crate::quorum::Level;
@@ -28,6 +28,9 @@ pub struct Status {
     pub cluster: Option<ClusterStatus>,
     /// The partitions counted by what is up.
     pub partitions: PartitionHealth,
+    /// Which copies share a machine; left out where each has one of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_machines: Vec<SharedMachine>,
     /// Every node of the document and every other that gossip knows, by id.
     pub nodes: Vec<NodeStatus>,
     /// Operations that are not over.

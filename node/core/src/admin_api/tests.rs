@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use serde_json::{from_value, json, to_value};
 
 use super::*;
+use crate::gossip::Labels;
 use crate::id::{ClusterId, NodeId};
 use crate::quorum::Level;
 use crate::ring::fixtures::cluster;
-use crate::ring::{Document, Durability, MemberState, Mode, Partition, Sealed};
+use crate::ring::{
+    Document, Durability, Member, MemberState, Mode, OperationRecord, Partition, Sealed,
+};
 use crate::version::{Actor, Context, Dot, Record, Sibling, SiblingSet, Stamp};
 
 fn node(number: u8) -> NodeId {
@@ -76,6 +79,51 @@ fn operation_request_and_status() {
             "movesTotal": 0, "movesDone": 0, "movedBytes": 0
         })
     );
+}
+
+#[test]
+fn a_relocate_is_recorded_as_it_was_posted() {
+    let posted = json!({"id": "r-1", "kind": "relocate", "node": N1, "machine": "w4"});
+    let request: OperationRequest = from_value(posted.clone()).unwrap();
+    assert!(!request.moves_data());
+    let present = Member {
+        machine: "w1".to_owned(),
+        rack: "r".to_owned(),
+        zone: "a".to_owned(),
+        datacenter: "dc1".to_owned(),
+        weight: 70,
+        state: MemberState::Active,
+    };
+    let says = Labels {
+        machine: "w4".to_owned(),
+        rack: "r".to_owned(),
+        zone: "a".to_owned(),
+        datacenter: "dc1".to_owned(),
+        weight: 100,
+    };
+    let place = request.relocated(&present, &says).unwrap();
+    assert_eq!(place, Member { machine: "w4".to_owned(), ..present.clone() }, "weight stays");
+    let operation = request.operation(Some(place));
+    let state = crate::ring::OperationState::Done;
+    let record = OperationRecord { operation, state, started: 3, finished: 3 };
+    let status = OperationStatus::of("r-1", &record);
+    assert_eq!(to_value(&status.request).unwrap(), posted);
+    assert!(request.is_same(&status.request));
+    let other = OperationRequest { machine: Some("w5".to_owned()), ..request.clone() };
+    assert!(!other.is_same(&status.request));
+    let elsewhere: [fn(&mut Labels); 4] = [
+        |says| says.machine = "w1".to_owned(),
+        |says| says.rack = "s".to_owned(),
+        |says| says.zone = "b".to_owned(),
+        |says| says.datacenter = "dc2".to_owned(),
+    ];
+    for change in elsewhere {
+        let mut says = says.clone();
+        change(&mut says);
+        let problem = request.relocated(&present, &says).unwrap_err();
+        assert_eq!((problem.code.as_str(), problem.status), ("place_differs", 409));
+        assert_eq!(problem.facts["says"]["zone"], says.zone);
+    }
 }
 
 #[test]
@@ -172,6 +220,7 @@ fn status() -> Status {
             },
         }),
         partitions,
+        shared_machines: vec![],
         nodes: vec![NodeStatus {
             id: node(1),
             liveness: Liveness::Alive,
@@ -235,7 +284,8 @@ fn status_json() {
         },
         "partitions": {
             "total": 2, "whole": 0, "underReplicated": 2, "noQuorum": 0, "noOwner": 0,
-            "unreadable": 0, "unwritable": 0, "moving": 1, "byCopies": {"2": 2}
+            "unreadable": 0, "unwritable": 0, "moving": 1, "sharedMachine": 0,
+            "byCopies": {"2": 2}
         },
         "nodes": [{
             "id": N1, "liveness": "alive", "forMs": 1500, "member": "active",
@@ -248,9 +298,24 @@ fn status_json() {
         "operations": []
     });
     assert_eq!(to_value(&status).unwrap(), golden);
-    let mut newer = golden;
+    let mut newer = golden.clone();
     newer["fieldOfALaterVersion"] = json!(1);
     assert_eq!(from_value::<Status>(newer).unwrap(), status);
+    let sharing = SharedMachine {
+        machine: "m1".to_owned(),
+        datacenter: "dc1".to_owned(),
+        nodes: vec![node(1), node(2)],
+        bits: 1,
+        partitions: vec![0, 1],
+    };
+    let shared = Status { shared_machines: vec![sharing], ..status };
+    assert_eq!(
+        to_value(&shared).unwrap()["sharedMachines"],
+        json!([{
+            "machine": "m1", "datacenter": "dc1", "bits": 1, "partitions": [0, 1],
+            "nodes": [N1, "02020202-0202-0202-0202-020202020202"]
+        }])
+    );
 }
 
 #[test]

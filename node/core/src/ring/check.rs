@@ -1,8 +1,9 @@
 //! Is this a document at all? What must hold of every document by itself, whatever its parent.
 //!
 //! Bounds come first, so that no later step works on something huge; then the table: one entry per
-//! partition, N slots in every data center, each owner a member of that data center, no two copies
-//! on one machine.
+//! partition, N slots in every data center, each owner a member of that data center, no member
+//! twice. The first document puts no two copies on one machine; later ones may come to it by a
+//! relocate, which `super::judge` rules on.
 
 use std::collections::BTreeSet;
 
@@ -173,7 +174,7 @@ impl Document {
             }
         }
         for (datacenter, slots) in &entry.slots {
-            let mut machines = BTreeSet::new();
+            let (mut owners, mut machines) = (BTreeSet::new(), BTreeSet::new());
             for slot in slots {
                 if slot.since == 0 || slot.since > entry.version {
                     return at("has a slot gained outside epoch 1 to the entry's version");
@@ -183,7 +184,10 @@ impl Document {
                     Some(member) if member.datacenter != *datacenter => {
                         return at("names an owner of another data center");
                     }
-                    Some(member) if !machines.insert(&member.machine) => {
+                    Some(_) if !owners.insert(slot.owner) => {
+                        return at("names one owner twice");
+                    }
+                    Some(member) if !machines.insert(&member.machine) && self.epoch == 1 => {
                         return at("puts two copies on one machine");
                     }
                     Some(_) => {}

@@ -4,11 +4,16 @@
 //! What is fixed for ever: cluster id and name, seed, token secret, N per data center, the mode of
 //! a declared bucket, a finished operation. What is fixed until moves are built: the table and how
 //! finely the ring is cut. A member may come in owning nothing, may go once no slot names it, and
-//! may change its weight and the labels of its place, never its data center.
+//! may change its weight, rack and zone, never its data center.
+//!
+//! A machine changes only by a relocate that is recorded in the same epoch and changes nothing else
+//! of its member. Since the first layout puts no two copies on one machine and the table is fixed,
+//! this is the only way in which two copies can come to share one: the move happened, and a
+//! document that denied it would hide the risk (`crate::admin_api::SharedMachine` shows it).
 
 use super::check::InvalidDocument;
 use super::document::{Document, Sealed};
-use super::operation::KEPT_OPERATIONS;
+use super::operation::{KEPT_OPERATIONS, OperationKind, OperationRecord};
 use crate::id::NodeId;
 
 /// Why a document may not follow its parent. Nothing was promised or accepted; the same child is
@@ -50,6 +55,12 @@ pub enum IllegalChange {
     /// A member stands in another data center.
     #[error("member {0} cannot change its data center")]
     MemberMoved(NodeId),
+    /// A member stands on another machine, and no relocate in this epoch says so.
+    #[error("member {0} changes its machine without a relocate that is recorded with it")]
+    MachineChanged(NodeId),
+    /// A relocate is recorded whose member is not as before but for its machine.
+    #[error("operation {0} is a relocate: it changes the machine of one member and nothing else")]
+    Relocate(String),
     /// A declared bucket's mode differs.
     #[error("the mode of bucket {0} was fixed when it was declared")]
     BucketMode(String),
@@ -74,6 +85,8 @@ impl IllegalChange {
             Self::Table { .. } => "table_changed",
             Self::MemberOwns(_) => "member_owns_partitions",
             Self::MemberMoved(_) => "member_moved",
+            Self::MachineChanged(_) => "machine_changed",
+            Self::Relocate(_) => "relocate_changes_more",
             Self::BucketMode(_) => "bucket_mode_changed",
             Self::BucketRemoved(_) => "bucket_removed",
             Self::Operation(_) => "finished_operation_changed",
@@ -124,7 +137,46 @@ fn judge_members(parent: &Document, child: &Document) -> Result<(), IllegalChang
             Some(after) if after.datacenter != before.datacenter => {
                 return Err(IllegalChange::MemberMoved(id));
             }
+            Some(after) if after.machine != before.machine && !relocates(parent, child, id) => {
+                return Err(IllegalChange::MachineChanged(id));
+            }
             _ => {}
+        }
+    }
+    judge_relocates(parent, child)
+}
+
+/// The records that are in the child and not in its parent.
+fn new_records<'a>(
+    parent: &'a Document,
+    child: &'a Document,
+) -> impl Iterator<Item = (&'a String, &'a OperationRecord)> {
+    child.operations.iter().filter(|(id, _)| !parent.operations.contains_key(*id))
+}
+
+/// Does the child record a relocate of this node?
+fn relocates(parent: &Document, child: &Document, node: NodeId) -> bool {
+    let is = |record: &OperationRecord| {
+        record.operation.kind == OperationKind::Relocate && record.operation.node == Some(node)
+    };
+    new_records(parent, child).any(|(_, record)| is(record))
+}
+
+/// Every new relocate says of its member what the child says, and that is what the parent said
+/// but for the machine.
+fn judge_relocates(parent: &Document, child: &Document) -> Result<(), IllegalChange> {
+    for (id, record) in new_records(parent, child) {
+        let operation = &record.operation;
+        if operation.kind != OperationKind::Relocate {
+            continue;
+        }
+        let entry =
+            |document: &Document| operation.node.and_then(|n| document.members.get(&n).cloned());
+        let expected = entry(parent)
+            .zip(operation.member.as_ref())
+            .map(|(before, told)| super::Member { machine: told.machine.clone(), ..before });
+        if expected.is_none() || expected != entry(child) || expected != operation.member {
+            return Err(IllegalChange::Relocate(id.clone()));
         }
     }
     Ok(())
@@ -161,9 +213,8 @@ fn judge_operations(parent: &Document, child: &Document) -> Result<(), IllegalCh
             kept_oldest = kept_oldest.min(Some(age)).or(Some(age));
         }
     }
-    for (id, record) in &child.operations {
-        let new = !parent.operations.contains_key(id);
-        if new && (record.started, record.finished) != (child.epoch, child.epoch) {
+    for (id, record) in new_records(parent, child) {
+        if (record.started, record.finished) != (child.epoch, child.epoch) {
             return Err(IllegalChange::Operation(id.clone()));
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! A posted operation becomes one child document (`plan`); its record stands in the document, so a
 //! second post of the same id finds it there whoever receives it. Built today are `join` and
-//! `leave` without rebalancing: they move no data and are done in the epoch that records them.
+//! `leave` without rebalancing, and `relocate`: they move no data and are done in the epoch that
+//! records them.
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,12 @@ pub enum OperationRefused {
     /// A join names a member that stands in the document with another place.
     #[error("node {0} is a member already, with another place")]
     MemberExists(NodeId),
+    /// A relocate names a node that is no member.
+    #[error("node {0} is no member")]
+    NotAMember(NodeId),
+    /// A relocate would change more of the member than its machine.
+    #[error("node {0} would change more than its machine")]
+    PlaceDiffers(NodeId),
     /// The child would not be a legal step.
     #[error(transparent)]
     Illegal(#[from] IllegalChange),
@@ -63,6 +70,7 @@ pub fn plan(parent: &Sealed, id: &str, operation: &Operation) -> Result<Planned,
         _ if operation.rebalance => return Err(unsupported(operation)),
         OperationKind::Join => join(&mut child, operation)?,
         OperationKind::Leave => leave(&mut child, operation)?,
+        OperationKind::Relocate => relocate(&mut child, operation)?,
         _ => return Err(unsupported(operation)),
     }
     while child.operations.len() >= KEPT_OPERATIONS {
@@ -110,6 +118,19 @@ fn leave(child: &mut Document, operation: &Operation) -> Result<(), OperationRef
     Ok(())
 }
 
+/// The member stands on another machine now; all else of it stays. That two copies share the
+/// machine afterwards is no reason to refuse: they do already.
+fn relocate(child: &mut Document, operation: &Operation) -> Result<(), OperationRefused> {
+    let (Some(node), Some(place)) = (operation.node, &operation.member) else {
+        return Err(OperationRefused::Malformed("relocate needs a node and its member entry"));
+    };
+    let Some(present) = child.members.get_mut(&node) else {
+        return Err(OperationRefused::NotAMember(node));
+    };
+    present.machine.clone_from(&place.machine);
+    if present == place { Ok(()) } else { Err(OperationRefused::PlaceDiffers(node)) }
+}
+
 /// How many finished records a document keeps; the oldest go first.
 pub const KEPT_OPERATIONS: usize = 64;
 
@@ -145,7 +166,7 @@ pub struct Operation {
     pub kind: OperationKind,
     /// To which node.
     pub node: Option<NodeId>,
-    /// For a join: where the node stands.
+    /// For a join and a relocate: where the node stands afterwards.
     pub member: Option<Member>,
     /// May data move? `false`: a joining member owns nothing, a leaving one must own nothing.
     pub rebalance: bool,
@@ -242,6 +263,55 @@ mod tests {
         let mut moved = ask(OperationKind::Join, 0);
         moved.member = Some(member(9));
         assert_eq!(plan(&first, "x", &moved), Err(OperationRefused::MemberExists(node(0))));
+    }
+
+    /// A relocate of node `number` to a machine.
+    fn to(number: u8, machine: &str) -> Operation {
+        let place = Member { machine: machine.into(), ..member(number) };
+        Operation { member: Some(place), ..ask(OperationKind::Relocate, number) }
+    }
+
+    #[test]
+    fn a_relocate_changes_the_machine_of_one_member_even_where_copies_then_share_it() {
+        let first = Sealed::new(cluster(3, 3));
+        let moved = child(plan(&first, "r1", &to(0, "machine1")).unwrap());
+        assert_eq!(moved.members[&node(0)].machine, "machine1");
+        let others = |document: &Document| {
+            let mut members = document.members.clone();
+            members.remove(&node(0));
+            members
+        };
+        assert_eq!((others(&moved), &moved.table), (others(&first), &first.table));
+        let again = plan(&moved, "r1", &to(0, "machine1")).unwrap();
+        assert!(matches!(again, Planned::AlreadyRecorded(record) if record.finished == 2));
+        let reused = plan(&moved, "r1", &to(0, "machine2"));
+        assert_eq!(reused, Err(OperationRefused::IdReused("r1".into())));
+        // Away again, and once more to where it is: recorded, and nothing else differs.
+        let away = child(plan(&moved, "r2", &to(0, "machine9")).unwrap());
+        assert_eq!(away.members[&node(0)].machine, "machine9");
+        let same = child(plan(&away, "r3", &to(0, "machine9")).unwrap());
+        assert_eq!(same.members, away.members);
+    }
+
+    #[test]
+    fn a_relocate_changes_nothing_but_the_machine() {
+        let first = Sealed::new(cluster(3, 3));
+        let elsewhere: [fn(&mut Member); 4] = [
+            |place| place.zone = "other".into(),
+            |place| place.rack = String::new(),
+            |place| place.datacenter = "dc2".into(),
+            |place| place.weight += 1,
+        ];
+        for change in elsewhere {
+            let mut operation = to(0, "machine9");
+            operation.member.as_mut().map(change).unwrap();
+            let refused = plan(&first, "r", &operation);
+            assert_eq!(refused, Err(OperationRefused::PlaceDiffers(node(0))));
+        }
+        let stranger = plan(&first, "r", &to(7, "machine9"));
+        assert_eq!(stranger, Err(OperationRefused::NotAMember(node(7))));
+        let bare = plan(&first, "r", &ask(OperationKind::Relocate, 0));
+        assert!(matches!(bare, Err(OperationRefused::Malformed(_))));
     }
 
     #[test]

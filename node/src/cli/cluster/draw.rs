@@ -31,6 +31,15 @@ pub fn status(status: &Status, colour: bool) -> String {
             operation.moves_total
         ));
     }
+    for shared in &status.shared_machines {
+        let nodes: Vec<String> = shared.nodes.iter().map(|node| short(*node)).collect();
+        parts.push(format!(
+            "  machine {} holds two copies of {} partitions: nodes {}",
+            shared.machine,
+            shared.partitions.len(),
+            nodes.join(", ")
+        ));
+    }
     if !status.nodes.is_empty() {
         let titles =
             ["ST", "NODE", "MACHINE", "ZONE", "OWNS", "LOAD", "HTTP", "ADMIN", "VERSION", "FOR"];
@@ -88,9 +97,14 @@ fn next_step(status: &Status) -> Option<String> {
     {
         return Some(format!("node {} refuses writes: {why}", short(node.id)));
     }
-    let gone = status.nodes.iter().find(|node| {
+    let is_gone = |node: &&NodeStatus| {
         node.member.is_some() && matches!(node.liveness, Liveness::Down | Liveness::Unheard)
-    })?;
+    };
+    let Some(gone) = status.nodes.iter().find(is_gone) else {
+        let shared = status.shared_machines.first()?;
+        let (node, machine) = (short(*shared.nodes.last()?), &shared.machine);
+        return Some(format!("start node {node} on a machine of its own instead of {machine}"));
+    };
     let since =
         gone.for_ms.map_or(String::new(), |ms| format!(" for {}", age(Duration::from_millis(ms))));
     let machine = if gone.machine.is_empty() { "its machine" } else { &gone.machine };
@@ -331,6 +345,26 @@ DM  cccccccc  dev-2    z     33.3%        -  127.0.0.1:8102  127.0.0.1:8302  0.1
 next: node cccccccc is down for 1 m: start it again on dev-2"
         );
         assert!(super::status(&status, true).starts_with("\u{1b}[33mDEGRADED"));
+    }
+
+    #[test]
+    fn status_names_copies_that_share_a_machine() {
+        let status: Status = serde_json::from_value(json!({
+            "safety": {"verdict": "safe", "sentence": "every copy is up"},
+            "answeredBy": N[0], "serverVersion": "0.1.0",
+            "partitions": {"total": 2, "whole": 2, "underReplicated": 0, "noQuorum": 0,
+                "noOwner": 0, "unreadable": 0, "unwritable": 0, "moving": 0, "byCopies": {"3": 2}},
+            "sharedMachines": [{"machine": "w1", "datacenter": "dc1", "nodes": [N[0], N[1]],
+                "bits": 1, "partitions": [0, 1]}],
+            "nodes": [node(0, "alive"), node(1, "alive"), node(2, "alive")],
+        }))
+        .unwrap();
+        let text = super::status(&status, false);
+        let (a, b) = (short(id(0)), short(id(1)));
+        let line = format!("  machine w1 holds two copies of 2 partitions: nodes {a}, {b}");
+        assert_eq!(text.lines().nth(1), Some(line.as_str()), "{text}");
+        let next = format!("next: start node {b} on a machine of its own instead of w1");
+        assert_eq!(text.lines().last(), Some(next.as_str()), "{text}");
     }
 
     #[test]

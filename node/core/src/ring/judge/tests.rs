@@ -97,10 +97,6 @@ fn the_table_is_fixed() {
     refused("invalid_document", |child| {
         child.table[0].slots.get_mut("dc1").unwrap()[0].owner = node(77);
     });
-    refused("invalid_document", |child| {
-        let machine = child.members[&node(0)].machine.clone();
-        child.members.values_mut().for_each(|member| member.machine = machine.clone());
-    });
     refused("invalid_document", |child| child.defaults.mode = Mode::LastWriteWins);
     refused("invalid_document", |child| child.defaults.w = crate::quorum::Level::Exactly(4));
     refused("invalid_document", |child| child.defaults.ttl = Some(0));
@@ -108,8 +104,75 @@ fn the_table_is_fixed() {
         child.members.insert(crate::id::NodeId::nil(), member(7));
     });
     refused("invalid_document", |child| {
-        child.members.get_mut(&node(0)).unwrap().machine = String::new();
+        child.members.get_mut(&node(9)).unwrap().rack = "\n".into();
     });
+    refused("invalid_document", |child| {
+        let slots = child.table[0].slots.get_mut("dc1").unwrap();
+        slots[1].owner = slots[0].owner;
+    });
+}
+
+/// Puts a node on a machine and records it as a relocate.
+fn relocate(child: &mut Document, number: u8, machine: &str) {
+    let entry = child.members.get_mut(&node(number)).unwrap();
+    entry.machine = machine.into();
+    let (kind, member) = (OperationKind::Relocate, Some(entry.clone()));
+    let operation = Operation { kind, node: Some(node(number)), member, rebalance: false };
+    let record = OperationRecord { operation, ..record(2) };
+    child.operations.insert(format!("relocate-{number}"), record);
+}
+
+#[test]
+fn a_machine_changes_only_by_a_relocate_recorded_with_it() {
+    assert_eq!(verdict(|child| relocate(child, 0, "machine9")), "legal");
+    // All five on one machine: the document says what is so.
+    let together = |child: &mut Document| (0..5).for_each(|n| relocate(child, n, "one"));
+    assert_eq!(verdict(together), "legal");
+    let refused = |code: &str, change: fn(&mut Document)| assert_eq!(verdict(change), code);
+    refused("machine_changed", |child| {
+        child.members.get_mut(&node(0)).unwrap().machine = "machine1".into();
+    });
+    refused("machine_changed", |child| {
+        relocate(child, 0, "machine9");
+        child.members.get_mut(&node(1)).unwrap().machine = "machine9".into();
+    });
+    refused("relocate_changes_more", |child| {
+        relocate(child, 0, "machine9");
+        child.members.get_mut(&node(0)).unwrap().machine = "machine8".into();
+    });
+    refused("relocate_changes_more", |child| {
+        relocate(child, 0, "machine9");
+        child.members.get_mut(&node(0)).unwrap().zone = "elsewhere".into();
+    });
+    refused("relocate_changes_more", |child| {
+        child.members.get_mut(&node(0)).unwrap().zone = "elsewhere".into();
+        relocate(child, 0, "machine9");
+    });
+    refused("relocate_changes_more", |child| {
+        child.members.insert(node(7), member(7));
+        relocate(child, 7, "machine7");
+    });
+    refused("relocate_changes_more", |child| {
+        relocate(child, 9, "machine7");
+        child.members.remove(&node(9));
+    });
+    refused("invalid_document", |child| relocate(child, 0, ""));
+}
+
+#[test]
+fn copies_may_go_on_sharing_a_machine_once_they_do() {
+    let first = Sealed::new(cluster(3, 3));
+    let mut moved = first.child();
+    relocate(&mut moved, 0, "machine1");
+    let moved = Sealed::new(moved);
+    assert_eq!(legal_child(&first, &moved), Ok(()));
+    let mut later = moved.child();
+    later.defaults.sloppy = false;
+    assert_eq!(legal_child(&moved, &Sealed::new(later)), Ok(()));
+    // But no cluster begins so.
+    let mut first = Document::clone(&first);
+    first.members.values_mut().for_each(|member| member.machine = "one".into());
+    assert!(first.validate().unwrap_err().to_string().contains("two copies on one machine"));
 }
 
 #[test]

@@ -1,0 +1,104 @@
+//! Operations as a node carries them out: what the document records already is answered from it, what
+//! is new becomes the next document by ballot. Idempotent by id, whichever node is asked.
+
+use kvasir_core::admin_api::problem::code;
+use kvasir_core::admin_api::{
+    OperationKind, OperationPlan, OperationRequest, OperationStatus, Problem,
+};
+use kvasir_core::gossip::MemberView;
+use kvasir_core::ring::operation::{Planned, plan};
+use kvasir_core::ring::{Document, Member, Sealed};
+
+use super::backend::{Backend, member, problem};
+use crate::admin::Answered;
+use crate::tasks::ballots::ProposeError;
+
+/// How often an operation is planned anew after another change was faster.
+const RACES_MAX: u32 = 5;
+
+impl Backend {
+    /// Posts an operation that moves no data.
+    pub(super) async fn operate(&self, request: OperationRequest) -> Answered<OperationStatus> {
+        request.validate().map_err(Box::new)?;
+        // A lost race for the epoch is tried again on the newest document: operations are idempotent.
+        for _ in 0..RACES_MAX {
+            let newest = self.newest()?;
+            let child = match recorded(&newest, &request)? {
+                Some(status) => return Ok(status),
+                None => self.planned(&newest, &request)?,
+            };
+            let Some(child) = child else { continue };
+            match self.proposed(Sealed::new(child)).await {
+                Ok(chosen) => {
+                    let record = chosen.operations.get(&request.id);
+                    return match record {
+                        Some(record) => Ok(OperationStatus::of(&request.id, record)),
+                        None => problem(code::INTERNAL, "the chosen document lost the operation"),
+                    };
+                }
+                Err(ProposeError::Stale(_)) => {}
+                Err(error) => return Err(self.refused(error)),
+            }
+        }
+        problem(code::NO_MAJORITY, "other changes were faster five times in a row; try again")
+    }
+
+    /// What posting the operation would do.
+    pub(super) fn dry_run(&self, request: OperationRequest) -> Answered<OperationPlan> {
+        request.validate().map_err(Box::new)?;
+        let newest = self.newest()?;
+        let child = match recorded(&newest, &request)? {
+            Some(_) => None,
+            None => self.planned(&newest, &request)?,
+        };
+        Ok(OperationPlan::without_moves(request, newest.epoch, child.as_ref()))
+    }
+
+    /// The document that the operation leads to; none where its record is there already.
+    fn planned(&self, newest: &Sealed, request: &OperationRequest) -> Answered<Option<Document>> {
+        let operation = request.operation(self.place(newest, request)?);
+        match plan(newest, &request.id, &operation).map_err(|e| Box::new(Problem::from(e)))? {
+            Planned::Child(child) => Ok(Some(*child)),
+            Planned::AlreadyRecorded(_) => Ok(None),
+        }
+    }
+
+    /// The member entry that the operation leads to, from what the node says of itself.
+    fn place(&self, newest: &Document, request: &OperationRequest) -> Answered<Option<Member>> {
+        match request.kind {
+            OperationKind::Join => Ok(Some(member(&self.heard_of(request)?))),
+            OperationKind::Relocate => {
+                let listed = request.node.and_then(|node| newest.members.get(&node));
+                let Some(present) = listed else {
+                    return problem(code::UNKNOWN_NODE, "the node is no member of this cluster");
+                };
+                let says = self.heard_of(request)?.labels;
+                request.relocated(present, &says).map(Some).map_err(Box::new)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The node that an operation is about, as gossip knows it.
+    fn heard_of(&self, request: &OperationRequest) -> Answered<MemberView> {
+        let members = self.control.gossip.borrow().members(self.control.now_ms());
+        members.into_iter().find(|m| Some(m.id) == request.node).ok_or_else(|| {
+            let problem = Problem::new(code::UNKNOWN_NODE, "gossip has not heard of this node");
+            Box::new(problem.hint("start the node with a seed of this cluster first"))
+        })
+    }
+}
+
+/// The state of an operation that the document records under this id.
+///
+/// # Errors
+/// Another operation has the id.
+fn recorded(newest: &Document, request: &OperationRequest) -> Answered<Option<OperationStatus>> {
+    let Some(record) = newest.operations.get(&request.id) else { return Ok(None) };
+    let posted = OperationStatus::of(&request.id, record);
+    if request.is_same(&posted.request) {
+        Ok(Some(posted))
+    } else {
+        problem(code::OPERATION_CONFLICT, "the id is taken by another operation")
+    }
+}
