@@ -2,7 +2,11 @@
 //!
 //! On a loopback listener everyone who is on the machine may. Elsewhere the caller shows the bearer
 //! token of this node. Only its hash is kept, and hashes are compared in constant time, so neither
-//! a memory dump nor the time of a refusal tells it.
+//! a memory dump nor the time of a refusal tells it. The token may be replaced while the node
+//! runs; clones of one [`Access`] share it.
+
+use std::cell::Cell;
+use std::rc::Rc;
 
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
@@ -15,15 +19,27 @@ use subtle::ConstantTimeEq;
 #[derive(Clone)]
 pub struct Access {
     loopback: bool,
-    token_hash: Option<[u8; 32]>,
+    token_hash: Rc<Cell<Option<[u8; 32]>>>,
 }
 
 impl Access {
     /// `token` is the configured one without surrounding blanks; an empty one counts as none.
     /// Without a token the guarded routes work on loopback only.
     pub fn new(loopback: bool, token: Option<&str>) -> Self {
-        let token = token.map(str::trim).filter(|token| !token.is_empty());
-        Self { loopback, token_hash: token.map(|token| Sha256::digest(token).into()) }
+        let access = Self { loopback, token_hash: Rc::default() };
+        access.replace(token.unwrap_or_default());
+        access
+    }
+
+    /// Takes this token from now on, without surrounding blanks; an empty one changes nothing. True
+    /// when it is another than before.
+    pub fn replace(&self, token: &str) -> bool {
+        let token = token.trim();
+        if token.is_empty() {
+            return false;
+        }
+        let hash = Some(Sha256::digest(token).into());
+        self.token_hash.replace(hash) != hash
     }
 
     /// Whether the caller may use guarded routes.
@@ -43,11 +59,11 @@ impl Access {
         let bytes = header.as_bytes();
         let scheme = bytes.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
         let shown: [u8; 32] = Sha256::digest(bytes.get(7..).unwrap_or_default()).into();
-        let equal = self.token_hash.is_some_and(|held| held.ct_eq(&shown).into());
+        let equal = self.token_hash.get().is_some_and(|held| held.ct_eq(&shown).into());
         if scheme && equal && given.next().is_none() {
             return Ok(());
         }
-        let detail = match self.token_hash {
+        let detail = match self.token_hash.get() {
             None => "this node has no token configured, so the route works on loopback only",
             Some(_) => "the token is not this node's",
         };
@@ -82,6 +98,17 @@ mod tests {
             assert_eq!(ask(&guarded, &[wrong]), Err(403), "{wrong}");
         }
         assert_eq!(ask(&guarded, &["Bearer secret", "Bearer secret"]), Err(403));
+    }
+
+    #[test]
+    fn a_token_is_replaced_for_all_clones_and_never_by_nothing() {
+        let access = Access::new(false, Some("old"));
+        let clone = access.clone();
+        assert!(!access.replace(" \n") && !access.replace("old\n"));
+        assert_eq!(ask(&clone, &["Bearer old"]), Ok(()));
+        assert!(access.replace("new\n"));
+        assert_eq!(ask(&clone, &["Bearer new"]), Ok(()));
+        assert_eq!(ask(&clone, &["Bearer old"]), Err(403));
     }
 
     #[test]

@@ -75,6 +75,10 @@ pub struct Figures {
     pub store: StoreStats,
     /// Whether the engine gave up after a failed sync.
     pub store_failed: bool,
+    /// Why the node serves no data, as one of [`Unfit::CODES`].
+    ///
+    /// [`Unfit::CODES`]: crate::tasks::Unfit::CODES
+    pub unfit: Option<&'static str>,
     /// Bytes free on the volume, where known.
     pub disk_free_bytes: Option<u64>,
     /// Members by what gossip thinks of them, this node included.

@@ -16,6 +16,7 @@ use super::backend::{Figures, RingFigures};
 use crate::http::problem::Code;
 use crate::http::stats::{HttpStats, LATENCY_BOUNDS_US, Operation};
 use crate::peer::PeerStats;
+use crate::tasks::Unfit;
 use kvasir_storage::StoreStats;
 
 /// Everything as Prometheus text.
@@ -111,6 +112,12 @@ impl Page {
         );
         let failed = u8::from(figures.store_failed);
         self.gauge("storage_failed", "1 after a failed sync ended acknowledgements.", failed);
+        let labels = Unfit::CODES.map(|code| [("reason", code)]);
+        let rows = labels.each_ref().map(|label| {
+            let holds = figures.unfit == Some(label[0].1);
+            (&label[..], f64::from(u8::from(holds)))
+        });
+        self.gauges("node_unfit", "1 for the reason why the node serves no data.", &rows);
         if let Some(free) = figures.disk_free_bytes {
             self.gauge("disk_free_bytes", "Bytes free on the volume.", free as f64);
         }

@@ -393,6 +393,7 @@ fn figures() -> Figures {
         peers: Arc::new(PeerStats::default()),
         store: StoreStats { tables_by_level: vec![2, 1], flushes: 7, ..StoreStats::default() },
         store_failed: false,
+        unfit: Some("other_cluster"),
         disk_free_bytes: Some(1 << 40),
         members: MemberFigures { alive: 2, suspect: 0, down: 1 },
         ring: RingFigures { epoch: 3, members: 3, ..RingFigures::default() },
@@ -417,6 +418,8 @@ async fn the_page_says_what_was_counted() {
         "kvasir_storage_flushes_total 7",
         "kvasir_ring_epoch 3",
         "kvasir_disk_free_bytes 1099511627776",
+        r#"kvasir_node_unfit{reason="other_cluster"} 1"#,
+        r#"kvasir_node_unfit{reason="put_back"} 0"#,
     ] {
         assert!(reply.text.lines().any(|l| l == line), "no `{line}` in:\n{}", reply.text);
     }

@@ -64,6 +64,9 @@ pub struct NodeConfig {
     pub datacenter: String,
     /// Share of the data relative to the other nodes, at least 1.
     pub weight: u32,
+    /// How long a node that is told to stop goes on as before while `/readyz` says that it is not
+    /// ready, so that load balancers send nothing more; comes before `grace`.
+    pub drain_delay: Duration,
     /// How long a stop waits for requests in flight.
     pub grace: Duration,
 }
@@ -79,6 +82,7 @@ impl Default for NodeConfig {
             zone: String::new(),
             datacenter: "dc1".to_string(),
             weight: 100,
+            drain_delay: Duration::from_millis(0),
             grace: Duration::from_millis(10_000),
         }
     }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use kvasir_core::id::NodeId;
+use kvasir_core::id::{ClusterId, NodeId};
 use tokio::io::{AsyncWriteExt, split};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -58,6 +58,8 @@ struct State {
     waiters: BTreeMap<u64, Waiter>,
     last_heard: Option<Instant>,
     last_used: Option<Instant>,
+    /// Who answered last belongs to this other cluster.
+    other_cluster: Option<ClusterId>,
 }
 
 /// See the module.
@@ -119,6 +121,17 @@ impl Link {
 
     pub fn is_open(&self) -> bool {
         self.state.borrow().open
+    }
+
+    /// The other cluster to which the node at this address belongs, if the last that answered
+    /// there said so.
+    pub fn other_cluster(&self) -> Option<ClusterId> {
+        self.state.borrow().other_cluster
+    }
+
+    /// Where it leads.
+    pub fn address(&self) -> &str {
+        &self.key.address
     }
 
     /// Ends the connection for good.
@@ -215,6 +228,7 @@ impl Link {
         {
             let mut state = self.state.borrow_mut();
             (state.open, state.last_heard) = (true, Some(Instant::now()));
+            state.other_cluster = None;
         }
         let wire = Wire {
             net: shared.net.clone(),
@@ -275,6 +289,9 @@ impl Link {
         match judged {
             Ok(hello) => Ok((reader, writer, hello)),
             Err(refuse) => {
+                if let Refuse::Heard(Goodbye::OtherCluster { cluster }) = &refuse {
+                    self.state.borrow_mut().other_cluster = Some(*cluster);
+                }
                 if let Refuse::Said(goodbye) = &refuse {
                     let frame = goodbye.frame(self.key.class);
                     let _ = timeout_at(deadline, writer.write_all(&frame)).await;

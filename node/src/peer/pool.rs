@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kvasir_core::id::NodeId;
+use kvasir_core::id::{ClusterId, NodeId};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, timeout_at};
@@ -226,6 +226,14 @@ impl Peers {
         for link in links.into_values() {
             link.end();
         }
+    }
+
+    /// The other cluster to which the node at this address belongs, if the last that answered
+    /// there refused this node for that.
+    pub fn other_cluster(&self, address: &str) -> Option<ClusterId> {
+        let links = self.links.borrow();
+        let there = links.values().filter(|link| link.address() == address);
+        there.filter_map(|link| link.other_cluster()).next()
     }
 
     /// Connections that are open now.

@@ -1,8 +1,8 @@
 //! The node as its admin port sees it: reads the control thread's state, and runs changes by ballot.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,12 +15,8 @@ use kvasir_core::admin_api::{
     Check, DocumentAnswer, DocumentPut, InitRequest, OperationPlan, OperationRequest,
     OperationStatus, Probe, Problem, ReplicaRead, Status,
 };
-use kvasir_core::consensus::FormingOutcome;
 use kvasir_core::gossip::MemberView;
-use kvasir_core::id::{ClusterId, NodeId};
-use kvasir_core::ring::document::NewCluster;
-use kvasir_core::ring::{Document, Member, MemberState, Mode, Sealed, TokenSecret, layout};
-use rand::Rng;
+use kvasir_core::ring::{Document, Member, MemberState, Sealed, TokenSecret};
 
 use super::node::Shared;
 use super::report;
@@ -37,7 +33,7 @@ pub struct Backend {
 }
 
 /// Longest wait for the outcome of a change; it may still come afterwards.
-const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
 pub(super) fn problem<T>(code: &str, detail: impl Into<String>) -> Answered<T> {
     Err(Box::new(Problem::new(code, detail)))
@@ -59,13 +55,12 @@ impl AdminBackend for Backend {
         };
         let view = self.shared.views.load();
         let ring = match (&view.formed, &view.retired) {
-            (None, _) => Check::new(CHECK_RING, false)
-                .detail("no cluster yet. try: POST /v1/cluster/init on one node"),
+            (None, _) => Check::new(CHECK_RING, false).detail(self.outside()),
             (Some(_), Some(reason)) => Check::new(CHECK_RING, false).detail(reason.clone()),
             (Some(_), None) => Check::new(CHECK_RING, true),
         };
-        let draining = *self.shared.drain.borrow();
-        Probe::of(vec![storage, ring, Check::new(CHECK_NOT_DRAINING, !draining)])
+        let stops = self.shared.leaving.load(Relaxed) || *self.shared.drain.borrow();
+        Probe::of(vec![storage, ring, Check::new(CHECK_NOT_DRAINING, !stops)])
     }
 
     fn startupz(&self) -> Probe {
@@ -134,6 +129,18 @@ fn not_formed<T>() -> Answered<T> {
 }
 
 impl Backend {
+    /// What a node that belongs to no cluster waits for.
+    fn outside(&self) -> String {
+        match self.control.gossip.borrow().newest_document() {
+            None => "no cluster yet. try: POST /v1/cluster/init on one node".to_string(),
+            Some((heard, _)) => format!(
+                "not a member: the document of epoch {} does not name node {}. try: post a `join` \
+                 of it",
+                heard.epoch, self.control.identity.node
+            ),
+        }
+    }
+
     pub(super) fn newest(&self) -> Answered<Sealed> {
         self.control.newest().map_or_else(not_formed, Ok)
     }
@@ -193,112 +200,9 @@ impl Backend {
             }
         }
     }
-
-    async fn form(&self, request: InitRequest) -> Answered<DocumentAnswer> {
-        if let Some(newest) = self.control.newest() {
-            let newest = DocumentAnswer::of(&newest, false);
-            let problem = Problem::new(code::ALREADY_FORMED, "this node belongs to a cluster");
-            return Err(Box::new(problem.fact("newest", json(&newest))));
-        }
-        let cluster = self.first(&request)?;
-        let (document, warnings) =
-            Document::first(cluster).map_err(|e| Box::new(Problem::from(e)))?;
-        for warning in warnings {
-            tracing::warn!(%warning, "the first layout");
-        }
-        let (control, first) = (self.control.clone(), Sealed::new(document));
-        let asked = first.clone();
-        let attempt = tokio::task::spawn_local(async move { ballots::form(&control, first).await });
-        let outcome = match tokio::time::timeout(ANSWER_WITHIN, attempt).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) | Err(_) => Err(None),
-        };
-        match outcome {
-            // Also when it was an earlier attempt at the same that was finished.
-            Ok(formed) if same_wish(&asked, &formed) => Ok(DocumentAnswer::of(&formed, true)),
-            Ok(formed) => {
-                let detail = "an earlier init was in force or was finished instead of this one";
-                let newest = DocumentAnswer::of(&formed, false);
-                let problem = Problem::new(code::ALREADY_FORMED, detail);
-                Err(Box::new(problem.fact("newest", json(&newest))))
-            }
-            Err(Some(FormingOutcome::Conflict { node, holds })) => {
-                let detail = format!("node {node} accepted another first document");
-                let newest = DocumentAnswer::of(&holds, false);
-                Err(Box::new(
-                    Problem::new(code::ALREADY_FORMED, detail).fact("newest", json(&newest)),
-                ))
-            }
-            Err(Some(FormingOutcome::Refused { node, detail, .. })) => {
-                problem(code::BAD_REQUEST, format!("node {node}: {detail}"))
-            }
-            Err(_) => {
-                let problem = Problem::new(code::NODES_NOT_READY, "not all named nodes answered");
-                Err(Box::new(problem.hint("see that every named node runs, then try again")))
-            }
-        }
-    }
-
-    fn first(&self, request: &InitRequest) -> Answered<NewCluster> {
-        let members = self.named(request)?;
-        let defaults = request.defaults.clone().unwrap_or_default().settings();
-        if defaults.mode == Mode::LastWriteWins {
-            return problem(
-                code::UNSUPPORTED_OPERATION,
-                "last write wins is not built; use siblings",
-            );
-        }
-        let copies = request.replication.values().sum();
-        let bits =
-            request.partition_bits.unwrap_or_else(|| layout::suggest_bits(members.len(), copies));
-        let mut rng = self.control.rng.borrow_mut();
-        let mut secret = [0; 32];
-        rng.fill_bytes(&mut secret);
-        Ok(NewCluster {
-            cluster_id: ClusterId::from_random(&mut *rng),
-            cluster_name: request.cluster_name.clone(),
-            seed: rng.next_u64(),
-            token_secret: TokenSecret(secret),
-            partition_bits: bits,
-            members,
-            replication: request.replication.clone(),
-            defaults,
-        })
-    }
-
-    /// The nodes that an init names, by peer address or node id, as gossip knows them.
-    fn named(&self, request: &InitRequest) -> Answered<BTreeMap<NodeId, Member>> {
-        let now = self.control.now_ms();
-        let known = self.control.gossip.borrow().members(now);
-        let mut members = BTreeMap::new();
-        for name in &request.nodes {
-            let found =
-                known.iter().find(|m| m.addresses.peer == *name || m.id.to_string() == *name);
-            match found {
-                Some(view) => members.insert(view.id, member(view)),
-                None => {
-                    let detail = format!("gossip has not heard of {name} yet");
-                    let problem = Problem::new(code::NODES_NOT_READY, detail);
-                    return Err(Box::new(problem.hint(
-                        "see that it runs and that the nodes name each other as seeds, then try again",
-                    )));
-                }
-            };
-        }
-        Ok(members)
-    }
 }
 
-/// Whether two first documents were made from the same request.
-fn same_wish(asked: &Document, formed: &Document) -> bool {
-    asked.cluster_name == formed.cluster_name
-        && asked.replication == formed.replication
-        && asked.partition_bits == formed.partition_bits
-        && asked.defaults == formed.defaults
-        && asked.members.keys().eq(formed.members.keys())
-}
-
-fn json(answer: &DocumentAnswer) -> serde_json::Value {
+pub(super) fn json(answer: &DocumentAnswer) -> serde_json::Value {
     serde_json::to_value(answer).unwrap_or_default()
 }
 

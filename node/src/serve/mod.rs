@@ -8,6 +8,7 @@
 pub mod accept;
 pub mod admin;
 pub mod backend;
+pub mod forming;
 pub mod handler;
 pub mod logging;
 pub mod net;
@@ -18,15 +19,16 @@ pub mod report;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
 use std::time::Duration;
 
 use kvasir_storage::{OpenError, RealDisk, Threads};
 use rand::TryRng;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::LocalSet;
+use tokio::task::{JoinHandle, LocalSet};
 
 use crate::config::Config;
 use crate::seam::World;
@@ -77,7 +79,7 @@ fn on_this_machine(mut config: Config) -> Config {
 
 fn start(config: Config) -> Result<ExitCode, StartError> {
     let config = Arc::new(on_this_machine(config));
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let disk = Arc::new(RealDisk);
     let threads = Threads::start(READERS).map_err(|e| StartError::Thread(e.to_string()))?;
     let maintenance: Arc<Threads> = Arc::new(threads);
@@ -97,7 +99,8 @@ fn start(config: Config) -> Result<ExitCode, StartError> {
         let (shared, parts) = node::open(config.clone(), &own, draining)?;
         net::alone(&[&config.http.listen, &config.peer.listen, &config.admin.listen])?;
         let (control, inbox) = node::control(&shared, &own, parts)?;
-        let admin = admin::bind(&shared, &control, &own)?;
+        let (close_admin, closing) = watch::channel(false);
+        let admin = admin::bind(&shared, &control, &own, closing)?;
         let mut workers = Vec::new();
         for number in 0..config.workers.threads(cores) {
             workers.push(spawn_worker(number, shared.clone(), world.clone())?);
@@ -111,11 +114,19 @@ fn start(config: Config) -> Result<ExitCode, StartError> {
             workers = workers.len(),
             "the node is up"
         );
-        let code = until_stopped(&shared, &control).await;
+        let mut signals = Signals::new()?;
+        let tended = (shared.clone(), control.clone());
+        let tending =
+            tokio::task::spawn_local(async move { node::tend(&tended.0, &tended.1).await });
+        let code = until_stopped(&mut signals, tending).await;
+        leave_slowly(&shared, &mut signals, code).await;
         drain.send_replace(true);
         control.leave().await;
         join(workers, config.node.grace.0).await;
-        Ok(close(&shared, code).await)
+        let code = close(&shared, code).await;
+        // Probes and metrics answer to the end.
+        close_admin.send_replace(true);
+        Ok(code)
     }))
 }
 
@@ -124,7 +135,7 @@ fn spawn_worker(
     number: usize,
     shared: Arc<Shared>,
     world: impl Fn(u64) -> World + Send + 'static,
-) -> Result<JoinHandle<()>, StartError> {
+) -> Result<thread::JoinHandle<()>, StartError> {
     let (ready, opened) = std::sync::mpsc::channel();
     let body = move || {
         let runtime = match runtime() {
@@ -146,7 +157,7 @@ fn spawn_worker(
             }
         }));
     };
-    let handle = std::thread::Builder::new()
+    let handle = thread::Builder::new()
         .name(format!("worker-{number}"))
         .spawn(body)
         .map_err(|error| StartError::Thread(error.to_string()))?;
@@ -154,25 +165,53 @@ fn spawn_worker(
     Ok(handle)
 }
 
-/// Tends the store until a signal comes (0) or the node must stop (74).
-async fn until_stopped(shared: &Shared, control: &crate::tasks::Control) -> u8 {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("no signal handlers: the node stops");
-        return 1;
-    };
-    tokio::select! {
-        biased;
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = node::tend(shared, control) => return EXIT_DISK,
-    }
-    tracing::info!("stopping: no new work, finishing what is in flight");
-    0
+/// SIGTERM and Ctrl-C.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
-async fn join(workers: Vec<JoinHandle<()>>, grace: Duration) {
+impl Signals {
+    fn new() -> Result<Self, StartError> {
+        let of = |kind| signal(kind).map_err(|error| StartError::Signals(error.to_string()));
+        Ok(Self {
+            terminate: of(SignalKind::terminate())?,
+            interrupt: of(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for either.
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Waits until a signal comes (0) or the store is no longer tended because its disk failed (74). The
+/// store is tended to the end of the process, also while the node drains.
+async fn until_stopped(signals: &mut Signals, tending: JoinHandle<()>) -> u8 {
+    tokio::select! {
+        biased;
+        () = signals.any() => 0,
+        _ = tending => EXIT_DISK,
+    }
+}
+
+/// Says by its readiness that the node stops, and goes on serving while others take note. A second
+/// signal ends that at once.
+async fn leave_slowly(shared: &Shared, signals: &mut Signals, code: u8) {
+    shared.leaving.store(true, Relaxed);
+    let delay = shared.config.node.drain_delay.0;
+    if code == 0 && !delay.is_zero() {
+        tracing::info!(?delay, "stopping: not ready any more, serving on until others took note");
+        let _ = tokio::time::timeout(delay, signals.any()).await;
+    }
+    tracing::info!("stopping: no new work, finishing what is in flight");
+}
+
+async fn join(workers: Vec<thread::JoinHandle<()>>, grace: Duration) {
     let deadline = tokio::time::Instant::now() + grace + Duration::from_secs(1);
     for worker in workers {
         while !worker.is_finished() {

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use kvasir_core::gossip::{Addresses, Gossip, GossipConfig, Labels, Me as GossipMe};
@@ -46,8 +47,10 @@ pub struct Shared {
     pub http_stats: Arc<HttpStats>,
     /// Counters between nodes.
     pub peer_stats: Arc<PeerStats>,
-    /// Turns true when the node drains.
+    /// Turns true when the node drains: clients and peers are served no longer.
     pub drain: watch::Receiver<bool>,
+    /// The node will stop: probes say so before anything else changes.
+    pub leaving: AtomicBool,
 }
 
 /// What only the control thread needs.
@@ -98,6 +101,9 @@ pub enum StartError {
     /// The machine gives no randomness.
     #[error("no randomness: {0}")]
     Randomness(String),
+    /// The machine takes no signal handlers.
+    #[error("no signal handlers: {0}")]
+    Signals(String),
     /// The machine refused a thread.
     #[error("cannot start a thread: {0}")]
     Thread(String),
@@ -139,6 +145,7 @@ pub fn open(
         http_stats: Arc::default(),
         peer_stats: Arc::default(),
         drain,
+        leaving: AtomicBool::new(false),
         config,
     };
     tracing::info!(node = %identity.node, boot = identity.boot, "the volume is open");
@@ -182,13 +189,15 @@ pub fn control(
         views: shared.views.clone(),
         replica: shared.replica.clone(),
         formed: RefCell::new(None),
-        retired: RefCell::new(None),
+        seeds: config.node.seeds.clone(),
+        unfit: RefCell::new(None),
         starting: Cell::new(true),
         put_back: RefCell::new(parts.put_back),
         disk_free: Cell::new(None),
         boot_raised: Cell::new(false),
         failed: RefCell::new(None),
         pulling: Cell::new(false),
+        passed_over: Cell::new(None),
         rng: RefCell::new(SmallRng::seed_from_u64(world.seed ^ 0xc0)),
         started: Instant::now(),
     };

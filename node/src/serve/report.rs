@@ -10,7 +10,7 @@ use kvasir_core::ring::Ring;
 
 use super::node::Shared;
 use crate::admin::{Figures, MemberFigures, RingFigures};
-use crate::tasks::Control;
+use crate::tasks::{Control, Unfit};
 
 fn health(control: &Control, members: &[MemberView]) -> PartitionHealth {
     let up: BTreeSet<NodeId> = members.iter().filter(|m| m.status.is_up()).map(|m| m.id).collect();
@@ -81,6 +81,7 @@ pub fn figures(shared: &Shared, control: &Control) -> Figures {
         peers: shared.peer_stats.clone(),
         store: store.stats(),
         store_failed: store.failed().is_some(),
+        unfit: control.unfit.borrow().as_ref().map(Unfit::code),
         disk_free_bytes: control.disk_free.get(),
         members: MemberFigures {
             alive: count(gossip::Status::Alive),

@@ -108,10 +108,6 @@ fn enforce(control: &Control, document: Sealed) {
         gossip.set_document(Some(id));
     }
     control.me.set_document(document.cluster_id, document.epoch, document.hash().0);
-    let listed = document.members.contains_key(&control.identity.node);
-    *control.retired.borrow_mut() = (!listed).then(|| {
-        format!("node {} is no member as of epoch {}", control.identity.node, document.epoch)
-    });
     tracing::info!(epoch = document.epoch, hash = %document.hash(), "cluster document in force");
     *control.formed.borrow_mut() = Some(Arc::new(Formed::new(document)));
     gossip::publish(control);
@@ -210,14 +206,21 @@ async fn carry(control: &Control, node: NodeId, message: Message) -> Option<Mess
     }
 }
 
+/// Why a cluster was not formed.
+#[derive(Debug, Clone)]
+pub enum FormError {
+    /// The outcome that prevented it.
+    Outcome(FormingOutcome),
+    /// These nodes did not answer in time; empty where that is not known. The same document may be
+    /// tried again.
+    Silent(Vec<NodeId>),
+}
+
 /// Forms a cluster with a first document, or finishes what this node accepted before.
 ///
 /// # Errors
-/// The outcome that prevented it, or nothing when not all named nodes answered in time.
-pub async fn form(
-    control: &Rc<Control>,
-    document: Sealed,
-) -> Result<Sealed, Option<FormingOutcome>> {
+/// See [`FormError`].
+pub async fn form(control: &Rc<Control>, document: Sealed) -> Result<Sealed, FormError> {
     let held = Forming::resume(&*control.acceptor.lock().await);
     let (mut forming, send) = held.unwrap_or_else(|| Forming::start(document));
     let (sender, mut answers) = mpsc::unbounded_channel();
@@ -231,11 +234,11 @@ pub async fn form(
                 adopt(control, document.clone()).await;
                 return Ok(document);
             }
-            Some(other) => return Err(Some(other)),
+            Some(other) => return Err(FormError::Outcome(other)),
             None => {}
         }
     }
-    Err(None)
+    Err(FormError::Silent(forming.silent()))
 }
 
 /// Proposes a child of the newest document and waits for the outcome.

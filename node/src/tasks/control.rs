@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kvasir_core::consensus::Acceptor;
-use kvasir_core::gossip::Gossip;
+use kvasir_core::gossip::{DocumentId, Gossip};
 use kvasir_core::id::NodeId;
 use kvasir_core::ring::{Document, Sealed};
 use rand::rngs::SmallRng;
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::identity::Identity;
 use super::small_files::SmallFiles;
+use super::unfit::Unfit;
 use super::{ballots, gossip, marks};
 use crate::peer::{Me, Peers, Refusal, Reply, Request};
 use crate::replica::{Formed, Replica, Views};
@@ -97,8 +98,10 @@ pub struct Control {
     pub replica: Arc<Replica>,
     /// The newest document, prepared.
     pub formed: RefCell<Option<Arc<Formed>>>,
-    /// Why this node serves no data, if so.
-    pub retired: RefCell<Option<String>>,
+    /// Peer addresses that the configuration names.
+    pub seeds: Vec<String>,
+    /// Why this node serves no data, if so, as it was last told.
+    pub unfit: RefCell<Option<Unfit>>,
     /// The node has not heard yet what the others remember of it, and has not waited long enough.
     pub starting: Cell<bool>,
     /// Why this node's data must not be used, if so: its volume was put back to an older state.
@@ -111,6 +114,8 @@ pub struct Control {
     pub failed: RefCell<Option<String>>,
     /// A fetch of a document is under way.
     pub pulling: Cell<bool>,
+    /// The newest document that was fetched and does not concern this node: not fetched again.
+    pub passed_over: Cell<Option<DocumentId>>,
     /// Randomness of this thread.
     pub rng: RefCell<SmallRng>,
     /// Start of the node, from which its steady milliseconds count.

@@ -14,11 +14,10 @@ use tokio::time::Instant;
 
 use super::ballots;
 use super::control::Control;
+use super::unfit::Unfit;
 use crate::peer::{Reply, Request};
 use crate::replica::{Member, View};
 
-/// What clients and probes are told until the others have been heard.
-const STARTING: &str = "starting: asking the other members what they remember. try: again in 2 s";
 /// How long a fetch of a document may take.
 const PULL_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -128,6 +127,7 @@ pub(super) fn pull_now(control: &Rc<Control>) {
     let newest = control.gossip.borrow().newest_document();
     if let Some((newest, holders)) = newest
         && newest.epoch > control.epoch()
+        && control.passed_over.get() != Some(newest)
     {
         pull(control, newest, holders);
     }
@@ -148,9 +148,10 @@ fn pull(control: &Rc<Control>, newest: DocumentId, holders: Vec<NodeId>) {
             let deadline = Instant::now() + PULL_DEADLINE;
             let ask = Request::FetchDocument { have_epoch: control.epoch() };
             let reply = control.peers.call(Some(*holder), &address, None, ask, deadline).await;
-            if let Ok(Reply::Document(Some(bytes))) = reply
-                && control.learn(&bytes).await
-            {
+            if let Ok(Reply::Document(Some(bytes))) = reply {
+                // A node that is no member yet need not ask for the same one every second.
+                let taken = control.learn(&bytes).await;
+                control.passed_over.set((!taken).then_some(newest));
                 break;
             }
         }
@@ -173,16 +174,20 @@ pub(super) fn publish(control: &Control) {
         .into_iter()
         .map(|m| (m.id, Member { peer_address: m.addresses.peer, status: m.status }))
         .collect();
+    let unfit = Unfit::of(control);
+    if *control.unfit.borrow() != unfit {
+        match &unfit {
+            Some(Unfit::Starting) => {}
+            Some(reason) => tracing::error!(code = reason.code(), %reason, "no data is served"),
+            None => tracing::info!("data is served"),
+        }
+        control.unfit.replace(unfit.clone());
+    }
     control.views.store(View {
         me: control.identity.node,
         datacenter: control.datacenter.clone(),
         formed: control.formed.borrow().clone(),
         members,
-        retired: control
-            .put_back
-            .borrow()
-            .clone()
-            .or_else(|| control.retired.borrow().clone())
-            .or_else(|| control.starting.get().then(|| STARTING.to_string())),
+        retired: unfit.map(|reason| reason.to_string()),
     });
 }

@@ -8,7 +8,9 @@ pub mod gossip;
 pub mod identity;
 pub mod marks;
 pub mod small_files;
+pub mod unfit;
 
 pub use control::{Control, ControlHandle};
 pub use identity::{Identity, IdentityError};
 pub use small_files::{SmallFileError, SmallFiles};
+pub use unfit::Unfit;

@@ -170,6 +170,11 @@ impl Cluster {
         node.child = Some(command.spawn().expect("kvasir serve starts"));
     }
 
+    /// A further `section.key=value` for every node that is started from now on; over earlier ones.
+    pub fn set(&mut self, set: &str) {
+        self.sets.push(set.to_string());
+    }
+
     /// Starts a node that was killed, on the data that it left.
     pub async fn restart(&mut self, index: usize) {
         self.spawn(index);

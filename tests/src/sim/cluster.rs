@@ -173,7 +173,8 @@ impl Sim {
             let (shared, parts) = node::open(config, &world, draining).expect("the volume opens");
             weather.place(shared.identity.node, host);
             let (control, inbox) = node::control(&shared, &world, parts).expect("gossip starts");
-            let admin = admin::bind(&shared, &control, &world).expect("the admin port is free");
+            let admin = admin::bind(&shared, &control, &world, shared.drain.clone())
+                .expect("the admin port is free");
             let worker = node::Worker::bind(&shared, world.clone()).expect("the ports are free");
             tokio::task::spawn_local(kvasir::tasks::control::run(control.clone(), inbox));
             tokio::task::spawn_local(admin);

@@ -66,6 +66,12 @@ impl Forming {
         &self.document
     }
 
+    /// Who has not accepted yet.
+    pub fn silent(&self) -> Vec<NodeId> {
+        let named = self.document.members.keys();
+        named.filter(|node| !self.accepted.contains(*node)).copied().collect()
+    }
+
     /// Feeds an answer: what to send, and how the attempt ended once it did. Nodes that did not
     /// answer are asked again by starting again.
     pub fn receive(

@@ -1,0 +1,78 @@
+//! Why a node serves no data though it runs. One place decides, so that probes, metrics, clients and
+//! peers are told the same.
+
+use kvasir_core::id::{ClusterId, NodeId};
+
+use super::control::Control;
+
+/// The reason, the gravest first. Nothing stored is changed by any of them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// The volume was put back to an older state. Final: the data must be made anew.
+    #[error("{0}")]
+    PutBack(String),
+    /// The volume belongs to another cluster than the nodes that it was told to ask. Passes when a
+    /// member of its own cluster is heard, or at the next start with other seeds.
+    #[error(
+        "the volume belongs to cluster {own}, but the seed {seed} belongs to cluster {other}. try: \
+         the seeds of its own cluster, or an empty data directory to join the other"
+    )]
+    OtherCluster {
+        /// That of the volume.
+        own: ClusterId,
+        /// That of the seed.
+        other: ClusterId,
+        /// Which seed answered so.
+        seed: String,
+    },
+    /// The newest document does not name the node. Passes when it joins.
+    #[error("node {node} is no member as of epoch {epoch}")]
+    NotMember {
+        /// This node.
+        node: NodeId,
+        /// Of the document.
+        epoch: u64,
+    },
+    /// The others have not been asked yet. Passes within seconds.
+    #[error("starting: asking the other members what they remember. try: again in 2 s")]
+    Starting,
+}
+
+impl Unfit {
+    /// Every stable code.
+    pub const CODES: [&'static str; 4] = ["put_back", "other_cluster", "not_member", "starting"];
+
+    /// A stable word for metrics.
+    pub fn code(&self) -> &'static str {
+        let number = match self {
+            Self::PutBack(_) => 0,
+            Self::OtherCluster { .. } => 1,
+            Self::NotMember { .. } => 2,
+            Self::Starting => 3,
+        };
+        Self::CODES[number]
+    }
+
+    /// Why this node serves no data now; none when it does, and before it belongs to a cluster.
+    pub fn of(control: &Control) -> Option<Self> {
+        if let Some(reason) = control.put_back.borrow().clone() {
+            return Some(Self::PutBack(reason));
+        }
+        let formed = control.formed.borrow().clone()?;
+        let (document, node) = (formed.ring.document(), control.identity.node);
+        let member = document.members.contains_key(&node);
+        other_cluster(control, document.cluster_id)
+            .or_else(|| (!member).then_some(Self::NotMember { node, epoch: document.epoch }))
+            .or_else(|| control.starting.get().then_some(Self::Starting))
+    }
+}
+
+/// A seed refused this node as one of another cluster, and no node of its own is up. While one is,
+/// a seed that leads elsewhere is only a wrong address, which metrics and the log tell of.
+fn other_cluster(control: &Control, own: ClusterId) -> Option<Unfit> {
+    let foreign = |seed: &String| Some((seed.clone(), control.peers.other_cluster(seed)?));
+    let (seed, other) = control.seeds.iter().find_map(foreign)?;
+    let known = control.gossip.borrow().members(control.now_ms());
+    let alone = !known.iter().any(|m| !m.me && m.cluster == own && m.status.is_up());
+    alone.then_some(Unfit::OtherCluster { own, other, seed })
+}
