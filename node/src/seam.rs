@@ -37,6 +37,12 @@ pub trait Net {
     /// Connects to `address` (`host:port`). The caller sets the deadline.
     fn dial<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<BoxedStream>>;
 
+    /// The addresses (`host:port`) behind a name that has several, such as a headless Service; the
+    /// name itself where it has one, or none that is known now.
+    fn resolve<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, Vec<String>> {
+        Box::pin(async move { vec![address.to_string()] })
+    }
+
     /// Listens on `address`. Several listeners of one process may share an address.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
-//! A volume that is put back to an older state: its node learns the newer document, says what happened,
-//! and serves nothing from what it holds.
+//! How nodes come to a document: by meeting the others through one name, and after their volume was put
+//! back to an older state. Such a node learns the newer document, says what happened, and serves nothing
+//! from what it holds.
 
 use std::time::Duration;
 
@@ -13,6 +14,17 @@ async fn epoch(sim: &Sim, host: usize) -> u64 {
     let answer = sim.admin(host, Method::GET, "/v1/cluster/document", None).await;
     let document = answer.and_then(|a| serde_json::from_slice::<Value>(&a.body).ok());
     document.and_then(|d| d["epoch"].as_u64()).unwrap_or(0)
+}
+
+#[test]
+fn one_name_for_all_nodes_is_seed_enough() {
+    run(async {
+        let mut sim = Sim::new(12, 3, &["node.seeds=[\"ring:8099\"]"]);
+        sim.name_all("ring:8099");
+        // Each node that dials the name reaches itself; they meet all the same.
+        sim.form(3).await;
+        assert_eq!(epoch(&sim, 2).await, 1);
+    });
 }
 
 #[test]

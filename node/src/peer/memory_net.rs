@@ -45,6 +45,8 @@ struct Wires {
     next_number: u64,
     next_port: u16,
     dials: u64,
+    /// Names that stand for several addresses.
+    names: BTreeMap<String, Vec<String>>,
 }
 
 /// The network that hosts are plugged into. Cheap to clone.
@@ -83,6 +85,12 @@ impl MemoryNet {
         };
     }
 
+    /// Lets a name (`host:port`) stand for several addresses from now on. Whoever dials the name
+    /// and is behind it reaches itself, as real resolvers may have it; others reach the first.
+    pub fn set_name(&self, name: &str, addresses: &[String]) {
+        self.0.borrow_mut().names.insert(name.to_string(), addresses.to_vec());
+    }
+
     /// Dials so far.
     pub fn dials(&self) -> u64 {
         self.0.borrow().dials
@@ -90,6 +98,13 @@ impl MemoryNet {
 }
 
 impl Wires {
+    /// Where a dial of `address` by a host ends up.
+    fn behind(&self, address: &str, dialer: &str) -> String {
+        let Some(addresses) = self.names.get(address) else { return address.to_string() };
+        let own = addresses.iter().find(|a| a.rsplit_once(':').is_some_and(|(h, _)| h == dialer));
+        own.or(addresses.first()).map_or(address, String::as_str).to_string()
+    }
+
     /// The next listener of an address, in turn.
     fn next_listener(&mut self, address: &str) -> Option<mpsc::Sender<(BoxedStream, String)>> {
         let listeners = self.listeners.get_mut(address)?;
@@ -108,7 +123,8 @@ fn refused(address: &str) -> io::Error {
 impl Net for MemoryHost {
     fn dial<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<BoxedStream>> {
         Box::pin(async move {
-            let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+            let address = &self.wires.borrow().behind(address, &self.name);
+            let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
             let (cut, listener) = {
                 let mut wires = self.wires.borrow_mut();
                 wires.dials += 1;
@@ -126,6 +142,11 @@ impl Net for MemoryHost {
             listener.try_send(accepted).map_err(|_| refused(address))?;
             Ok(Box::new(here) as BoxedStream)
         })
+    }
+
+    fn resolve<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, Vec<String>> {
+        let behind = self.wires.borrow().names.get(address).cloned();
+        Box::pin(async move { behind.unwrap_or_else(|| vec![address.to_string()]) })
     }
 
     fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {

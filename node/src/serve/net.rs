@@ -11,13 +11,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::LocalBoxFuture;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::time::timeout;
 
 use super::node::StartError;
 use crate::seam::{BoxedStream, Clock, Listener, Net};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
+/// Longest that a name is looked up.
+const RESOLVE_MAX: Duration = Duration::from_secs(5);
 /// Silence after which the kernel begins to probe.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 /// Pause between two probes; the stream fails after [`KEEPALIVE_PROBES`] of them.
@@ -40,6 +43,20 @@ impl Net for TcpNet {
             let stream = TcpStream::connect(address).await?;
             tune(&stream)?;
             Ok(Box::new(stream) as BoxedStream)
+        })
+    }
+
+    fn resolve<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, Vec<String>> {
+        Box::pin(async move {
+            let found = timeout(RESOLVE_MAX, lookup_host(address)).await;
+            let mut all: Vec<String> = match found {
+                Ok(Ok(addresses)) => addresses.map(|a| a.to_string()).collect(),
+                Ok(Err(_)) | Err(_) => Vec::new(),
+            };
+            all.sort();
+            all.dedup();
+            // One that stays a name is looked up again at every dial.
+            if all.len() > 1 { all } else { vec![address.to_string()] }
         })
     }
 
@@ -159,6 +176,13 @@ mod tests {
         let mut got = [0; 5];
         accepted.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"hello");
+    }
+
+    #[tokio::test]
+    async fn names_with_one_address_and_unknown_ones_stay_names() {
+        for name in ["127.0.0.1:8099", "nobody.invalid:8099", "no address at all"] {
+            assert_eq!(TcpNet.resolve(name).await, [name]);
+        }
     }
 
     #[tokio::test]

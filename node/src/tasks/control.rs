@@ -19,9 +19,10 @@ use tokio::time::Instant;
 use super::identity::Identity;
 use super::small_files::SmallFiles;
 use super::unfit::Unfit;
-use super::{ballots, gossip, marks};
+use super::{ballots, gossip, marks, seeds};
 use crate::peer::{Me, Peers, Refusal, Reply, Request};
 use crate::replica::{Formed, Replica, Views};
+use crate::seam::Net;
 
 /// Frames of the control class waiting for the control thread.
 const QUEUE: usize = 1_024;
@@ -98,8 +99,12 @@ pub struct Control {
     pub replica: Arc<Replica>,
     /// The newest document, prepared.
     pub formed: RefCell<Option<Arc<Formed>>>,
+    /// The network, for looking up seeds.
+    pub net: Rc<dyn Net>,
     /// Peer addresses that the configuration names.
-    pub seeds: Vec<String>,
+    pub configured_seeds: Vec<String>,
+    /// The same, with every address behind a name.
+    pub seeds: RefCell<Vec<String>>,
     /// Why this node serves no data, if so, as it was last told.
     pub unfit: RefCell<Option<Unfit>>,
     /// The node has not heard yet what the others remember of it, and has not waited long enough.
@@ -162,6 +167,7 @@ impl Control {
 pub async fn run(control: Rc<Control>, mut inbox: Inbox) {
     ballots::restore(&control).await;
     gossip::publish(&control);
+    tokio::task::spawn_local(seeds::run(control.clone()));
     tokio::task::spawn_local(gossip::run(control.clone()));
     tokio::task::spawn_local(marks::run(control.clone()));
     loop {

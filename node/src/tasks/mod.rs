@@ -7,6 +7,7 @@ pub mod control;
 pub mod gossip;
 pub mod identity;
 pub mod marks;
+mod seeds;
 pub mod small_files;
 pub mod unfit;
 

@@ -71,7 +71,7 @@ impl Unfit {
 /// a seed that leads elsewhere is only a wrong address, which metrics and the log tell of.
 fn other_cluster(control: &Control, own: ClusterId) -> Option<Unfit> {
     let foreign = |seed: &String| Some((seed.clone(), control.peers.other_cluster(seed)?));
-    let (seed, other) = control.seeds.iter().find_map(foreign)?;
+    let (seed, other) = control.seeds.borrow().iter().find_map(foreign)?;
     let known = control.gossip.borrow().members(control.now_ms());
     let alone = !known.iter().any(|m| !m.me && m.cluster == own && m.status.is_up());
     alone.then_some(Unfit::OtherCluster { own, other, seed })

@@ -107,6 +107,13 @@ impl Sim {
     /// Starts all hosts and forms a cluster of `n` copies.
     pub async fn formed(seed: u64, hosts: usize, n: usize, sets: &[&str]) -> Self {
         let mut sim = Self::new(seed, hosts, sets);
+        sim.form(n).await;
+        sim
+    }
+
+    /// Starts all hosts and forms a cluster of `n` copies.
+    pub async fn form(&mut self, n: usize) {
+        let (hosts, sim) = (self.hosts.len(), self);
         for host in 0..hosts {
             sim.start(host);
         }
@@ -125,7 +132,13 @@ impl Sim {
         for host in 0..hosts {
             sim.until_ready(host).await;
         }
-        sim
+    }
+
+    /// Lets a name (`host:port`) stand for the peer ports of all hosts; a host that dials it reaches
+    /// itself.
+    pub fn name_all(&self, name: &str) {
+        let all: Vec<String> = (0..self.hosts.len()).map(|h| format!("n{h}:8099")).collect();
+        self.net.set_name(name, &all);
     }
 
     /// The disk of a host.
