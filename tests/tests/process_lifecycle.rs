@@ -79,19 +79,26 @@ fn a_blank_node_forms_nothing_beside_a_cluster_that_it_hears_of() {
     run(async {
         let cluster = Cluster::start(4, &[]).await;
         cluster.form(3, 3).await;
+        let id = cluster.document(0).await["document"]["clusterId"].clone();
+        let id = id.as_str().expect("an id").to_string();
         let blank = cluster.nodes[3].peer.clone();
         let init = json!({ "clusterName": "second", "replication": {"dc1": 1}, "nodes": [blank] });
+        until("word of the cluster", async || {
+            let ready = cluster.admin(3, Method::GET, "/readyz", None).await.expect("an answer");
+            assert_eq!(ready.status, 503, "{}", ready.text());
+            ready.text().contains("not a member").then_some(())
+        })
+        .await;
         let refused = until("a refusal that names the cluster", async || {
             let (status, answer) =
                 cluster.json(3, Method::POST, "/v1/cluster/init", Some(init.clone())).await;
             assert_eq!((status, &answer["code"]), (503, &json!("nodes_not_ready")), "{answer}");
-            answer["nodes"].as_array().is_some_and(|nodes| nodes.len() == 3).then_some(answer)
+            let all = answer["nodes"].as_array().is_some_and(|nodes| nodes.len() == 3);
+            let named = answer["detail"].as_str().is_some_and(|detail| detail.contains(&id));
+            (all && named).then_some(answer)
         })
         .await;
-        let id = cluster.document(0).await["document"]["clusterId"].clone();
-        assert!(refused["detail"].as_str().expect("text").contains(id.as_str().expect("an id")));
-        let ready = cluster.admin(3, Method::GET, "/readyz", None).await.expect("an answer");
-        assert!(ready.status == 503 && ready.text().contains("not a member"), "{}", ready.text());
+        assert!(refused["hint"].is_string(), "{refused}");
         let warned = cluster.log(3).matches("a cluster document was not taken").count();
         assert!(warned <= 1, "fetched again and again: {warned} times");
     });

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kvasir_core::admin_api::problem::code;
 use kvasir_core::admin_api::{DocumentAnswer, InitRequest, Problem};
 use kvasir_core::consensus::FormingOutcome;
+use kvasir_core::gossip::MemberView;
 use kvasir_core::id::{ClusterId, NodeId};
 use kvasir_core::ring::document::NewCluster;
 use kvasir_core::ring::{Document, Member, Mode, Sealed, TokenSecret, layout};
@@ -134,14 +135,18 @@ impl Backend {
     /// cluster would block it for ever, and a node that lost its volume would split its own.
     fn nobody_belongs_elsewhere(&self) -> Answered<()> {
         let known = self.control.gossip.borrow().members(self.control.now_ms());
-        let formed = known.iter().filter(|m| !m.me && m.status.is_up() && !m.cluster.is_nil());
-        let (nodes, clusters): (Vec<String>, BTreeSet<String>) =
-            formed.map(|m| (m.id.to_string(), m.cluster.to_string())).unzip();
-        if nodes.is_empty() {
+        let belongs = |m: &&MemberView| !m.cluster.is_nil() || m.document.is_some();
+        let formed: Vec<&MemberView> =
+            known.iter().filter(|m| !m.me && m.status.is_up()).filter(belongs).collect();
+        if formed.is_empty() {
             return Ok(());
         }
+        let nodes = formed.iter().map(|m| m.id.to_string()).collect();
+        let clusters: BTreeSet<String> =
+            formed.iter().filter(|m| !m.cluster.is_nil()).map(|m| m.cluster.to_string()).collect();
         let clusters = clusters.into_iter().collect::<Vec<_>>().join(", ");
-        let detail = format!("nodes that this one hears of belong to cluster {clusters} already");
+        let detail =
+            format!("nodes that this one hears of belong to a cluster already: {clusters}");
         not_ready(detail, nodes, WRONG_VOLUME)
     }
 }
