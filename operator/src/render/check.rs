@@ -54,7 +54,20 @@ impl Invalid {
 
 /// Settings that the environment of the container holds.
 const SETTINGS: [(&str, &[&str]); 4] = [
-    ("node", &["data_dir", "seeds", "advertise", "machine", "rack", "zone", "datacenter", "grace"]),
+    (
+        "node",
+        &[
+            "data_dir",
+            "seeds",
+            "advertise",
+            "machine",
+            "rack",
+            "zone",
+            "datacenter",
+            "drain_delay",
+            "grace",
+        ],
+    ),
     ("http", &["listen"]),
     ("peer", &["listen"]),
     ("admin", &["listen", "token_file"]),

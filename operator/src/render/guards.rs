@@ -41,6 +41,8 @@ pub fn pod_monitor(cluster: &KVCluster) -> Option<Value> {
     }
     monitor["spec"] = json!({
         "selector": {"matchLabels": names::selector(cluster)},
+        // The alerts and dashboards of the chart tell clusters apart by it.
+        "podTargetLabels": [names::CLUSTER],
         "podMetricsEndpoints": [
             {"port": "admin", "path": "/metrics", "interval": monitoring.interval},
         ],

@@ -95,7 +95,8 @@ fn the_environment_is_what_check_refuses_in_config() {
         found.unwrap_or_else(|| panic!("{name} is not set"))["value"].clone()
     };
     assert_eq!(find("KVASIR_NODE__ADVERTISE"), "$(POD_NAME).demo-peers.prod.svc");
-    assert_eq!(find("KVASIR_NODE__GRACE"), "56s");
+    assert_eq!(find("KVASIR_NODE__DRAIN_DELAY"), "5s");
+    assert_eq!(find("KVASIR_NODE__GRACE"), "51s");
     let address = peer_address(&cluster(json!({})), "demo-default-0");
     assert_eq!(address, "demo-default-0.demo-peers.prod.svc:8099");
 }

@@ -19,6 +19,8 @@ const ADMIN_DIR: &str = "/etc/kvasir/admin";
 const USER: i64 = 65532;
 /// Seconds between the end of a node's own grace and that of its pod.
 const MARGIN: i64 = 4;
+/// Seconds in which Services take note that a node stops, while it serves as before.
+const NOTICE: i64 = 5;
 
 /// Where other nodes reach a pod's node (`host:port`).
 pub fn peer_address(cluster: &KVCluster, pod: &str) -> String {
@@ -183,7 +185,9 @@ fn container(cluster: &KVCluster, rack: &Rack) -> Value {
 fn environment(cluster: &KVCluster, rack: &Rack) -> Value {
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let set = |name: &str, value: String| json!({"name": name, "value": value});
-    let grace = (cluster.spec.termination_grace_period_seconds - MARGIN).max(1);
+    let whole = (cluster.spec.termination_grace_period_seconds - MARGIN).max(1);
+    let notice = NOTICE.min(whole / 3);
+    let grace = whole - notice;
     json!([
         field("POD_NAME", "metadata.name"),
         field("KVASIR_NODE__MACHINE", "spec.nodeName"),
@@ -193,6 +197,7 @@ fn environment(cluster: &KVCluster, rack: &Rack) -> Value {
         set("KVASIR_NODE__RACK", rack.name.clone()),
         set("KVASIR_NODE__ZONE", rack.zone.clone()),
         set("KVASIR_NODE__DATACENTER", rack.datacenter.clone()),
+        set("KVASIR_NODE__DRAIN_DELAY", format!("{notice}s")),
         set("KVASIR_NODE__GRACE", format!("{grace}s")),
         set("KVASIR_HTTP__LISTEN", format!("0.0.0.0:{}", names::HTTP)),
         set("KVASIR_PEER__LISTEN", format!("0.0.0.0:{}", names::PEER)),
