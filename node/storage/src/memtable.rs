@@ -10,16 +10,18 @@
 //! reads what it saw. Invariants: changes of one key come one after the other, by rising sequence
 //! numbers; once frozen, a memtable never changes.
 
+mod arena;
 mod bucket;
 
 use crate::key::TableKey;
+use arena::Arena;
 use bucket::Bucket;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Bytes that an entry takes besides its key and value.
-const ENTRY_BYTES: usize = 176;
+const ENTRY_BYTES: usize = 160;
 /// One bucket for this many bytes of the memtable's bound: about six keys with small values.
 const BUCKET_BYTES: usize = 2_400;
 /// More buckets than this would make an empty memtable costly.
@@ -36,6 +38,7 @@ pub(crate) struct Version {
 /// A set of changes.
 pub(crate) struct Memtable {
     buckets: Box<[Bucket]>,
+    arena: Arena,
     bytes: AtomicUsize,
     /// Time of the first change, `u64::MAX` before it.
     first_ms: AtomicU64,
@@ -56,6 +59,7 @@ impl Memtable {
         let buckets = (bytes_max / BUCKET_BYTES).clamp(1, BUCKETS_MAX);
         Arc::new(Self {
             buckets: (0..buckets).map(|_| Bucket::default()).collect(),
+            arena: Arena::new(bytes_max),
             bytes: AtomicUsize::new(0),
             first_ms: AtomicU64::new(u64::MAX),
         })
@@ -68,8 +72,9 @@ impl Memtable {
     /// Adds a version. The caller changes no key twice at the same time.
     pub(crate) fn insert(&self, key: &TableKey, sequence: u64, value: Option<Bytes>, now_ms: u64) {
         let added = key.as_bytes().len() + value.as_ref().map_or(0, Bytes::len) + ENTRY_BYTES;
-        let (hash, version) = (key.hash(), Version { sequence, value });
-        self.buckets[self.bucket_of(hash)].insert(hash, key.as_bytes(), version);
+        let (hash, bucket) = (key.hash(), self.bucket_of(key.hash()));
+        let (key, value) = self.arena.keep(bucket, key.as_bytes(), value);
+        self.buckets[bucket].insert(hash, key, Version { sequence, value });
         self.bytes.fetch_add(added, Ordering::Relaxed);
         if now_ms < self.first_ms.load(Ordering::Relaxed) {
             self.first_ms.fetch_min(now_ms, Ordering::Relaxed);

@@ -36,12 +36,12 @@ struct Chunk {
 /// What stands behind a full chunk.
 enum Next {
     Chunk(Box<Chunk>),
-    Sorted(Box<SkipMap<Box<[u8]>, Key>>),
+    Sorted(Box<SkipMap<Bytes, Key>>),
 }
 
 /// A key and its versions: the first one in place, as most keys have no other.
 struct Key {
-    key: Box<[u8]>,
+    key: Bytes,
     first: Version,
     newest: ArcSwapOption<Newer>,
 }
@@ -63,8 +63,8 @@ impl Drop for Newer {
 }
 
 impl Key {
-    fn new(key: &[u8], first: Version) -> Self {
-        Self { key: key.into(), first, newest: ArcSwapOption::empty() }
+    fn new(key: Bytes, first: Version) -> Self {
+        Self { key, first, newest: ArcSwapOption::empty() }
     }
 
     fn push(&self, version: Version) {
@@ -81,22 +81,21 @@ impl Key {
 
     /// Every version, the newest first.
     fn versions(&self, out: &mut Vec<(Bytes, Version)>) {
-        let key = Bytes::copy_from_slice(&self.key);
         let mut next = self.newest.load_full();
         while let Some(newer) = next {
-            out.push((key.clone(), newer.version.clone()));
+            out.push((self.key.clone(), newer.version.clone()));
             next = newer.older.clone();
         }
-        out.push((key, self.first.clone()));
+        out.push((self.key.clone(), self.first.clone()));
     }
 }
 
 impl Bucket {
     /// Adds a version of a key. No two threads insert the same key at the same time.
-    pub(super) fn insert(&self, hash: u64, key: &[u8], version: Version) {
+    pub(super) fn insert(&self, hash: u64, key: Bytes, version: Version) {
         let mut chunk = self.first.get_or_init(Box::default);
         for depth in 1.. {
-            if let Some(known) = chunk.find(hash, key) {
+            if let Some(known) = chunk.find(hash, &key) {
                 return known.push(version);
             }
             if chunk.claimed.load(Ordering::Relaxed) < CHUNK_KEYS {
@@ -111,9 +110,9 @@ impl Bucket {
             match chunk.next.get_or_init(|| Next::behind(depth)) {
                 Next::Chunk(next) => chunk = next,
                 Next::Sorted(list) => {
-                    match list.get(key) {
+                    match list.get(&key) {
                         Some(known) => known.value().push(version),
-                        None => _ = list.insert(key.into(), Key::new(key, version)),
+                        None => _ = list.insert(key.clone(), Key::new(key, version)),
                     }
                     return;
                 }
@@ -148,7 +147,8 @@ impl Bucket {
             match chunk.next.get() {
                 Some(Next::Chunk(behind)) => next = Some(behind),
                 Some(Next::Sorted(list)) => {
-                    list.range(Box::from(from)..).for_each(|key| key.value().versions(&mut out));
+                    list.range(Bytes::copy_from_slice(from)..)
+                        .for_each(|key| key.value().versions(&mut out));
                 }
                 None => {}
             }
