@@ -64,7 +64,8 @@ pub struct StoreStats {
     pub flush_bytes_written: u64,
     /// Bytes written to tables by compactions.
     pub compaction_bytes_written: u64,
-    /// Updates that had to wait because memory, the log buffer or level 0 was full.
+    /// Updates that had to wait because memory, the log buffer or level 0 was full, or so nearly that
+    /// updates are let in by the pace of flushes and merges.
     pub stalls: u64,
     /// Updates refused because too many waited.
     pub refused: u64,

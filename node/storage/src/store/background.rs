@@ -62,6 +62,7 @@ impl Engine {
             let outcome = engine.compact();
             engine.compacting.store(false, Ordering::Release);
             engine.merge_check_due.store(true, Ordering::Release);
+            engine.piece_done();
             match outcome {
                 Ok(()) => {}
                 // Nothing was lost, the inputs are still there: leave the damaged one alone.

@@ -58,7 +58,8 @@ impl Engine {
     }
 
     /// Lets foreground work go first for a moment, if any waits and nothing speaks against it.
-    pub(super) fn breathe(&self, lane: Lane) {
+    pub(super) fn breathe(self: &Arc<Self>, lane: Lane) {
+        self.piece_done();
         let state = self.state.load();
         let pause = pause_ms(&Scene {
             waiting_reads: self.figures.waiting_reads.get(),

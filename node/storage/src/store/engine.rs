@@ -30,7 +30,7 @@ use crate::table::TableId;
 use arc_swap::ArcSwap;
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, RwLock};
 
 /// Everything a read looks at: one consistent set.
@@ -57,6 +57,10 @@ pub(crate) struct Engine {
     pub(crate) stalled: Mutex<VecDeque<(TableKey, Work)>>,
     /// Length of `stalled`, for those who only ask whether there is any.
     pub(crate) stalled_now: AtomicUsize,
+    /// Updates are let in by the work of the background (see `slow_down`).
+    pub(crate) slowed: AtomicBool,
+    /// Bytes that may still be let in then.
+    pub(crate) credit: AtomicI64,
     pub(crate) gate: RwLock<()>,
     pub(crate) state: ArcSwap<State>,
     pub(crate) swap: Mutex<()>,

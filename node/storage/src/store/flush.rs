@@ -46,6 +46,11 @@ impl Flushing {
         std::mem::take(&mut self.waiters).into_iter().map(|(_, waiter)| waiter).collect()
     }
 
+    /// A flush is under way or queued.
+    pub(crate) fn is_scheduled(&self) -> bool {
+        self.scheduled
+    }
+
     pub(crate) fn retry(&mut self) {
         self.paused = false;
     }
@@ -110,6 +115,7 @@ impl Engine {
         self.submit_vital(Lane::Flush, |engine| {
             let outcome = engine.flush_oldest();
             lock(&engine.flushing).scheduled = false;
+            engine.piece_done();
             if let Err(failure) = outcome {
                 engine.flush_failed(failure);
             }

@@ -15,6 +15,7 @@ mod ranges;
 mod read;
 pub(crate) mod recovery;
 mod scrub;
+mod slow_down;
 mod turns;
 mod update;
 
@@ -74,8 +75,8 @@ impl Store {
     /// Reads the key, calls `f` with what is stored, and applies the change it returns. Updates of
     /// one key run one after the other, each seeing the result of the one before; `f` runs on the
     /// calling thread or on one of the store's, must not block and must not call the store. The
-    /// bytes of a [`Change::Put`] are held until they are flushed: give them memory of their own,
-    /// not a slice of a larger buffer.
+    /// bytes of a small [`Change::Put`] are copied; those of a large one are held until they are flushed:
+    /// give them memory of their own, not a slice of a larger buffer.
     pub fn update<T, F>(
         &self,
         key: &TableKey,

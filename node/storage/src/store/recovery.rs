@@ -29,7 +29,7 @@ use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, RwLock};
 
 /// What an open found and did.
@@ -89,6 +89,8 @@ pub(crate) fn open(
         turns: Turns::new(options.waiting_updates_max),
         stalled: Mutex::new(VecDeque::new()),
         stalled_now: AtomicUsize::new(0),
+        slowed: AtomicBool::new(false),
+        credit: AtomicI64::new(0),
         gate: RwLock::new(()),
         state: ArcSwap::from_pointee(state),
         swap: Mutex::new(()),

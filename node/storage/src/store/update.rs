@@ -1,6 +1,7 @@
 //! The write path: a key's turn, the old value, the closure, the log, memory, the observer.
 
 use super::engine::{Engine, PanicWatch};
+use super::slow_down::{Admission, Load, admission};
 use super::turns::{Entered, Turn};
 use crate::durability::Durability;
 use crate::error::WriteError;
@@ -97,7 +98,7 @@ impl Engine {
         self.stalled_now.load(Ordering::Acquire) > 0 || self.is_full()
     }
 
-    /// Runs the work, queues it while memory, log buffer or level 0 are full, or refuses it.
+    /// Runs the work, queues it while memory, log buffer or level 0 are full or nearly, or refuses it.
     fn admit(self: &Arc<Self>, key: &TableKey, work: Work) {
         if self.has_to_wait() {
             let mut stalled = lock(&self.stalled);
@@ -139,14 +140,53 @@ impl Engine {
 
     /// Whether updates have to wait for background work.
     fn is_full(&self) -> bool {
+        if self.log.buffered_bytes() >= self.options.log_buffer_bytes {
+            return true;
+        }
+        let admission = self.admission();
+        let slowed = matches!(admission, Admission::PerPiece(_));
+        if slowed != self.slowed.load(Ordering::Relaxed) {
+            self.slowed.store(slowed, Ordering::Relaxed);
+        }
+        match admission {
+            Admission::Free => false,
+            Admission::PerPiece(_) => {
+                self.credit.load(Ordering::Relaxed) <= 0 && self.has_background_work()
+            }
+            Admission::Stop => true,
+        }
+    }
+
+    fn admission(&self) -> Admission {
         let state = self.state.load();
-        let memory = state.frozen.len() >= self.options.immutable_memtables_max
-            && state.active.bytes() >= self.options.memtable_bytes;
-        // Level 0 that cannot be merged because of damage must not stop the store for ever.
-        let level0 = state.levels.level0() >= self.options.level0_stop;
-        memory
-            || (level0 && lock(&self.damaged).is_empty())
-            || self.log.buffered_bytes() >= self.options.log_buffer_bytes
+        let level0 = state.levels.level0();
+        // Level 0 that cannot be merged because of damage must not hold the store up for ever.
+        let stuck = level0 > self.options.level0_tables && !lock(&self.damaged).is_empty();
+        admission(&Load {
+            frozen: state.frozen.len(),
+            frozen_max: self.options.immutable_memtables_max,
+            active: state.active.bytes(),
+            active_max: self.options.memtable_bytes,
+            level0: if stuck { 0 } else { level0 },
+            level0_tables: self.options.level0_tables,
+            level0_stop: self.options.level0_stop,
+        })
+    }
+
+    fn has_background_work(&self) -> bool {
+        self.compacting.load(Ordering::Acquire) || lock(&self.flushing).is_scheduled()
+    }
+
+    /// A piece of background work is done: so many more updates may enter.
+    pub(super) fn piece_done(self: &Arc<Self>) {
+        if let Admission::PerPiece(bytes) = self.admission() {
+            let bytes = bytes as i64;
+            let left = self.credit.load(Ordering::Relaxed);
+            self.credit.store((left + bytes).clamp(bytes / 2, 2 * bytes), Ordering::Relaxed);
+        }
+        if self.stalled_now.load(Ordering::Acquire) > 0 {
+            self.admit_stalled();
+        }
     }
 
     fn enter(self: &Arc<Self>, key: &TableKey, work: Work) {
@@ -237,6 +277,9 @@ impl Engine {
             appended
         };
         drop(gate);
+        if self.slowed.load(Ordering::Relaxed) {
+            self.credit.fetch_sub(bytes as i64, Ordering::Relaxed);
+        }
         self.schedule_log(appended.schedule);
         Ok(Applied { out, durable: appended.durable })
     }

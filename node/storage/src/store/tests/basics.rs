@@ -177,6 +177,29 @@ fn memory_is_bounded_and_what_waits_is_let_in_later_or_refused() {
 }
 
 #[test]
+fn updates_are_let_in_by_the_pace_of_the_flush_before_memory_is_full() {
+    let rig = Rig::new(StoreOptions { memtable_bytes: 20_000, level0_stop: 50, ..tiny() });
+    let put = |number| {
+        rig.store.update(&key(number), Durability::Memory, move |_| {
+            (Change::Put(value(number).into()), ())
+        })
+    };
+    let tickets: Vec<_> = (0..400).map(put).collect();
+    let held = rig.store.stats();
+    assert_eq!((held.immutable_memtables, held.flushes), (2, 0), "{held:?}");
+    let active = held.memtable_bytes - 2 * 20_000;
+    assert!((10_000..13_000).contains(&active), "it waits half way, not at the end: {held:?}");
+    assert!(held.stalls > 50 && held.refused == 0, "{held:?}");
+    // One flush lets more in, and nothing is left waiting when all work is done.
+    assert!(rig.work.run_one(Lane::Flush));
+    assert!(rig.store.stats().waiting_updates < held.waiting_updates);
+    for ticket in tickets {
+        rig.settle(ticket).unwrap();
+    }
+    assert_eq!((rig.scan().len(), rig.store.stats().waiting_updates), (400, 0));
+}
+
+#[test]
 fn lookups_beyond_the_bound_are_refused() {
     let options =
         StoreOptions { cache_bytes: 0, resident_bytes: 0, waiting_reads_max: 3, ..tiny() };
