@@ -70,8 +70,8 @@ impl Memtable {
     }
 
     /// Adds a version. The caller changes no key twice at the same time.
-    pub(crate) fn insert(&self, key: &TableKey, sequence: u64, value: Option<Bytes>, now_ms: u64) {
-        let added = key.as_bytes().len() + value.as_ref().map_or(0, Bytes::len) + ENTRY_BYTES;
+    pub(crate) fn insert(&self, key: &TableKey, sequence: u64, value: Option<&Bytes>, now_ms: u64) {
+        let added = key.as_bytes().len() + value.map_or(0, Bytes::len) + ENTRY_BYTES;
         let (hash, bucket) = (key.hash(), self.bucket_of(key.hash()));
         let (key, value) = self.arena.keep(bucket, key.as_bytes(), value);
         self.buckets[bucket].insert(hash, key, Version { sequence, value });
@@ -159,7 +159,7 @@ mod tests {
             let (memtable, mut model) = (Memtable::new(buckets * BUCKET_BYTES), BTreeMap::new());
             for (at, (number, value)) in ops.iter().enumerate() {
                 let value = value.map(|byte| Bytes::from(vec![byte]));
-                memtable.insert(&key(*number), at as u64 + 1, value.clone(), 5);
+                memtable.insert(&key(*number), at as u64 + 1, value.as_ref(), 5);
                 model.insert(*number, Version { sequence: at as u64 + 1, value });
             }
             for number in 0..8 {

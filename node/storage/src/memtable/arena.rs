@@ -34,19 +34,19 @@ impl Arena {
         &self,
         spread: usize,
         key: &[u8],
-        value: Option<Bytes>,
+        value: Option<&Bytes>,
     ) -> (Bytes, Option<Bytes>) {
-        let small = value.as_ref().filter(|value| value.len() * 8 <= self.piece_bytes);
-        let bytes = key.len() + small.map_or(0, Bytes::len);
+        let small = value.filter(|value| value.len() * 8 <= self.piece_bytes);
+        let bytes = key.len() + small.map_or(0, |value| value.len());
         if bytes * 4 > self.piece_bytes {
-            return (Bytes::copy_from_slice(key), value);
+            return (Bytes::copy_from_slice(key), value.cloned());
         }
         let mut part = lock(&self.parts[spread % PARTS]);
         if part.capacity() - part.len() < bytes {
             *part = BytesMut::with_capacity(self.piece_bytes);
         }
         part.extend_from_slice(key);
-        let Some(small) = small else { return (part.split().freeze(), value) };
+        let Some(small) = small else { return (part.split().freeze(), value.cloned()) };
         part.extend_from_slice(small);
         let mut kept = part.split().freeze();
         drop(part);
@@ -65,7 +65,7 @@ mod tests {
             let value = Bytes::from(vec![length as u8; length]);
             for round in 0..40 {
                 let key = vec![round; 20];
-                let (kept_key, kept) = arena.keep(usize::from(round), &key, Some(value.clone()));
+                let (kept_key, kept) = arena.keep(usize::from(round), &key, Some(&value));
                 assert_eq!((&kept_key[..], kept.as_ref()), (&key[..], Some(&value)));
                 let same = kept.unwrap().as_ptr() == value.as_ptr();
                 assert_eq!(same, length > 512, "{length}");

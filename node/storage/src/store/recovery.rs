@@ -269,7 +269,7 @@ impl<'a> Memory<'a> {
             }
         };
         let old = self.old(&key).map_err(as_open)?;
-        self.active.insert(&key, sequence, value.clone(), 0);
+        self.active.insert(&key, sequence, value.as_ref(), 0);
         self.observer.changed(&key, old.value.as_deref(), value.as_deref());
         if self.active.bytes() >= self.options.memtable_bytes {
             let fresh = Memtable::new(self.options.memtable_bytes);

@@ -272,7 +272,7 @@ impl Engine {
             let appended = self.log.append(key, value.as_ref(), durability);
             let now_ms = self.now_ms.load(Ordering::Relaxed);
             let state = self.state.load();
-            state.active.insert(key, appended.sequence, value.clone(), now_ms);
+            state.active.insert(key, appended.sequence, value.as_ref(), now_ms);
             self.observer.changed(key, old.value.as_deref(), value.as_deref());
             appended
         };
