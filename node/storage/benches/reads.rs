@@ -1,7 +1,7 @@
 //! Times the read path as a caller of [`Store`] sees it: hits, misses, scans, reopening.
 //!
 //! `cargo bench -p kvasir-storage --bench reads -- [--keys N] [--value BYTES] [--cache MIB]
-//! [--seconds S] [--row NAME] [--lz4] [--dir DIR]`. A plain main: one store in a temporary directory, loaded and
+//! [--seconds S] [--row NAME] [--lz4] [--dir DIR] [--leave]`. A plain main: one store in a temporary directory, loaded and
 //! merged first, then each row for some seconds. Prints operations per second, processor time and percentiles
 //! of one call. Good for profiles and for before-and-after; figures beside other engines are the business of
 //! `tests/bench`.
@@ -25,6 +25,7 @@ struct Plan {
     row: Option<String>,
     dir: Option<String>,
     lz4: bool,
+    leave: bool,
 }
 
 /// Log-linear histogram of nanoseconds: 16 steps for each doubling.
@@ -250,6 +251,20 @@ fn rows(store: &Store, plan: &Plan) {
     );
 }
 
+/// Overwrites some keys and ends the program as a kill would: the next run with this directory opens
+/// what the log has.
+fn leave(store: &Store, plan: &Plan) -> ! {
+    let mut last = None;
+    for id in (0..plan.keys).step_by(3) {
+        let put = value(id + 1, plan.value_bytes);
+        let applied = store.update(&key(id), Durability::Periodic, |_| (Change::Put(put), ()));
+        last = Some(applied.wait().unwrap().durable);
+    }
+    last.unwrap().wait().unwrap();
+    println!("left with {} MiB of log", store.stats().log_bytes >> 20);
+    std::process::exit(0)
+}
+
 fn plan() -> Plan {
     let mut plan = Plan {
         keys: 1_000_000,
@@ -259,6 +274,7 @@ fn plan() -> Plan {
         row: None,
         dir: None,
         lz4: false,
+        leave: false,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -270,6 +286,7 @@ fn plan() -> Plan {
             "--seconds" => plan.seconds = number().parse().unwrap(),
             "--row" => plan.row = Some(number()),
             "--dir" => plan.dir = Some(number()),
+            "--leave" => plan.leave = true,
             "--lz4" => plan.lz4 = true,
             "--bench" => {}
             other => panic!("unknown word {other}"),
@@ -288,6 +305,9 @@ fn main() {
     println!("open {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
     if fresh {
         load(&store, &plan);
+    }
+    if plan.leave {
+        leave(&store, &plan);
     }
     rows(&store, &plan);
     store.close().wait().unwrap();

@@ -16,8 +16,8 @@ use crate::merge::{Item, Run};
 use crate::options::StoreOptions;
 use crate::spans::{Span, Spans};
 use crate::table::{
-    Cursor, LevelCursor, Lookup, Probe, ReadMode, Table, TableContext, TableError, TableId,
-    TableMeta, TableOptions, head_of,
+    Absence, Cursor, LevelCursor, Lookup, Probe, ReadMode, Table, TableContext, TableError,
+    TableId, TableMeta, TableOptions, head_of,
 };
 use std::collections::BTreeSet;
 use std::io;
@@ -214,26 +214,28 @@ impl Levels {
     /// without a value: no table has it.
     pub(crate) fn get(&self, key: &TableKey, mode: ReadMode) -> Result<Option<Version>, ReadError> {
         let probe = Probe::new(key.as_bytes());
+        let candidates = self.candidates(&probe, key);
+        let mut filtered = 0;
+        let found = find(&candidates, &probe, mode, &mut filtered);
+        if let Some(file) = candidates.iter().copied().flatten().next().filter(|_| filtered > 0) {
+            // One count for all of them: most lookups end at filters.
+            file.table.count_filtered(filtered);
+        }
+        found
+    }
+
+    /// By level the tables that may hold a key, their filters on the way into the processor's cache.
+    #[inline]
+    fn candidates(&self, probe: &Probe<'_>, key: &TableKey) -> [&[Arc<TableFile>]; LEVELS] {
         let mut candidates: [&[Arc<TableFile>]; LEVELS] = [&[]; LEVELS];
         let mut touched = 0;
         let levels = self.levels.iter().zip(&self.lasts).enumerate();
         for (slot, (depth, (level, lasts))) in candidates.iter_mut().zip(levels) {
             *slot = if depth == 0 { level } else { holder(level, lasts, key.as_bytes()) };
-            touched = slot.iter().fold(touched, |sum, file| sum ^ file.table.touch(&probe));
+            touched = slot.iter().fold(touched, |sum, file| sum ^ file.table.touch(probe));
         }
         std::hint::black_box(touched);
-        for level in candidates {
-            for file in level {
-                match file.table.find(&probe, u64::MAX, mode)? {
-                    Lookup::Found { seq, value } => {
-                        return Ok(Some(Version { sequence: seq, value }));
-                    }
-                    Lookup::NeedsDisk => return Ok(None),
-                    Lookup::Absent(_) => {}
-                }
-            }
-        }
-        Ok(Some(Version { sequence: 0, value: None }))
+        candidates
     }
 
     /// Runs that together hold every version in tables of the keys in `[from, to)`: one for each table
@@ -408,6 +410,31 @@ impl Levels {
     pub(crate) fn bytes(&self) -> u64 {
         self.all().map(|file| file.meta().bytes).sum()
     }
+}
+
+/// The newest version of a key in tables of which the first to have it is right. `filtered` gets how many
+/// were ruled out by their filters in memory.
+#[inline]
+fn find(
+    candidates: &[&[Arc<TableFile>]],
+    probe: &Probe<'_>,
+    mode: ReadMode,
+    filtered: &mut u64,
+) -> Result<Option<Version>, ReadError> {
+    for file in candidates.iter().copied().flatten() {
+        if let Some(why) = file.table.excludes(probe) {
+            *filtered += u64::from(why == Absence::Filter);
+            continue;
+        }
+        match file.table.find(probe, u64::MAX, mode)? {
+            Lookup::Found { seq, value } => {
+                return Ok(Some(Version { sequence: seq, value }));
+            }
+            Lookup::NeedsDisk => return Ok(None),
+            Lookup::Absent(_) => {}
+        }
+    }
+    Ok(Some(Version { sequence: 0, value: None }))
 }
 
 /// The one table of a sorted level that may hold a key.

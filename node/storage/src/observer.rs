@@ -20,6 +20,13 @@ pub trait Observer: Send + Sync + 'static {
     /// told while this runs: what was told before lies before the drop, what comes after behind it.
     fn dropped(&self, from: &TableKey, to: Option<&TableKey>);
 
+    /// Whether it looks at what the changes tell. If not, a replay need not look up the old value of
+    /// each record in the tables, which is most of the time that a start after a crash takes;
+    /// [`Observer::changed`] may then name no old value where there is one.
+    fn looks(&self) -> bool {
+        true
+    }
+
     /// The state after every change told so far. No change is told while this runs, and writes
     /// wait for it: keep it short.
     fn checkpoint(&self) -> Vec<u8>;
@@ -37,6 +44,10 @@ impl Observer for NoObserver {
     fn changed(&self, _key: &TableKey, _old: Option<&[u8]>, _new: Option<&[u8]>) {}
 
     fn dropped(&self, _from: &TableKey, _to: Option<&TableKey>) {}
+
+    fn looks(&self) -> bool {
+        false
+    }
 
     fn checkpoint(&self) -> Vec<u8> {
         Vec::new()

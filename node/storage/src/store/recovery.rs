@@ -268,9 +268,11 @@ impl<'a> Memory<'a> {
                 return Ok(());
             }
         };
-        let old = self.old(&key).map_err(as_open)?;
+        let looks = self.observer.looks();
+        let old = looks.then(|| self.old(&key)).transpose().map_err(as_open)?;
         self.active.insert(&key, sequence, value.as_ref(), 0);
-        self.observer.changed(&key, old.value.as_deref(), value.as_deref());
+        let old = old.and_then(|version| version.value);
+        self.observer.changed(&key, old.as_deref(), value.as_deref());
         if self.active.bytes() >= self.options.memtable_bytes {
             let fresh = Memtable::new(self.options.memtable_bytes);
             let memtable = std::mem::replace(&mut self.active, fresh);

@@ -137,6 +137,11 @@ impl TableCounters {
         self.stripes.mine().damaged_blocks.fetch_add(1, Relaxed);
     }
 
+    /// Counts lookups that the filters ended.
+    pub(crate) fn count_filtered(&self, lookups: u64) {
+        self.stripes.mine().filter_negatives.fetch_add(lookups, Relaxed);
+    }
+
     /// Counts an answer.
     pub(super) fn judge(&self, answer: &Lookup) {
         let counts = self.stripes.mine();

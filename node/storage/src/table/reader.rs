@@ -101,6 +101,25 @@ impl Table {
         }
     }
 
+    /// What memory alone says without a doubt: why the key is absent, or `None` if more must be asked. The
+    /// answer is not counted; whoever asks counts what [`Absence::Filter`] it got.
+    #[inline]
+    pub(crate) fn excludes(&self, probe: &Probe<'_>) -> Option<Absence> {
+        let (first, last) = self.heads;
+        if probe.head < first || last < probe.head {
+            return Some(Absence::Range);
+        }
+        let excluded = self.filter.as_ref().is_some_and(|filter| !filter.may_hold(probe.hash));
+        // At an end of the range the whole key decides, and with it what the absence counts as.
+        let inside = first < probe.head && probe.head < last;
+        (excluded && inside).then_some(Absence::Filter)
+    }
+
+    /// Counts lookups that filters in memory ended; those of other tables of the store too.
+    pub(crate) fn count_filtered(&self, lookups: u64) {
+        self.context.counters.count_filtered(lookups);
+    }
+
     fn search(&self, probe: &Probe<'_>, limit: u64, mode: ReadMode) -> Result<Lookup, TableError> {
         if !self.covers(probe) {
             return Ok(Lookup::Absent(Absence::Range));
