@@ -1,5 +1,6 @@
 //! helm lints, renders and refuses; promtool reads the rules and fires them on made-up series.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -69,7 +70,11 @@ fn the_operator() {
     for object in objects.iter().filter(|object| object["kind"] != "CustomResourceDefinition") {
         assert_eq!(object["metadata"]["namespace"], "ns", "{object}");
     }
+    assert_eq!(given(&kind(&objects, "Role")[0]["rules"]), needed(), "left: chart, right: page");
     let wide = render("kvasir-operator", &["allNamespaces=true"]);
+    let both = [&kind(&wide, "Role")[0]["rules"], &kind(&wide, "ClusterRole")[0]["rules"]];
+    let both: Rights = both.iter().flat_map(|rules| given(rules)).collect();
+    assert_eq!(both, needed(), "the same rights, in every namespace");
     assert_eq!((kind(&wide, "ClusterRole").len(), kind(&wide, "ClusterRoleBinding").len()), (1, 1));
     let lease = &kind(&wide, "Role")[0]["rules"];
     assert_eq!(lease.as_array().map(Vec::len), Some(1), "beside it only the lease: {lease}");
@@ -88,6 +93,47 @@ fn the_operator() {
     assert_eq!(account, "mine");
     let monitored = render("kvasir-operator", &["monitoring.podMonitor=true"]);
     assert_eq!(kind(&monitored, "PodMonitor").len(), 1);
+}
+
+/// (group, resource) -> verbs.
+type Rights = BTreeMap<(String, String), BTreeSet<String>>;
+
+/// The rights that a rendered role gives.
+fn given(rules: &Value) -> Rights {
+    let words = |list: &Value| {
+        let list = list.as_array().expect("a list").iter();
+        list.map(|word| word.as_str().expect("a word").to_string()).collect::<Vec<_>>()
+    };
+    let mut rights = Rights::new();
+    for rule in rules.as_array().expect("rules") {
+        for group in words(&rule["apiGroups"]) {
+            for resource in words(&rule["resources"]) {
+                let verbs = words(&rule["verbs"]).into_iter().collect();
+                let twice = rights.insert((group.clone(), resource.clone()), verbs);
+                assert!(twice.is_none(), "{group}/{resource} stands in two rules");
+            }
+        }
+    }
+    rights
+}
+
+/// The rights that the operator needs, from the table of its own page.
+fn needed() -> Rights {
+    let page = text(&charts().join("../operator/ARCHITECTURE.md"));
+    let table =
+        page.split("| group | resource | verbs | for |").nth(1).expect("the table of rights");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let mut rights = Rights::new();
+    for row in rows {
+        let cells: Vec<String> = row.split('|').map(|cell| cell.replace('`', "")).collect();
+        let group = cells[1].trim().to_string();
+        let verbs: BTreeSet<String> = cells[3].split(',').map(|v| v.trim().to_string()).collect();
+        for resource in cells[2].split(',') {
+            rights.insert((group.clone(), resource.trim().to_string()), verbs.clone());
+        }
+    }
+    assert!(rights.len() > 10, "the table of rights was not read: {rights:?}");
+    rights
 }
 
 /// What the `restricted` profile of Kubernetes asks of a pod, and a root file system that is read-only.
