@@ -3,9 +3,11 @@
 mod basics;
 mod checkpoint;
 mod crash;
+mod fault_sweep;
 mod faults;
 mod model;
 mod quarantine;
+mod random_crash;
 mod ranges;
 mod scrub;
 
