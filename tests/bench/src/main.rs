@@ -55,6 +55,16 @@ const SETS: &[Scale] = &[
         settings: SETTINGS,
     },
     Scale {
+        name: "1 M x 200 B, LZ4",
+        keys: 1_000_000,
+        value_bytes: 200,
+        operations: 1_000_000,
+        unflushed: 0,
+        seconds: 5,
+        rows: Rows::Few,
+        settings: Settings { lz4: true, ..SETTINGS },
+    },
+    Scale {
         name: "10 M x 100 B",
         keys: 10_000_000,
         value_bytes: 100,
@@ -246,7 +256,7 @@ mod tests {
         assert_eq!((wish.runs, wish.sets.len(), wish.sets[0].keys), (1, 1, 300_000));
         assert_eq!((wish.engines.len(), wish.rows.as_str()), (1, "load"));
         let wish = parse(&[]).unwrap();
-        assert_eq!((wish.runs, wish.sets.len()), (5, 2));
+        assert_eq!((wish.runs, wish.sets.len()), (5, 3));
         for wrong in
             [&["--engines", "postgres"][..], &["--set", "x"], &["--rows"], &["--what", "1"]]
         {
