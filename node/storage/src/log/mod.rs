@@ -293,11 +293,13 @@ impl Log {
         lock(&self.closed).iter().any(|segment| segment.id == id)
     }
 
-    /// Ends the log of a store whose every record is durable in tables (`floor`).
+    /// Ends the log of a store whose every record up to `floor` is durable in tables. Who waits for more
+    /// is told that nobody writes it.
     pub(crate) fn finish(&self, floor: u64) {
         if let Some(closed) = lock(&self.writer).finish() {
             lock(&self.closed).push(closed);
         }
+        self.abandon(None);
         self.release(floor);
     }
 

@@ -328,6 +328,18 @@ fn a_task_is_woken_by_whoever_writes() {
 }
 
 #[test]
+fn after_its_end_a_log_answers_what_it_knows_and_nobody_waits_for_the_rest() {
+    let disk = disk();
+    let (log, _) = log(&disk);
+    put(&log, Durability::Group);
+    log.run();
+    let (stored, lost) = (log.ticket(1, Durability::Group), put(&log, Durability::Group).durable);
+    log.finish(0);
+    assert_eq!((stored.wait(), lost.wait()), (Ok(()), Err(WriteError::Abandoned)));
+    assert_eq!(replayed(&disk.image(Crash::DropAll, 0), 0).unwrap().0, [1]);
+}
+
+#[test]
 fn tickets_of_a_log_that_is_gone_say_so() {
     let disk = disk();
     let (log, _) = log(&disk);

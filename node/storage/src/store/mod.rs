@@ -3,7 +3,7 @@
 //! A change takes this way: its key's turn (`turns`), the old value from memory or through a reader
 //! (`read`), the caller's closure, the log buffer, the memtable, the observer (`update`); later the
 //! sync (`log`), the flush (`flush`) and compaction (`compaction`). Nothing here waits for the disk
-//! on the caller's thread.
+//! on the caller's thread, except a thread that blocks on a ticket of the log: it writes the log itself.
 
 mod background;
 mod checkpoint;
