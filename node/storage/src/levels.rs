@@ -5,7 +5,6 @@
 //! its file until the last reader lets go of it; then the file is removed on the compaction lane
 //! (rule R12).
 
-use crate::compaction::choose::LEVELS;
 use crate::disk::Disk;
 use crate::error::{Damage, IoFailure, OpenError, ReadError};
 use crate::key::TableKey;
@@ -13,7 +12,7 @@ use crate::maintenance::{Lane, Maintenance};
 use crate::manifest::{Named, table_path};
 use crate::memtable::Version;
 use crate::merge::{Item, Run};
-use crate::options::StoreOptions;
+use crate::options::{LEVELS, READ_AHEAD_BYTES, StoreOptions};
 use crate::spans::{Span, Spans};
 use crate::table::{
     Absence, Cursor, LevelCursor, Lookup, Probe, ReadMode, Table, TableContext, TableError,
@@ -26,8 +25,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Window of a scan or merge over one table.
-pub(crate) const READ_AHEAD_BYTES: usize = 256 << 10;
 /// Filter bits for each key of a level 0 table beyond those of other tables.
 const LEVEL0_MORE_FILTER_BITS: u32 = 8;
 

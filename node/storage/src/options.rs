@@ -1,10 +1,13 @@
 //! What a store is told at open. Plain data; [`StoreOptions::check`] refuses contradictions.
 
-use crate::compaction::choose::LEVELS;
 use crate::error::OpenError;
-use crate::levels::READ_AHEAD_BYTES;
 use crate::table::Compression;
 use std::path::PathBuf;
+
+/// Levels that a store may have, level 0 included.
+pub const LEVELS: usize = 7;
+/// Window of a scan or merge over one table.
+pub(crate) const READ_AHEAD_BYTES: usize = 256 << 10;
 
 /// Options of one store. Sizes in bytes, times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]

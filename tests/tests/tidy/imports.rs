@@ -27,6 +27,7 @@ const CORE: &[Row] = &[
 /// `kvasir-storage`: keys, tickets and the two seams at the bottom; the store on top.
 const STORAGE: &[Row] = &[
     ("guard", &[]),
+    ("striped", &[]),
     ("durability", &[]),
     ("maintenance", &[]),
     ("ticket", &[]),
@@ -36,12 +37,10 @@ const STORAGE: &[Row] = &[
     ("health", &["error", "guard"]),
     ("disk", &["maintenance"]),
     ("observer", &["key"]),
-    ("options", &["error"]),
     ("sealed", &["error"]),
     ("spans", &[]),
     ("meta", &["error", "disk", "sealed"]),
-    ("memtable", &["key"]),
-    ("merge", &["error", "memtable"]),
+    ("memtable", &["guard", "key"]),
     (
         "log",
         &[
@@ -57,8 +56,10 @@ const STORAGE: &[Row] = &[
             "meta",
         ],
     ),
-    ("cache", &[]),
-    ("table", &["error", "key", "disk", "cache", "sealed"]),
+    ("cache", &["striped"]),
+    ("table", &["error", "key", "disk", "cache", "sealed", "striped"]),
+    ("options", &["error", "table"]),
+    ("merge", &["error", "memtable", "table"]),
     ("manifest", &["error", "disk", "meta", "sealed", "spans"]),
     (
         "levels",

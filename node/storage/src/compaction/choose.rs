@@ -18,8 +18,8 @@ use crate::options::StoreOptions;
 use crate::table::{TableId, TableMeta};
 use std::collections::BTreeSet;
 
-/// Levels that a store may have, level 0 included.
-pub const LEVELS: usize = 7;
+pub use crate::options::LEVELS;
+
 const DEEPEST: usize = LEVELS - 1;
 /// A choice is enlarged for free up to this many times the size of a table.
 const ENLARGE_TABLES: u64 = 10;

@@ -252,7 +252,7 @@ impl Log {
         self.now_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    /// A write was asked for now.
+    /// A write is asked for at this time.
     pub(crate) fn job_starts(&self) {
         self.job_since_ms.store(self.now_ms.load(Ordering::Relaxed), Ordering::Relaxed);
     }

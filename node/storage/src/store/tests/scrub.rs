@@ -19,8 +19,8 @@ fn filled(options: StoreOptions) -> Rig {
 
 /// Ticks ten times a second, with all background work in between.
 fn run(rig: &Rig, from_ms: u64, to_ms: u64) {
-    for now in (from_ms..=to_ms).step_by(100) {
-        rig.store.tick(now);
+    for at_ms in (from_ms..=to_ms).step_by(100) {
+        rig.store.tick(at_ms);
         rig.work.run_all();
     }
 }
