@@ -171,3 +171,6 @@ fn troubles(seen: &Snapshot, view: &View) -> Vec<Refusal> {
     refusals.extend(shared.map(|pods| Refusal::SharedMachine(pods.join(" and "))));
     refusals
 }
+
+#[cfg(test)]
+mod tests;

@@ -312,13 +312,19 @@ fn progressing(seen: &Snapshot, found: &Findings, status: &KVClusterStatus) -> V
         };
         return yes(reason, what);
     }
+    let refused = refusal(found, condition::PROGRESSING);
+    let (stuck, waiting) = match refused {
+        Some(Refusal::OwnsData { .. }) => (refused, None),
+        _ => (None, refused),
+    };
+    if let Some(refusal) = waiting {
+        return yes(refusal.reason(), refusal.to_string());
+    }
     if found.changing {
         return yes("Applying", "objects are brought to what the spec says");
     }
-    if let Some(refusal) = refusal(found, condition::PROGRESSING) {
-        let stuck = matches!(refusal, Refusal::OwnsData { .. });
-        let made = if stuck { no } else { yes };
-        return made(refusal.reason(), refusal.to_string());
+    if let Some(refusal) = stuck {
+        return no(refusal.reason(), refusal.to_string());
     }
     let wanted = seen.cluster.spec.nodes;
     if status.nodes == wanted && status.ready_nodes < wanted {

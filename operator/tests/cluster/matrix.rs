@@ -2,55 +2,71 @@
 //! one starts, and the cluster ends as if nothing had happened, with nothing taken out of turn.
 //!
 //! Each row runs twice: in a world that comes to rest between two passes, and in one that is slow,
-//! where the new operator sees half-done work. Two operators at once are a row of their own.
+//! where the new operator sees half-done work. Deletion has a row of its own, since the operator
+//! writes nothing for it: it comes at every write of the creation.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api::process::{Death, Side};
-use crate::operator::{Bench, Ended};
+use crate::operator::{Bench, Ended, NAME};
 
-/// A change: how the cluster is made, and what the user does then.
+/// A change: what the cluster is before, and what the user does then.
 struct Change {
     name: &'static str,
-    formed: bool,
-    before: fn(&mut serde_json::Value),
+    /// Edits that are carried out one after the other before the change; none: nothing is there.
+    before: &'static [fn(&mut Value)],
     then: fn(&Bench),
 }
 
 const CHANGES: &[Change] = &[
-    Change { name: "create", formed: false, before: |_| {}, then: |bench| bench.create(|_| {}) },
+    Change { name: "create", before: &[], then: |bench| bench.create(|_| {}) },
     Change {
         name: "scale up",
-        formed: true,
-        before: |_| {},
-        then: |bench| bench.edit(|spec| spec["nodes"] = json!(5)),
+        before: &[|_| {}],
+        then: |bench| bench.edit(|spec| spec["nodes"] = json!(4)),
+    },
+    Change {
+        name: "scale down",
+        before: &[|_| {}, |spec| spec["nodes"] = json!(4)],
+        then: |bench| bench.edit(|spec| spec["nodes"] = json!(3)),
+    },
+    Change {
+        name: "scale down, volumes deleted",
+        before: &[
+            |spec| spec["storage"]["retention"] = json!({"whenScaled": "Delete"}),
+            |spec| spec["nodes"] = json!(4),
+        ],
+        then: |bench| bench.edit(|spec| spec["nodes"] = json!(3)),
     },
     Change {
         name: "rolling update",
-        formed: true,
-        before: |_| {},
+        before: &[|_| {}],
         then: |bench| bench.edit(|spec| spec["image"] = json!("kvasir:2.0.0")),
-    },
-    Change {
-        name: "configuration",
-        formed: true,
-        before: |_| {},
-        then: |bench| {
-            bench.edit(|spec| spec["config"] = json!({"log": {"level": "debug"}}));
-        },
     },
 ];
 
-async fn start(change: &Change, slow: bool) -> Bench {
-    let mut bench = if change.formed { Bench::formed(change.before).await } else { Bench::new() };
+/// The world before a change.
+async fn base(change: &Change) -> Bench {
+    let Some((first, more)) = change.before.split_first() else { return Bench::new() };
+    let bench = Bench::formed(first).await;
+    for edit in more {
+        bench.edit(edit);
+        bench.rest(&mut bench.life(None)).await;
+    }
+    bench
+}
+
+fn start(base: &Bench, change: &Change, slow: bool) -> Bench {
+    let mut bench = base.fork();
     bench.slow = slow;
     (change.then)(&bench);
     bench
 }
 
-/// Runs a change with a death at each write, on both sides of it.
+/// Runs a change with a death at each write, on both sides of it; says how many writes there are.
 async fn row(change: &Change, slow: bool) -> usize {
-    let bench = start(change, slow).await;
+    let base = base(change).await;
+    let bench = start(&base, change, slow);
     let mut life = bench.life(None);
     assert_eq!(bench.rest(&mut life).await, Ended::AtRest);
     let (wanted, writes) = (bench.picture(), life.process.writes());
@@ -59,7 +75,7 @@ async fn row(change: &Change, slow: bool) -> usize {
     for write in 1..=writes {
         for side in [Side::Before, Side::After] {
             let at = format!("{}, {side:?} write {write} of {writes}", change.name);
-            let bench = start(change, slow).await;
+            let bench = start(&base, change, slow);
             let mut doomed = bench.life(Some(Death { write, side }));
             assert_eq!(bench.rest(&mut doomed).await, Ended::Died, "{at}");
             let mut next = bench.life(None);
@@ -84,5 +100,48 @@ async fn the_operator_dies_at_every_write_and_the_cluster_ends_the_same() {
 async fn the_same_in_a_world_that_is_slow() {
     for change in CHANGES {
         row(change, true).await;
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_deleted_at_any_write_of_its_creation_leaves_only_volumes_and_comes_back() {
+    let whole = Bench::new();
+    whole.create(|_| {});
+    let mut life = whole.life(None);
+    whole.rest(&mut life).await;
+    for write in 1..=life.process.writes() {
+        let bench = Bench::new();
+        bench.create(|_| {});
+        let mut doomed = bench.life(Some(Death { write, side: Side::After }));
+        assert_eq!(bench.rest(&mut doomed).await, Ended::Died);
+        bench.delete("kvclusters", NAME);
+        bench.rest(&mut bench.life(None)).await;
+        let left = bench.kinds();
+        assert!(left.is_empty() || left == ["PersistentVolumeClaim"], "write {write}: {left:?}");
+        bench.create(|_| {});
+        bench.rest(&mut bench.life(None)).await;
+        assert_eq!(bench.condition("Ready").0, "True", "write {write}");
+        assert_eq!(bench.world.nodes().formed, 1, "write {write}");
+        assert_eq!(bench.violations(), Vec::<String>::new(), "write {write}");
+    }
+}
+
+#[tokio::test]
+async fn two_operators_at_once_do_the_work_of_one() {
+    for change in CHANGES {
+        let base = base(change).await;
+        let bench = start(&base, change, false);
+        bench.rest(&mut bench.life(None)).await;
+        let wanted = bench.picture();
+        let bench = start(&base, change, true);
+        let (mut one, mut other) = (bench.life(None), bench.life(None));
+        for _ in 0..60 {
+            // Both read, then both write: the version of the resource lets one of them through.
+            tokio::join!(bench.pass(&mut one), bench.pass(&mut other));
+            bench.world.turn();
+        }
+        assert_eq!(bench.rest(&mut one).await, Ended::AtRest, "{}", change.name);
+        assert_eq!(bench.violations(), Vec::<String>::new(), "{}", change.name);
+        assert_eq!(bench.picture(), wanted, "{}", change.name);
     }
 }

@@ -122,6 +122,22 @@ impl Bench {
         bench
     }
 
+    /// Another bench that begins as this one is now.
+    pub fn fork(&self) -> Self {
+        let world = self.world.fork();
+        guards::set(&world);
+        Self { world, slow: false, lives: AtomicU64::new(0) }
+    }
+
+    /// Kinds of which there is anything.
+    pub fn kinds(&self) -> Vec<&'static str> {
+        let state = self.world.api.state();
+        let there = state.store.all().filter(|(key, _)| key.kind.namespaced);
+        let mut kinds: Vec<&str> = there.map(|(key, _)| key.kind.name).collect();
+        kinds.dedup();
+        kinds
+    }
+
     /// A new life.
     pub fn life(&self, death: Option<Death>) -> Life {
         let number = self.lives.fetch_add(1, Ordering::SeqCst);

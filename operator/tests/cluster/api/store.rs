@@ -32,7 +32,7 @@ pub struct Change {
 }
 
 /// Every object and its past.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Store {
     objects: BTreeMap<Key, Value>,
     history: Vec<Change>,

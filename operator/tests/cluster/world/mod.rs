@@ -57,6 +57,15 @@ impl World {
         Arc::new(Self { api, nodes: Mutex::default(), holds: Mutex::default() })
     }
 
+    /// Another world that begins as this one is now, with nothing held up.
+    pub fn fork(&self) -> Arc<Self> {
+        let api = Api::new();
+        let store = self.api.state().store.clone();
+        api.with_store(|other| *other = store);
+        let nodes = Mutex::new(self.nodes().clone());
+        Arc::new(Self { api, nodes, holds: Mutex::default() })
+    }
+
     /// The nodes, locked.
     pub fn nodes(&self) -> MutexGuard<'_, Nodes> {
         self.nodes.lock().expect("no request panics")

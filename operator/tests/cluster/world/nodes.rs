@@ -71,7 +71,7 @@ impl Started {
 }
 
 /// All nodes of the world.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Nodes {
     volumes: BTreeMap<String, Volume>,
     running: BTreeMap<String, Started>,
