@@ -4,7 +4,7 @@
 //! that can go, since a StatefulSet has no other way to get smaller.
 
 use super::view::View;
-use crate::crd::{KVClusterSpec, OperationType};
+use crate::crd::{KVClusterSpec, NodeStatus, OperationType};
 use crate::render;
 use crate::snapshot::{PodSeen, Snapshot};
 
@@ -31,18 +31,24 @@ pub fn held(seen: &Snapshot) -> Vec<RackPlan> {
     let mut racks = empty(&seen.cluster.spec);
     for rack in &mut racks {
         rack.nodes = match seen.sets.get(&rack.name) {
-            Some(set) => set.replicas,
-            None => remembered(seen, &rack.name),
+            // A set that somebody else made smaller keeps the members whose pods were just there.
+            Some(set) => set.replicas.max(remembered(seen, &rack.name, true)),
+            None => remembered(seen, &rack.name, false),
         };
     }
     racks
 }
 
-fn remembered(seen: &Snapshot, rack: &str) -> i32 {
+/// Pods of a rack that the last status and the pods themselves show; only those of members that
+/// showed a pod, or all.
+fn remembered(seen: &Snapshot, rack: &str, members: bool) -> i32 {
     let status = seen.cluster.status.as_ref();
     let rows = status.into_iter().flat_map(|status| &status.node_statuses);
-    let rows = rows.filter(|row| row.rack == rack).filter_map(|row| ordinal(&row.pod));
-    let pods = seen.pods.values().filter(|pod| pod.rack == rack).map(|pod| pod.ordinal);
+    let there = |row: &&NodeStatus| !row.machine.is_empty() && !row.pod_uid.is_empty();
+    let rows = rows
+        .filter(|row| row.rack == rack && (!members || there(row)))
+        .filter_map(|row| ordinal(&row.pod));
+    let pods = seen.pods.values().filter(|pod| !members && pod.rack == rack).map(|pod| pod.ordinal);
     let count = rows.chain(pods).max().map_or(0, |highest| highest + 1);
     match status.and_then(|status| status.operation.as_ref()) {
         Some(operation) if operation.kind == OperationType::Leave => {

@@ -54,7 +54,8 @@ fn restart(seen: &Snapshot, view: &View, pod: &PodSeen) -> Operation {
 /// Before there is a ring nothing is lost by it.
 fn quiet(seen: &Snapshot, view: &View, pod: &PodSeen) -> Result<(), String> {
     if view.cluster_id.is_none() {
-        return Ok(());
+        let blank = view.id_in(pod).is_some_and(|id| view.blank.contains_key(&id));
+        return blank.then_some(()).ok_or_else(|| format!("the node of {} is silent", pod.name));
     }
     view.healthy()?;
     if let Some(other) = seen.pods.values().find(|other| other.deleting) {

@@ -45,7 +45,8 @@ pub struct Bench {
 pub struct Life {
     /// What it sends counts here.
     pub process: Arc<Process>,
-    operator: Operator,
+    /// The operator itself.
+    pub operator: Operator,
     failure: Option<Failure>,
     /// Failures of passes so far, in words.
     pub failures: Vec<String>,

@@ -1,10 +1,13 @@
 //! Stories of one cluster, from its creation to its end.
 
+use std::time::Duration;
+
+use kvasir_operator::controller;
 use serde_json::json;
 
 use crate::api::Fault;
 use crate::api::failure::Failure;
-use crate::operator::{Bench, NAME};
+use crate::operator::{Bench, NAME, NS};
 
 fn held(status: &str, reason: &str) -> (String, String) {
     (status.to_owned(), reason.to_owned())
@@ -106,6 +109,7 @@ async fn a_paused_cluster_is_watched_and_not_touched() {
     bench.edit(|spec| {
         spec["paused"] = json!(true);
         spec["image"] = json!("kvasir:2.0.0");
+        spec["nodes"] = json!(5);
     });
     bench.delete("services", NAME);
     bench.rest(&mut bench.life(None)).await;
@@ -161,6 +165,45 @@ async fn a_lost_stateful_set_comes_back_with_all_its_pods() {
 }
 
 #[tokio::test]
+async fn a_stateful_set_made_smaller_by_hand_gets_its_members_back() {
+    let bench = Bench::formed(|spec| spec["nodes"] = json!(4)).await;
+    bench.edit(|spec| spec["nodes"] = json!(3));
+    bench.rest(&mut bench.life(None)).await;
+    bench.change("statefulsets", "demo-default", |set| set["spec"]["replicas"] = json!(2));
+    bench.world.settle();
+    assert_eq!(bench.names("pods").len(), 2);
+    bench.rest(&mut bench.life(None)).await;
+    assert_eq!(bench.world.ready_pods("default").len(), 4);
+    assert_eq!(bench.violations(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_controller_gets_there_on_watches_that_lag() {
+    let bench = Bench::new();
+    let life = bench.life(None);
+    let run = controller::run(life.operator, Some(NS.to_owned()), std::future::pending());
+    let drive = async {
+        bench.create(|_| {});
+        for second in 0..900 {
+            // Most of the time watchers are five changes behind.
+            bench.world.api.set_lag(if second % 10 == 0 { 0 } else { 5 });
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            bench.world.turn();
+            if second == 300 {
+                bench.edit(|spec| spec["nodes"] = json!(4));
+            }
+        }
+    };
+    tokio::select! {
+        () = run => panic!("the controller ended"),
+        () = drive => {}
+    }
+    assert_eq!(bench.condition("Ready").0, "True");
+    assert_eq!(bench.world.nodes().document().unwrap().members.len(), 4);
+    assert_eq!(bench.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn a_rollout_waits_while_a_worker_is_dead() {
     let bench = Bench::formed(|_| {}).await;
     let pod = bench.object("pods", "demo-default-1").unwrap();
@@ -174,6 +217,31 @@ async fn a_rollout_waits_while_a_worker_is_dead() {
     bench.world.holds().dead_workers.clear();
     bench.world.settle();
     bench.rest(&mut bench.life(None)).await;
+    assert_eq!(bench.condition("Ready").0, "True");
+    assert_eq!(bench.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_pod_that_comes_up_on_another_worker_is_told_to_the_ring() {
+    let bench = Bench::formed(|_| {}).await;
+    let worker = || bench.object("pods", "demo-default-1").unwrap()["spec"]["nodeName"].clone();
+    let old = worker();
+    bench.world.api.with_store(|store| {
+        let key = crate::api::key("nodes", "", old.as_str().unwrap());
+        let mut node = store.get(&key).cloned().unwrap();
+        node["spec"]["unschedulable"] = json!(true);
+        store.replace(&key, node).unwrap();
+    });
+    bench.delete("pods", "demo-default-1");
+    bench.world.settle();
+    assert_ne!(worker(), old);
+    bench.rest(&mut bench.life(None)).await;
+    let machines: Vec<String> = {
+        let nodes = bench.world.nodes();
+        nodes.document().unwrap().members.values().map(|member| member.machine.clone()).collect()
+    };
+    assert!(machines.contains(&worker().as_str().unwrap().to_owned()), "{machines:?}");
+    assert!(!machines.contains(&old.as_str().unwrap().to_owned()), "{machines:?}");
     assert_eq!(bench.condition("Ready").0, "True");
     assert_eq!(bench.violations(), Vec::<String>::new());
 }

@@ -296,7 +296,13 @@ impl Nodes {
         if joins && place.is_none() {
             return problem(code::UNKNOWN_NODE, "gossip does not know it", None);
         }
-        let place = place.filter(|_| joins).map(|node| member(&node.labels));
+        let place = match &asked.machine {
+            Some(machine) => {
+                let present = asked.node.and_then(|id| parent.members.get(&id)).cloned();
+                present.map(|present| Member { machine: machine.clone(), ..present })
+            }
+            None => place.filter(|_| joins).map(|node| member(&node.labels)),
+        };
         let wanted = asked.operation(place);
         let planned = operation::plan(&parent, &asked.id, &wanted)
             .map_err(|refused| Box::new(Problem::from(refused)))?;
