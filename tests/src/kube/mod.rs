@@ -5,11 +5,13 @@
 //! passes. A namespace that a failed test leaves stays for a look at it; the next run of the test clears it.
 
 mod client;
+mod cluster;
 mod forward;
 mod ground;
 mod load;
 
 pub use client::{Said, command, helm, kubectl, try_kubectl, until};
+pub use cluster::{Kvc, OPERATOR, install_operator, uninstall_operator};
 pub use forward::Forward;
 pub use ground::{Scenario, fresh_volumes, kill_worker, local_ground, start_worker, top};
 pub use load::LoadPod;
