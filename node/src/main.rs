@@ -36,6 +36,8 @@ enum Word {
     /// The configuration of a node: its schema, an example, a check
     #[command(subcommand)]
     Config(cli::configuration::ConfigWord),
+    /// Make the store of a stopped node open again that refuses to because of damage
+    Recover(cli::recover::Recover),
     /// Print the version
     Version,
 }
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
             Err(failure) => cli::finish(Err(failure)),
         },
         Word::Config(word) => cli::finish(cli::configuration::run(&word)),
+        Word::Recover(arguments) => cli::finish(cli::recover::run(&arguments)),
         Word::Dev(arguments) => dev::run(&arguments),
         Word::Client(word) => cli::run(&word),
         Word::Version => {

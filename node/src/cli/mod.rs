@@ -10,6 +10,7 @@ pub mod configuration;
 pub mod failure;
 pub mod import;
 pub mod output;
+pub mod recover;
 pub mod servers;
 pub mod siblings;
 pub mod values;

@@ -52,11 +52,12 @@ pub enum OpenError {
     /// The disk failed. A retry may help; nothing was dropped.
     #[error("cannot open the store: {0}")]
     Io(#[from] IoFailure),
-    /// A file is damaged before its end, or missing. No retry helps: restore the file, or set the
-    /// directory aside and let the node be rebuilt from its replicas.
+    /// A file is damaged before its end, or missing. No retry helps: restore the file, or let
+    /// `kvasir recover --quarantine` set it aside and mark what may be missing.
     #[error(
-        "{0}; the store refuses to open rather than lose data: restore the file, or move the data \
-         directory aside and rebuild this node from its replicas"
+        "{0}; the store refuses to open rather than lose data: restore the file, or run `kvasir recover \
+         --quarantine DIR` with the data directory, which sets the file aside, keeps what is sound and \
+         marks this replica as needing repair"
     )]
     Damaged(#[from] Damage),
     /// Written by a newer version. Start that version; this one changed nothing.
@@ -72,6 +73,20 @@ pub enum OpenError {
     /// The options contradict each other. Nothing was touched.
     #[error("bad storage options: {0}")]
     Options(String),
+}
+
+/// Why a salvage did not end. The store is as it was, or salvaged in part; running it again is safe.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SalvageError {
+    /// The store does not open for another reason than a damaged log or table.
+    #[error("{0}")]
+    Open(#[from] OpenError),
+    /// A file could not be set aside, or the manifest not be written.
+    #[error("cannot salvage: {0}")]
+    Io(#[from] IoFailure),
+    /// What was kept could not be written out; the log is still there.
+    #[error("cannot write out what was kept: {0}")]
+    Write(#[from] WriteError),
 }
 
 /// Why a lookup has no answer. It is never "absent".

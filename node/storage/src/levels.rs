@@ -207,6 +207,26 @@ impl Levels {
         Self { levels, lasts }
     }
 
+    /// Opens what a manifest names and can be opened; the rest, with why not.
+    pub(crate) fn open_sound(
+        tables: &Tables,
+        named: &[Vec<Named>],
+    ) -> Result<(Self, Vec<(Named, Damage)>), OpenError> {
+        let (mut levels, mut bad) = (Vec::new(), Vec::new());
+        for level in named {
+            let mut sound = Vec::new();
+            for named in level {
+                match tables.open(named.id, named.bytes, named.swept) {
+                    Ok(file) => sound.push(file),
+                    Err(TableError::Damaged(damage)) => bad.push((named.clone(), damage)),
+                    Err(other) => return Err(other.into()),
+                }
+            }
+            levels.push(sound);
+        }
+        Ok((Self::of(levels), bad))
+    }
+
     /// The newest version of a key in tables, `None` if finding it needs the disk. Version 0
     /// without a value: no table has it.
     pub(crate) fn get(&self, key: &TableKey, mode: ReadMode) -> Result<Option<Version>, ReadError> {

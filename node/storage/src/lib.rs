@@ -31,14 +31,15 @@ pub mod table;
 pub mod ticket;
 
 pub use disk::{AppendFile, DirLock, Disk, MemoryDisk, RandomRead, RealDisk};
-pub use error::{Damage, IoFailure, OpenError, ReadError, WriteError};
+pub use error::{Damage, IoFailure, OpenError, ReadError, SalvageError, WriteError};
 pub use key::TableKey;
 pub use maintenance::{Job, Lane, Maintenance, Manual, Threads};
 pub use observer::{NoObserver, Observer};
 pub use options::StoreOptions;
 pub use stats::StoreStats;
 pub use store::{
-    Applied, Change, Checkpoint, Chunk, Durability, LostRange, Recovery, Snapshot, Store,
+    Applied, Change, Checkpoint, Chunk, Durability, LostRange, Recovery, Salvaged, Snapshot, Store,
+    salvage,
 };
 pub use table::Compression;
 pub use ticket::{Abandon, Completer, Ticket};

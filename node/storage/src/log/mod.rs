@@ -13,6 +13,7 @@
 
 pub(crate) mod record;
 pub(crate) mod replay;
+pub(crate) mod salvage;
 mod segment;
 mod waiting;
 mod writing;

@@ -14,6 +14,7 @@ mod quarantine;
 mod ranges;
 mod read;
 pub(crate) mod recovery;
+mod salvage;
 mod scrub;
 mod slow_down;
 mod turns;
@@ -28,6 +29,7 @@ use engine::Engine;
 pub use quarantine::LostRange;
 pub use read::{Chunk, Snapshot};
 pub use recovery::Recovery;
+pub use salvage::{Salvaged, salvage};
 pub use update::{Applied, Change};
 
 use crate::disk::Disk;
@@ -56,7 +58,7 @@ impl Store {
         maintenance: Arc<dyn Maintenance>,
         observer: Arc<dyn Observer>,
     ) -> Result<Arc<Store>, OpenError> {
-        let engine = recovery::open(options, disk, maintenance, observer)?;
+        let engine = recovery::open(options, disk, maintenance, observer, None)?;
         engine.work_if_due();
         Ok(Arc::new(Store { engine }))
     }
@@ -161,6 +163,12 @@ impl Store {
     /// over restarts until the ranges are dropped, which is how a rebuild begins.
     pub fn lost_ranges(&self) -> Vec<LostRange> {
         self.engine.lost_ranges()
+    }
+
+    /// What was found in each table that was set aside, by its number: every damaged place, and the key
+    /// ranges that it may have held. Blocks on the disk.
+    pub fn quarantine_reports(&self) -> Vec<(u64, Result<String, OpenError>)> {
+        quarantine::reports(&*self.engine.disk, &self.engine.options.dir)
     }
 
     /// Every counter and gauge.

@@ -12,7 +12,8 @@
 //! use as it is, out of merges, and a later tick tries again.
 
 use super::engine::Engine;
-use crate::error::{Damage, IoFailure};
+use crate::disk::Disk;
+use crate::error::{Damage, IoFailure, OpenError};
 use crate::guard::lock;
 use crate::key::TableKey;
 use crate::levels::TableFile;
@@ -169,13 +170,30 @@ impl Engine {
     }
 }
 
+/// The reports in the quarantine of a data directory, by number of the table. Error of one: it is damaged
+/// or cannot be read.
+pub(crate) fn reports(
+    disk: &dyn Disk,
+    dir: &std::path::Path,
+) -> Vec<(u64, Result<String, OpenError>)> {
+    let names = disk.list(&dir.join(QUARANTINE)).unwrap_or_default();
+    let id = |name: &String| u64::from_str_radix(name.strip_suffix(".report")?, 16).ok();
+    let read = |id: u64| -> Result<String, OpenError> {
+        let path = report_path(dir, id);
+        let bytes = meta::read_whole(disk, &path)?.unwrap_or_default();
+        let text = sealed::open(&path, &REPORT, id, &bytes)?;
+        Ok(String::from_utf8_lossy(text).into_owned())
+    };
+    names.iter().filter_map(id).map(|id| (id, read(id))).collect()
+}
+
 /// The report that stands beside a table in quarantine.
 pub(crate) fn report_path(dir: &std::path::Path, id: u64) -> PathBuf {
     dir.join(QUARANTINE).join(format!("{id:016x}.report"))
 }
 
 /// The first key behind another.
-fn behind(key: &[u8]) -> Bytes {
+pub(super) fn behind(key: &[u8]) -> Bytes {
     let mut behind = key.to_vec();
     behind.push(0);
     behind.into()

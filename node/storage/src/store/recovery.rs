@@ -8,6 +8,7 @@
 use super::engine::{Engine, Figures, State};
 use super::flush::Flushing;
 use super::ranges::{RangeDrop, Ranges};
+use super::salvage::Found;
 use super::scrub::Scrubbing;
 use super::turns::Turns;
 use super::update::LogOwner;
@@ -17,7 +18,7 @@ use crate::health::Health;
 use crate::key::TableKey;
 use crate::levels::{Levels, Tables};
 use crate::log::record::{Logged, Record};
-use crate::log::{Log, replay};
+use crate::log::{Log, replay, salvage};
 use crate::maintenance::Maintenance;
 use crate::manifest::{self, Manifest};
 use crate::memtable::{Frozen, Memtable, Version};
@@ -50,6 +51,7 @@ pub(crate) fn open(
     disk: Arc<dyn Disk>,
     maintenance: Arc<dyn Maintenance>,
     observer: Arc<dyn Observer>,
+    mut salvage: Option<&mut Found>,
 ) -> Result<Arc<Engine>, OpenError> {
     options.check()?;
     let (log_dir, tables_dir) = (options.dir.join("log"), options.dir.join("tables"));
@@ -57,12 +59,12 @@ pub(crate) fn open(
     let (mut manifest, created) = load_or_create(&*disk, &options.dir, &log_dir, &tables_dir)?;
     let orphans_removed = remove_orphans(&*disk, &mut manifest, &tables_dir)?;
     let tables = Tables::new(disk.clone(), maintenance.clone(), tables_dir.clone(), &options);
-    let levels = Levels::open(&tables, &manifest.levels)?;
-    restore(&*observer, &*disk, &manifest, &tables_dir)?;
+    let levels = open_levels(&tables, &manifest, salvage.as_deref_mut())?;
+    restore(&*observer, &*disk, &manifest, &tables_dir, salvage.is_some())?;
     let ranges = Ranges::new(manifest.drops.clone(), &manifest.lost, Vec::new());
     let mut memory = Memory::new(&options, &levels, ranges, &*observer);
     let floor = manifest.floor;
-    let replayed = replay::replay(&*disk, &log_dir, floor, &mut |record| memory.apply(record))?;
+    let replayed = read_log(&*disk, &log_dir, floor, &mut memory, salvage)?;
     let recovery = Recovery {
         created,
         replayed_records: replayed.records,
@@ -115,16 +117,50 @@ pub(crate) fn open(
     Ok(engine)
 }
 
-/// Hands the observer its state.
+/// Hands the observer its state. In a salvage one that is damaged counts as none.
 fn restore(
     observer: &dyn Observer,
     disk: &dyn Disk,
     manifest: &Manifest,
     tables_dir: &Path,
+    salvage: bool,
 ) -> Result<(), OpenError> {
     let read = manifest.sidecar.map(|id| manifest::read_sidecar(disk, tables_dir, id));
-    observer.restore(read.transpose()?.as_deref());
+    let state = match read.transpose() {
+        Err(OpenError::Damaged(_)) if salvage => None,
+        read => read?,
+    };
+    observer.restore(state.as_deref());
     Ok(())
+}
+
+fn open_levels(
+    tables: &Tables,
+    manifest: &Manifest,
+    salvage: Option<&mut Found>,
+) -> Result<Levels, OpenError> {
+    let Some(found) = salvage else { return Levels::open(tables, &manifest.levels) };
+    let (levels, bad) = Levels::open_sound(tables, &manifest.levels)?;
+    for (named, damage) in bad {
+        found.tables.push(named);
+        found.damages.push(damage);
+    }
+    Ok(levels)
+}
+
+fn read_log(
+    disk: &dyn Disk,
+    log_dir: &Path,
+    floor: u64,
+    memory: &mut Memory<'_>,
+    salvage: Option<&mut Found>,
+) -> Result<replay::Replayed, OpenError> {
+    let apply = &mut |record| memory.apply(record);
+    let Some(found) = salvage else { return replay::replay(disk, log_dir, floor, apply) };
+    let (replayed, missing) = salvage::read(disk, log_dir, floor, apply)?;
+    found.damages.extend(missing.damages);
+    (found.missing_to, found.missing) = (missing.to, missing.count);
+    Ok(replayed)
 }
 
 /// Makes the directories, takes the lock, and makes durable what can be seen: a killed process may

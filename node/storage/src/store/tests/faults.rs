@@ -171,7 +171,7 @@ fn a_flipped_bit_is_never_returned_as_data() {
     let paths = rig.disk.paths();
     for path in paths.iter().filter(|path| !path.ends_with("LOCK")) {
         let length = rig.disk.content(path).unwrap().len() as u64;
-        for offset in (0..length).step_by(3) {
+        for offset in 0..length {
             let image = rig.disk.image(Crash::KeepAll, 0);
             image.flip_bit(path, offset, (offset % 8) as u8);
             let context = format!("{} byte {offset}", path.display());

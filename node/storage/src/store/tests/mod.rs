@@ -9,6 +9,7 @@ mod model;
 mod quarantine;
 mod random_crash;
 mod ranges;
+mod salvage;
 mod scrub;
 
 use super::*;

@@ -65,9 +65,17 @@ fn a_bad_block_costs_its_keys_and_no_others_and_the_mark_lasts_until_the_range_i
     let stats = rig.store.stats();
     assert_eq!((stats.quarantined_tables, stats.damaged_tables, stats.lost_ranges), (1, 0, 1));
     assert_eq!((tables(&rig.disk, "quarantine").len(), rig.disk.content(&table)), (1, None));
-    let report = tables(&rig.disk, "quarantine")[0].with_extension("report");
-    let report = String::from_utf8_lossy(&rig.disk.content(&report).unwrap()).into_owned();
+    let reports = rig.store.quarantine_reports();
+    let report = reports[0].1.clone().unwrap();
     assert!(report.contains("damaged at byte") && report.contains("may be lost"), "{report}");
+    let path = tables(&rig.disk, "quarantine")[0].with_extension("report");
+    for byte in 0..rig.disk.content(&path).unwrap().len() as u64 {
+        for bit in 0..8 {
+            rig.disk.flip_bit(&path, byte, bit);
+            assert!(rig.store.quarantine_reports()[0].1.is_err(), "byte {byte} bit {bit}");
+            rig.disk.flip_bit(&path, byte, bit);
+        }
+    }
     // Writes there are not applied either: they would build on what is not known.
     let one = *gone.first().unwrap();
     assert!(matches!(rig.put(one, b"x"), Err(WriteError::Read(ReadError::Lost))));

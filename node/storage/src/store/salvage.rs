@@ -1,0 +1,139 @@
+//! Opening what refuses to open: for a damaged commit log, or tables that cannot be read at all.
+//!
+//! A program of its own runs this, once, on a store that nobody serves. Damaged files get a name in
+//! `quarantine/`; every sound record of the log is kept, those behind the damage too, since a record is
+//! the whole value of its key; and unless the caller accepts the loss, what may be missing is marked as
+//! lost: the range of an unreadable table, and the whole key space up to the last missing sequence
+//! number, since nobody knows which keys the missing records changed. Reads there answer an error until
+//! the range is dropped and filled from replicas, so this replica never passes an old value off as the
+//! newest.
+//!
+//! Order: the names in the quarantine, the mark in the manifest, the flush, and only then are the log
+//! segments removed. A crash anywhere leaves a store that refuses to open as before, or one that is
+//! salvaged; running it again is safe.
+
+use super::engine::Engine;
+use super::quarantine::{QUARANTINE, behind};
+use super::recovery;
+use crate::disk::Disk;
+use crate::error::{Damage, IoFailure, SalvageError};
+use crate::key::TableKey;
+use crate::maintenance::Manual;
+use crate::manifest::Named;
+use crate::observer::NoObserver;
+use crate::options::StoreOptions;
+use crate::spans::Spans;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What a salvage found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Salvaged {
+    /// Every damaged place that was met. Empty: the store was sound.
+    pub damages: Vec<Damage>,
+    /// The names that the damaged files have now.
+    pub set_aside: Vec<PathBuf>,
+    /// Records of the log that were kept.
+    pub records: u64,
+    /// Records of the log that may be missing, as far as sequence numbers tell.
+    pub missing: u64,
+    /// Key ranges marked as lost when it was done.
+    pub lost_ranges: u64,
+}
+
+/// What an open for salvage leaves out, for the caller to deal with.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) damages: Vec<Damage>,
+    /// Tables that do not open.
+    pub(crate) tables: Vec<Named>,
+    /// The last sequence number that is missing from the log, 0 if none is.
+    pub(crate) missing_to: u64,
+    pub(crate) missing: u64,
+}
+
+/// Salvages the store of a directory. `accept_loss`: mark nothing as lost, and forget such marks from
+/// before: only where no replica could fill the gap.
+pub fn salvage(
+    dir: &Path,
+    disk: Arc<dyn Disk>,
+    accept_loss: bool,
+) -> Result<Salvaged, SalvageError> {
+    let (work, mut found) = (Manual::new(), Found::default());
+    let options = StoreOptions { scrub_interval_ms: 0, ..StoreOptions::new(dir) };
+    let observer = Arc::new(NoObserver);
+    let engine = recovery::open(options, disk.clone(), work.clone(), observer, Some(&mut found))?;
+    let set_aside = set_aside(&*disk, dir, &found.damages)?;
+    mark(&engine, &found, accept_loss)?;
+    let lost_ranges = engine.lost_ranges().len() as u64;
+    let closed = engine.close();
+    while work.run_all() > 0 {}
+    closed.wait()?;
+    while work.run_all() > 0 {}
+    // A bad segment whose removal is lost would be met again, and the store refuse to open again.
+    let log_dir = dir.join("log");
+    let synced = disk.sync_dir(&log_dir);
+    synced.map_err(|error| IoFailure::new(&log_dir, "sync the directory", &error))?;
+    Ok(Salvaged {
+        damages: found.damages,
+        set_aside,
+        records: engine.recovery.replayed_records,
+        missing: found.missing,
+        lost_ranges,
+    })
+}
+
+/// Gives each damaged file a name in the quarantine; durable when this returns.
+fn set_aside(disk: &dyn Disk, dir: &Path, damages: &[Damage]) -> Result<Vec<PathBuf>, IoFailure> {
+    let files: BTreeSet<&PathBuf> = damages.iter().map(|damage| &damage.path).collect();
+    let quarantine = dir.join(QUARANTINE);
+    let failed = |path: &Path, what: &str, error| IoFailure::new(path, what, &error);
+    if files.is_empty() {
+        return Ok(Vec::new());
+    }
+    let made = disk.create_dir(&quarantine);
+    made.map_err(|error| failed(&quarantine, "create the directory", error))?;
+    let mut names = Vec::new();
+    for file in files {
+        let aside = quarantine.join(file.file_name().unwrap_or_default());
+        match disk.link(file, &aside) {
+            // A file that is missing cannot be kept; one from an earlier attempt is there already.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            done => done.map_err(|error| failed(&aside, "link", error))?,
+        }
+        names.push(aside);
+    }
+    for dir in [&*quarantine, dir] {
+        disk.sync_dir(dir).map_err(|error| failed(dir, "sync the directory", error))?;
+    }
+    Ok(names)
+}
+
+/// Takes the unreadable tables out of the manifest and says there what may be missing.
+fn mark(engine: &Arc<Engine>, found: &Found, accept_loss: bool) -> Result<(), IoFailure> {
+    let state = engine.state.load_full();
+    let idle = state.active.is_empty() && state.frozen.is_empty() && !state.has_unfrozen_drop();
+    engine.install(&[], Vec::new(), 0, |manifest| {
+        for table in &found.tables {
+            let (from, to) =
+                (TableKey::first_from(&table.first), TableKey::first_from(&behind(&table.last)));
+            manifest.lost = manifest.lost.raised(from.encoded(), Some(to.encoded()), table.max_seq);
+        }
+        let all = TableKey::first_of(0);
+        manifest.lost = manifest.lost.raised(all.encoded(), None, found.missing_to);
+        if accept_loss {
+            manifest.lost = Spans::default();
+        }
+        if idle {
+            // Nothing to flush: the numbers of what is missing are passed over here.
+            manifest.floor = manifest.floor.max(engine.log.last());
+        }
+    })?;
+    if idle {
+        engine.log.release(engine.log.last());
+    }
+    Ok(())
+}
