@@ -21,6 +21,8 @@ fn arc(step: u64) -> (TableKey, Option<TableKey>) {
 /// A fixed mix of writes, with background work run at odd moments. Stops when the disk is gone.
 fn script(rig: &Rig) -> Run {
     let (mut run, mut map) = (Run { states: vec![Map::new()], acknowledged: 0 }, Map::new());
+    // The step that changed a key last.
+    let mut changed: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
     let mut owed: Vec<(usize, Ticket<Result<(), WriteError>>)> = Vec::new();
     for step in 0..STEPS {
         if step % 37 == 20 {
@@ -37,16 +39,22 @@ fn script(rig: &Rig) -> Run {
         let (number, erase) = (step * 7 % 23, step % 5 == 3);
         let change = if erase { Change::Erase } else { Change::Put(value(step).into()) };
         let stored = key(number).as_bytes().to_vec();
+        let changes = !erase || map.contains_key(&stored);
         match erase {
             true => _ = map.remove(&stored),
-            false => _ = map.insert(stored, value(step)),
+            false => _ = map.insert(stored.clone(), value(step)),
         }
         let update = rig.store.update(&key(number), Durability::Group, |_| (change, ()));
         let Ok(applied) = rig.settle(update) else { break };
         run.states.push(map.clone());
         // Whoever waits asks at once: that is what has the log written.
         applied.durable.is_ready();
-        owed.push((run.states.len() - 1, applied.durable));
+        // Erasing what is not there relies on the last change of this key, not on other keys.
+        if changes {
+            changed.insert(stored.clone(), run.states.len() - 1);
+        }
+        let relies_on = changed.get(&stored).copied().unwrap_or(0);
+        owed.push((relies_on, applied.durable));
         if step % 4 != 0 {
             rig.work.run_one(Lane::Sync);
         }
