@@ -214,6 +214,21 @@ fn a_quarantine_that_fails_is_tried_again_and_a_read_error_is_no_damage() {
     assert_eq!(rig.store.stats().quarantined_tables, 0);
 }
 
+/// Wants old values, as an observer that keeps something does, so that a replay has to read the tables.
+struct Onlooker;
+
+impl crate::observer::Observer for Onlooker {
+    fn changed(&self, _: &TableKey, _: Option<&[u8]>, _: Option<&[u8]>) {}
+
+    fn dropped(&self, _: &TableKey, _: Option<&TableKey>) {}
+
+    fn checkpoint(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn restore(&self, _: Option<&[u8]>) {}
+}
+
 #[test]
 fn replay_over_a_damaged_table_opens_and_keeps_what_the_log_holds() {
     let (rig, table) = one_table();
@@ -223,8 +238,7 @@ fn replay_over_a_damaged_table_opens_and_keeps_what_the_log_holds() {
     rig.disk.flip_bit(&table, 2_000, 3);
     // The mirror would insist on old values that cannot be read.
     let (work, disk) = (Manual::new(), Arc::new(rig.disk.crash(Crash::DropAll, 0)));
-    let observer = Arc::new(crate::observer::NoObserver);
-    let store = Store::open(options(), disk, work.clone(), observer).unwrap();
+    let store = Store::open(options(), disk, work.clone(), Arc::new(Onlooker)).unwrap();
     store.tick(1);
     work.run_all();
     let stats = store.stats();
