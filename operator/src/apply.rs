@@ -21,6 +21,9 @@ use crate::plan::{PodTarget, Step};
 use crate::render::{self, KINDS, names};
 use crate::snapshot::{Failure, ObjectName};
 
+/// Reason of a failure that is the absence of a kind.
+pub const UNKNOWN_KIND: &str = "UnknownKind";
+
 /// Why a step was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
@@ -72,7 +75,7 @@ impl ApplyError {
         match self {
             Self::Changed(_) => "Changed",
             Self::Budget { .. } => "DisruptionBudget",
-            Self::UnknownKind(_) => "UnknownKind",
+            Self::UnknownKind(_) => UNKNOWN_KIND,
             Self::Refused { .. } => "RefusedByApiServer",
             Self::Api { .. } => "ApiServerFailed",
             Self::Node(AskError::Silent { .. }) => "NodeSilent",

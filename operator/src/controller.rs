@@ -21,6 +21,7 @@ use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
 use tracing::Instrument;
 
+use crate::apply::UNKNOWN_KIND;
 use crate::crd::KVCluster;
 use crate::pass::{Operator, PassError};
 use crate::render::names;
@@ -30,6 +31,8 @@ use crate::snapshot::Failure;
 const FIRST: Duration = Duration::from_secs(1);
 /// Longest pause after a failure.
 const LONGEST: Duration = Duration::from_secs(60);
+/// Pause after a pass in which only the PodMonitor could not be made.
+const MONITORING: Duration = Duration::from_secs(5);
 /// Changes that come this close together are looked at once.
 const DEBOUNCE: Duration = Duration::from_millis(300);
 /// Clusters in a pass at once.
@@ -119,7 +122,7 @@ async fn reconcile(cluster: Arc<KVCluster>, context: Arc<Context>) -> Result<Act
     let key = (namespace.clone(), name.clone());
     let journal = cluster.status.as_ref().and_then(|status| status.operation.as_ref());
     let span = tracing::info_span!(
-        "pass", %namespace, %name,
+        "pass", %namespace, cluster = %name,
         generation = cluster.metadata.generation.unwrap_or(0),
         operation = journal.map_or("", |operation| &operation.id),
     );
@@ -153,7 +156,11 @@ fn retry(cluster: Arc<KVCluster>, error: &PassError, context: Arc<Context>) -> A
     if let PassError::Step(failure) = error {
         trouble.last = Some((**failure).clone());
     }
-    Action::requeue(pause(trouble.failures))
+    Action::requeue(match error {
+        // All else was done; only the monitoring of the cluster waits for somebody.
+        PassError::Step(failure) if failure.reason == UNKNOWN_KIND => MONITORING,
+        _ => pause(trouble.failures),
+    })
 }
 
 fn pause(failures: u32) -> Duration {

@@ -39,18 +39,19 @@ impl Note {
 /// What became different between two statuses.
 pub fn notes(old: Option<&KVClusterStatus>, new: &KVClusterStatus) -> Vec<Note> {
     let mut found = Vec::new();
-    for now in &new.conditions {
-        let was = old.and_then(|old| old.conditions.iter().find(|was| was.type_ == now.type_));
-        let same = was.is_some_and(|was| was.status == now.status && was.reason == now.reason);
-        let bad = is_bad(&now.type_, &now.status);
+    for current in &new.conditions {
+        let was = old.and_then(|old| old.conditions.iter().find(|was| was.type_ == current.type_));
+        let same =
+            was.is_some_and(|was| was.status == current.status && was.reason == current.reason);
+        let bad = is_bad(&current.type_, &current.status);
         // A condition that is well from its first moment is no news.
-        let news = was.is_some() || bad || now.type_ == condition::INITIALIZED;
-        if !same && news && now.status != "Unknown" {
-            let text = match now.message.is_empty() {
-                true => format!("{} is {}", now.type_, now.status),
-                false => format!("{} is {}: {}", now.type_, now.status, now.message),
+        let news = was.is_some() || bad || current.type_ == condition::INITIALIZED;
+        if !same && news && current.status != "Unknown" {
+            let text = match current.message.is_empty() {
+                true => format!("{} is {}", current.type_, current.status),
+                false => format!("{} is {}: {}", current.type_, current.status, current.message),
             };
-            found.push(Note::new(bad, &now.reason, &text, &now.type_));
+            found.push(Note::new(bad, &current.reason, &text, &current.type_));
         }
     }
     let was = old.and_then(|old| old.operation.as_ref());

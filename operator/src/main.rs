@@ -65,7 +65,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let lines = tracing_subscriber::fmt().json().with_span_list(false);
+    lines.with_env_filter(filter).with_writer(std::io::stderr).init();
     // One thread is enough for what waits on others' answers, and the smallest in memory.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime

@@ -17,7 +17,7 @@ use crate::api::{Api, Fault, key};
 const NS: &str = "default";
 
 fn config(data: Value) -> ConfigMap {
-    serde_json::from_value(json!({"metadata": {"name": "c"}, "data": data})).unwrap()
+    serde_json::from_value(json!({"metadata": {"name": "c"}, "data": data})).expect("a ConfigMap")
 }
 
 fn patch(data: Value) -> Patch<Value> {

@@ -135,7 +135,7 @@ const OPERATOR: &[Row] = &[
     ("lease", &[]),
     ("server", &["metrics"]),
     ("pass", &["crd", "snapshot", "plan", "observe", "apply", "events", "metrics"]),
-    ("controller", &["crd", "snapshot", "render", "metrics", "pass"]),
+    ("controller", &["crd", "snapshot", "render", "apply", "metrics", "pass"]),
     (
         "main",
         &[

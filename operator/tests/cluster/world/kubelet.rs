@@ -107,8 +107,8 @@ fn run(store: &mut Store, nodes: &mut Nodes, holds: &Holds, key: &Key, pod: &Val
 /// The uid of the claim that holds the node's data.
 fn volume_uid(store: &Store, namespace: &str, pod: &Value) -> Option<String> {
     let volumes = pod["spec"]["volumes"].as_array()?;
-    let claims = volumes.iter().map(|volume| text(volume, "/persistentVolumeClaim/claimName"));
-    let name = claims.filter(|name| !name.is_empty()).last()?;
+    let mut claims = volumes.iter().map(|volume| text(volume, "/persistentVolumeClaim/claimName"));
+    let name = claims.rfind(|name| !name.is_empty())?;
     let claim = store.get(&crate::api::key("persistentvolumeclaims", namespace, name))?;
     Some(text(claim, "/metadata/uid").to_owned())
 }
