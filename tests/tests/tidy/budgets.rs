@@ -30,8 +30,11 @@ const IGNORED: &[(&str, &str)] = &[
     ("node/tests/commands/readme.rs", "the_first_command_brings_up_three_nodes"),
     ("tests/tests/power_cut.rs", "--test power_cut"),
     ("tests/tests/kube_admission.rs", "'kube_*'"),
+    ("tests/tests/kube_changes.rs", "'kube_*'"),
     ("tests/tests/kube_images.rs", "'kube_*'"),
     ("tests/tests/kube_nodes.rs", "'kube_*'"),
+    ("tests/tests/kube_story.rs", "'kube_*'"),
+    ("tests/tests/kube_usage.rs", "'kube_*'"),
     ("tests/tests/charts/render.rs", "helm_and_promtool_take_the_charts"),
 ];
 

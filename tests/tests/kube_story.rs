@@ -1,0 +1,181 @@
+//! The whole story on a real Kubernetes: installed by helm, applied, loaded with 10,000 keys by a client pod
+//! whose history is judged, while the operator dies, a pod is deleted, a worker is drained, a worker loses its
+//! power and a change of the configuration rolls; uninstalled down to the volumes and installed on them again.
+
+use std::time::{Duration, Instant};
+
+use kvasir_tests::kube::{
+    Kvc, LoadPod, OPERATOR, Scenario, install_operator, kill_worker, kubectl, start_worker,
+    try_kubectl, uninstall_operator, until,
+};
+use serde_json::{Value, json};
+
+/// Longest wait for a whole cluster to be well again.
+const WELL: Duration = Duration::from_secs(240);
+
+fn worker_of(pod: &Value) -> String {
+    pod["spec"]["nodeName"].as_str().unwrap_or_default().to_string()
+}
+
+/// A pod that does not share its worker with the load.
+fn pod_apart(kvc: &Kvc<'_>, load: &LoadPod<'_>) -> (String, String) {
+    let other = load.worker();
+    let pods = kvc.pods();
+    let found = pods.iter().find(|(_, pod)| worker_of(pod) != other);
+    let (name, pod) = found.expect("three workers and one load pod");
+    (name.clone(), worker_of(pod))
+}
+
+fn columns(kvc: &Kvc<'_>) {
+    let table = kvc.scenario.kubectl(&["get", "kvc", &kvc.name]).out;
+    let mut lines = table.lines().map(|l| l.split_whitespace().collect::<Vec<_>>());
+    let head = lines.next().expect("a head");
+    for column in ["NAME", "NODES", "READY", "AVAILABLE", "PROGRESSING", "DEGRADED", "AGE"] {
+        assert!(head.contains(&column), "no column {column}: {table}");
+    }
+    let row = lines.next().expect("a row");
+    assert_eq!(row[..6], [&kvc.name, "3", "3", "True", "False", "False"], "{table}");
+}
+
+fn the_operator_dies(kvc: &Kvc<'_>, load: &LoadPod<'_>) {
+    let before = kvc.identities();
+    let selector = format!("app.kubernetes.io/name={OPERATOR}");
+    kvc.scenario.kubectl(&["delete", "pod", "-l", &selector, "--grace-period=0", "--force"]);
+    load.goes_on(300);
+    kvc.scenario.kubectl(&[
+        "rollout",
+        "status",
+        &format!("deployment/{OPERATOR}"),
+        "--timeout=90s",
+    ]);
+    kvc.stays(&before, Duration::from_secs(5));
+}
+
+fn a_pod_is_deleted(kvc: &Kvc<'_>, load: &LoadPod<'_>) {
+    let (pod, _) = pod_apart(kvc, load);
+    let before = kvc.identities();
+    kvc.scenario.kubectl(&["delete", "pod", &pod]);
+    load.goes_on(300);
+    until("the pod is made anew", WELL, || {
+        let now = kvc.identities();
+        if now.get(&pod).is_some_and(|uid| uid != &before[&pod]) {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        }
+    });
+    kvc.scenario.until_ready(&pod, WELL);
+    kvc.wait_ready(WELL);
+    let now = kvc.identities();
+    assert!(now.iter().all(|(name, uid)| *name == pod || *uid == before[name]), "others restarted");
+}
+
+fn a_worker_is_drained(kvc: &Kvc<'_>, load: &LoadPod<'_>) {
+    let (pod, worker) = pod_apart(kvc, load);
+    let selector = format!("--pod-selector=kvasir.dev/cluster={}", kvc.name);
+    kubectl(&["drain", &worker, &selector, "--delete-emptydir-data", "--timeout=120s"]);
+    load.goes_on(300);
+    // The budget of the cluster is spent: a second worker cannot be drained.
+    let pods = kvc.pods();
+    let second = pods.iter().map(|(_, p)| worker_of(p)).find(|w| *w != worker && !w.is_empty());
+    let second = second.expect("another worker");
+    let refused = try_kubectl(&["drain", &second, &selector, "--timeout=8s"], "");
+    kubectl(&["uncordon", &second]);
+    assert!(!refused.ok && refused.err.contains("disruption budget"), "{refused:?}");
+    kubectl(&["uncordon", &worker]);
+    kvc.scenario.until_ready(&pod, WELL);
+    kvc.wait_ready(WELL);
+}
+
+fn a_worker_is_killed(kvc: &Kvc<'_>, load: &LoadPod<'_>) {
+    let (pod, worker) = pod_apart(kvc, load);
+    kill_worker(&worker);
+    let degraded = kvc.until_condition("Degraded", "True", Duration::from_secs(90));
+    println!("while {worker} is dead: {} {}", degraded["reason"], degraded["message"]);
+    load.goes_on(300);
+    start_worker(&worker);
+    kvc.scenario.until_ready(&pod, WELL);
+    kvc.wait_ready(WELL);
+}
+
+fn a_change_rolls(kvc: &Kvc<'_>, load: &LoadPod<'_>) {
+    let before = kvc.identities();
+    kvc.change(&json!({"config": {"log": {"filter": "info,kvasir::peer=debug"}}}));
+    until("every pod is made anew", WELL, || {
+        let out = kvc.out_of_service();
+        assert!(out.len() <= 1, "more than one node at a time: {out:?}");
+        let now = kvc.identities();
+        let all = now.len() == 3 && now.iter().all(|(name, uid)| before.get(name) != Some(uid));
+        if all { Ok(()) } else { Err(format!("{now:?}")) }
+    });
+    kvc.wait_ready(WELL);
+    load.goes_on(100);
+}
+
+/// What is left in the namespace once the release and the cluster are gone.
+fn only_the_volumes_are_left(scenario: &Scenario) {
+    let kinds = "statefulset,deployment,service,configmap,secret,poddisruptionbudget,networkpolicy,\
+                 role,rolebinding,serviceaccount,lease";
+    let ours = |o: &Value| {
+        let name = o["metadata"]["name"].as_str().unwrap_or_default();
+        !matches!(name, "kube-root-ca.crt" | "default")
+    };
+    until("nothing but the volumes is left", Duration::from_secs(120), || {
+        let said = scenario.kubectl(&["get", kinds, "-o", "json"]).json();
+        let left: Vec<String> = said["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|o| ours(o))
+            .map(|o| format!("{} {}", o["kind"], o["metadata"]["name"]))
+            .collect();
+        let pods = scenario.list("pod", "kvasir.dev/cluster").len();
+        if left.is_empty() && pods == 0 { Ok(()) } else { Err(format!("{left:?}, {pods} pods")) }
+    });
+    assert_eq!(scenario.list("pvc", "").len(), 3, "the volumes stay");
+}
+
+#[test]
+#[ignore = "needs a Kubernetes: tests/run kube"]
+fn ten_thousand_keys_survive_everything_that_may_happen_to_a_cluster() {
+    let begun = Instant::now();
+    let step = |what: &str| println!("{:>4}s  {what}", begun.elapsed().as_secs());
+    let scenario = Scenario::new("kvasir-story");
+    install_operator(&scenario, &[]);
+    step("the operator is installed");
+    let kvc = Kvc::apply(&scenario, &Kvc::manifest("demo"));
+    kvc.wait_ready(WELL);
+    columns(&kvc);
+    let cluster_id = kvc.object()["status"]["clusterID"].clone();
+    step("the cluster is formed");
+
+    let service = format!("demo.{}.svc.cluster.local:8098", scenario.namespace);
+    let load = LoadPod::start(&scenario, &service, 10_000, &[]);
+    step("10,000 keys are written");
+    the_operator_dies(&kvc, &load);
+    step("the operator died");
+    a_pod_is_deleted(&kvc, &load);
+    step("a pod was deleted");
+    a_worker_is_drained(&kvc, &load);
+    step("a worker was drained");
+    a_worker_is_killed(&kvc, &load);
+    step("a worker was killed");
+    a_change_rolls(&kvc, &load);
+    step("a change rolled");
+    load.judge();
+    step("the history is good");
+
+    scenario.kubectl(&["delete", "kvc", "demo", "--timeout=120s"]);
+    uninstall_operator(&scenario);
+    only_the_volumes_are_left(&scenario);
+    step("uninstalled");
+    install_operator(&scenario, &[]);
+    let kvc = Kvc::apply(&scenario, &Kvc::manifest("demo"));
+    kvc.wait_ready(WELL);
+    assert_eq!(kvc.object()["status"]["clusterID"], cluster_id, "the cluster that it was");
+    load.judge();
+    step("installed again: all data is there");
+    scenario.kubectl(&["delete", "kvc", "demo", "--timeout=120s"]);
+    uninstall_operator(&scenario);
+    scenario.remove();
+}
