@@ -77,7 +77,7 @@ fn a_worker_is_drained(kvc: &Kvc<'_>, load: &LoadPod<'_>) {
     load.goes_on(300);
     // The budget of the cluster is spent: a second worker cannot be drained.
     let pods = kvc.pods();
-    let second = pods.iter().map(|(_, p)| worker_of(p)).find(|w| *w != worker && !w.is_empty());
+    let second = pods.values().map(worker_of).find(|w| *w != worker && !w.is_empty());
     let second = second.expect("another worker");
     let refused = try_kubectl(&["drain", &second, &selector, "--timeout=8s"], "");
     kubectl(&["uncordon", &second]);
