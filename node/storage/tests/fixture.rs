@@ -150,8 +150,8 @@ fn write(dir: &Path) {
     let flushed = rig.store.flush();
     while rig.work.run_one(Lane::Flush) {}
     flushed.wait().unwrap();
-    for now_ms in [0, 2_000, 2_100] {
-        rig.store.tick(now_ms);
+    for time_ms in [0, 2_000, 2_100] {
+        rig.store.tick(time_ms);
         while rig.work.run_one(Lane::Idle) {}
     }
     for number in 380..KEYS {
