@@ -45,7 +45,7 @@ fn options(dir: &std::path::Path) -> StoreOptions {
 /// Writes and reads its own keys until the time is over; gives what must be stored.
 fn own(store: &Store, owner: u64, until: Instant) -> BTreeMap<u64, Option<Bytes>> {
     let (mut model, mut random) = (BTreeMap::new(), Random(77 + owner));
-    let mut operations = 0u64;
+    let (mut operations, mut last) = (0u64, None);
     while Instant::now() < until {
         operations += 1;
         let i = random.below(KEYS);
@@ -64,9 +64,13 @@ fn own(store: &Store, owner: u64, until: Instant) -> BTreeMap<u64, Option<Bytes>
         let applied = store.update(&key(owner, i), Durability::Periodic, move |old| {
             (change, old.map(Bytes::copy_from_slice))
         });
-        assert!(applied.wait().unwrap().out == stored, "operation {operations} of {owner} on {i}");
+        let applied = applied.wait().unwrap();
+        assert!(applied.out == stored, "operation {operations} of {owner} on {i}");
+        last = Some(applied.durable);
         model.insert(i, value);
     }
+    // Acknowledged is only what somebody waited for, and everything before it.
+    last.unwrap().wait().unwrap();
     model
 }
 
