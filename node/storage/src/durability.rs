@@ -1,6 +1,7 @@
 //! How much an acknowledged update survives (DESIGN section 6).
 
-/// When an update counts as stored. All append to the log, in order, before memory.
+/// When an update counts as stored. All append to the log, in order, before memory. The ticket of the
+/// update says when it does; what nobody asks about is written once enough has gathered, or at a tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Durability {
     /// In the process's log buffer: lost with the process.
