@@ -20,9 +20,9 @@ pub trait Observer: Send + Sync + 'static {
     /// told while this runs: what was told before lies before the drop, what comes after behind it.
     fn dropped(&self, from: &TableKey, to: Option<&TableKey>);
 
-    /// Whether it looks at what the changes tell. If not, a replay need not look up the old value of
-    /// each record in the tables, which is most of the time that a start after a crash takes;
-    /// [`Observer::changed`] may then name no old value where there is one.
+    /// Whether it looks at what the changes tell. If not, neither [`crate::Store::put`] nor a replay need
+    /// look up the old value of each record in the tables, which is most of the time that a start after
+    /// a crash takes; [`Observer::changed`] may then name no old value where there is one.
     fn looks(&self) -> bool {
         true
     }

@@ -92,6 +92,11 @@ impl Values {
     }
 }
 
+/// The number that a value begins with.
+pub fn number_of(value: &[u8]) -> u64 {
+    value.first_chunk().map_or(u64::MAX, |head| u64::from_be_bytes(*head))
+}
+
 /// How the next key is drawn.
 #[derive(Debug, Clone, Copy)]
 pub enum Spread {

@@ -6,7 +6,7 @@ mod kvasir;
 #[cfg(feature = "rocksdb")]
 mod rocksdb;
 
-use crate::data::Key;
+use crate::data::{Key, number_of};
 use std::path::Path;
 
 /// When a put returns. The same word means the same for every engine.
@@ -44,8 +44,17 @@ const LEVEL1_BYTES: u64 = 128 << 20;
 
 /// A store under measurement. An error of the engine ends the run: there is nothing to measure.
 pub trait Engine: Send + Sync {
-    /// Stores a value and returns when it is acknowledged.
+    /// Stores a value whatever was there and returns when it is acknowledged.
     fn put(&self, key: &Key, value: &[u8], ack: Ack);
+
+    /// Stores a value after a look at the old one, and gives the number in that. Kvasir: one update,
+    /// atomic; the peers, which have no such call without transactions: a get, then a put.
+    fn replace(&self, key: &Key, value: &[u8], ack: Ack) -> Option<u64> {
+        let mut found = None;
+        self.get(key, &mut |old| found = Some(number_of(old)));
+        self.put(key, value, ack);
+        found
+    }
 
     /// Shows the value of a key to `look`; `false` if there is none.
     fn get(&self, key: &Key, look: &mut dyn FnMut(&[u8])) -> bool;
@@ -106,6 +115,8 @@ mod tests {
                 let ack = if number == 999 { Ack::Synced } else { Ack::Written };
                 store.put(&key(number), &value, ack);
             }
+            let mut value_of_77 = vec![0; 100];
+            values.fill(77, &mut value_of_77);
             for _ in 0..2 {
                 let mut right = false;
                 assert!(
@@ -113,6 +124,7 @@ mod tests {
                     "{name}"
                 );
                 assert!(right && !store.get(&key(1_000), &mut |_| ()), "{name}");
+                assert_eq!(store.replace(&key(77), &value_of_77, Ack::Written), Some(77), "{name}");
                 assert_eq!(store.scan(&[0; 16], 2_000), 1_000, "{name}");
                 assert_eq!(store.scan(&[0; 16], 30), 30, "{name}");
                 store.flush();

@@ -281,6 +281,13 @@ impl Course<'_> {
             store.put(&key(number), value, Ack::Written);
             true
         };
+        let replace = |dice: &mut Dice, _: u64, value: &mut [u8]| {
+            let number = dice.below(keys);
+            values.fill(number, value);
+            let old = store.replace(&key(number), value, Ack::Written);
+            assert_eq!(old, Some(number), "key {number} is stored and something else was found");
+            true
+        };
         let mix = |dice: &mut Dice, turn: u64, value: &mut [u8]| {
             if dice.next() & 1 == 0 {
                 return overwrite(dice, turn, value);
@@ -292,6 +299,8 @@ impl Course<'_> {
         for (threads, name) in [(1, "1 thread"), (2, "2 threads")] {
             let row = format!("overwrite, {name}");
             self.row(&row, store, threads, scale.operations, limit, &overwrite);
+            let row = format!("read and overwrite, {name}");
+            self.row(&row, store, threads, scale.operations, limit, &replace);
             let row = format!("50/50 mix, {name}");
             self.row(&row, store, threads, scale.operations, limit, &mix);
         }

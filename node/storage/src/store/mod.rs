@@ -92,6 +92,18 @@ impl Store {
         self.engine.update(key, durability, f)
     }
 
+    /// Stores a value whatever was there. Unless the observer looks at old values nothing is looked up,
+    /// which is most of what changing a stored key costs; so a key in a lost range can be given a value
+    /// again. In the order of the key's updates, and durable, like any of them.
+    pub fn put(
+        &self,
+        key: &TableKey,
+        value: Bytes,
+        durability: Durability,
+    ) -> Ticket<Result<Applied<()>, WriteError>> {
+        self.engine.put(key, value, durability)
+    }
+
     /// Erases the key if exactly `expected` is stored, judged in the key's turn; [`Applied::out`] says
     /// whether it did. The erasure is logged as any other: it survives a crash once its ticket says
     /// so, and its mark goes when no older version can lie below. Erases nothing if something else

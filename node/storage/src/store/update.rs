@@ -13,7 +13,7 @@ use crate::memtable::Version;
 use crate::ticket::Ticket;
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, RwLockReadGuard, Weak};
 
 /// The most that one log record may have.
 const RECORD_MAX_BYTES: usize = 256 << 20;
@@ -240,6 +240,24 @@ impl Engine {
         }
     }
 
+    /// Puts a value without looking at what is stored. Where the key is busy, memory is full or the
+    /// observer wants the old value, it is an update like any other.
+    pub(crate) fn put(
+        self: &Arc<Self>,
+        key: &TableKey,
+        value: Bytes,
+        durability: Durability,
+    ) -> Ticket<Result<Applied<()>, WriteError>> {
+        let at_once = !self.observer.looks() && self.health.check().is_ok() && !self.has_to_wait();
+        if at_once && let Some(passing) = self.turns.pass(key) {
+            let applied = self.apply_value(shared(&self.gate), key, None, Some(value), durability);
+            drop(passing);
+            self.freeze_if_full();
+            return Ticket::ready(applied.map(|durable| Applied { out: (), durable }));
+        }
+        self.update(key, durability, |_| (Change::Put(value), ()))
+    }
+
     /// Runs the closure of an update and applies its change to a key whose turn the caller holds and
     /// whose newest version was `old` when it was looked up. The gate is held over both: a range drop
     /// that came in between has taken the old value away, and none comes before the change is applied.
@@ -261,6 +279,19 @@ impl Engine {
                 return Ok(Applied { out, durable });
             }
         };
+        let durable = self.apply_value(gate, key, old.value.as_deref(), value, durability)?;
+        Ok(Applied { out, durable })
+    }
+
+    /// Log, memory, observer: under the gate, for a key whose turn the caller holds.
+    fn apply_value(
+        self: &Arc<Self>,
+        gate: RwLockReadGuard<'_, ()>,
+        key: &TableKey,
+        old: Option<&[u8]>,
+        value: Option<Bytes>,
+        durability: Durability,
+    ) -> Result<Ticket<Result<(), WriteError>>, WriteError> {
         let bytes = record::stored_bytes(key, value.as_ref());
         if bytes > RECORD_MAX_BYTES || key.as_bytes().len() > usize::from(u16::MAX) {
             return Err(WriteError::TooLarge { bytes, limit: RECORD_MAX_BYTES });
@@ -273,7 +304,7 @@ impl Engine {
             let now_ms = self.now_ms.load(Ordering::Relaxed);
             let state = self.state.load();
             state.active.insert(key, appended.sequence, value.as_ref(), now_ms);
-            self.observer.changed(key, old.value.as_deref(), value.as_deref());
+            self.observer.changed(key, old, value.as_deref());
             appended
         };
         drop(gate);
@@ -281,7 +312,7 @@ impl Engine {
             self.credit.fetch_sub(bytes as i64, Ordering::Relaxed);
         }
         self.schedule_log(appended.schedule);
-        Ok(Applied { out, durable: appended.durable })
+        Ok(appended.durable)
     }
 
     fn freeze_if_full(self: &Arc<Self>) {

@@ -1,7 +1,7 @@
 //! Kvasir's engine as a caller of `Store` sees it: threads of its own, tickets waited for.
 
 use super::{Ack, BLOCK_BYTES, Engine, FILTER_BITS, LEVEL1_BYTES, Settings, TABLE_BYTES};
-use crate::data::Key;
+use crate::data::{Key, number_of};
 use bytes::Bytes;
 use kvasir_storage::{
     Change, Compression, Durability, NoObserver, RealDisk, Store, StoreOptions, TableKey, Threads,
@@ -59,16 +59,27 @@ fn table_key(key: &Key) -> TableKey {
     TableKey::from_encoded(Bytes::copy_from_slice(key)).expect("the zero is an empty bucket")
 }
 
+fn durability(ack: Ack) -> Durability {
+    match ack {
+        Ack::Buffered => Durability::Memory,
+        Ack::Written => Durability::Periodic,
+        Ack::Synced => Durability::Group,
+    }
+}
+
 impl Engine for Kvasir {
     fn put(&self, key: &Key, value: &[u8], ack: Ack) {
-        let durability = match ack {
-            Ack::Buffered => Durability::Memory,
-            Ack::Written => Durability::Periodic,
-            Ack::Synced => Durability::Group,
-        };
+        let put = self.store.put(&table_key(key), Bytes::copy_from_slice(value), durability(ack));
+        put.wait().expect("a put is applied").durable.wait().expect("a put is acknowledged");
+    }
+
+    fn replace(&self, key: &Key, value: &[u8], ack: Ack) -> Option<u64> {
         let change = Change::Put(Bytes::copy_from_slice(value));
-        let update = self.store.update(&table_key(key), durability, |_| (change, ()));
-        update.wait().expect("a put is applied").durable.wait().expect("a put is acknowledged");
+        let update =
+            self.store.update(&table_key(key), durability(ack), |old| (change, old.map(number_of)));
+        let applied = update.wait().expect("an update is applied");
+        applied.durable.wait().expect("an update is acknowledged");
+        applied.out
     }
 
     fn get(&self, key: &Key, look: &mut dyn FnMut(&[u8])) -> bool {

@@ -472,3 +472,46 @@ fn amplification_is_what_the_counters_say() {
     assert!(write > 1.5 && (write - 1.0) * stats.log_bytes_written as f64 > tables as f64 * 0.99);
     assert_eq!(stats.compaction_debt_bytes, 0, "compaction came to rest");
 }
+
+#[test]
+fn a_put_looks_nothing_up_unless_the_observer_looks() {
+    for blind in [false, true] {
+        let mirror = Mirror { blind, ..Mirror::default() };
+        let rig = Rig::open_with(MemoryDisk::new(), tiny(), mirror).unwrap();
+        for number in 0..50 {
+            rig.put(number, b"old").unwrap();
+        }
+        rig.flush();
+        let before = rig.store.stats().table_reads;
+        for number in 0..50 {
+            let put = rig.store.put(&key(number), Bytes::from_static(b"new"), Durability::Group);
+            rig.settle(rig.settle(put).unwrap().durable).unwrap();
+        }
+        assert_eq!(rig.store.stats().table_reads - before, if blind { 0 } else { 50 });
+        for number in 0..50 {
+            assert_eq!(rig.get(number).unwrap().as_deref(), Some(&b"new"[..]));
+        }
+        assert_eq!(rig.scan(), rig.mirrored());
+        let large = rig.store.put(&key(1), Bytes::from(vec![0; 257 << 20]), Durability::Memory);
+        assert!(matches!(rig.settle(large), Err(WriteError::TooLarge { .. })));
+        assert_eq!(rig.get(1).unwrap().as_deref(), Some(&b"new"[..]));
+    }
+}
+
+#[test]
+fn a_put_waits_for_the_update_of_its_key_that_waits_for_the_disk() {
+    let mirror = Mirror { blind: true, ..Mirror::default() };
+    let rig = Rig::open_with(MemoryDisk::new(), StoreOptions { cache_bytes: 0, ..tiny() }, mirror)
+        .unwrap();
+    rig.put(1, b"first").unwrap();
+    rig.flush();
+    rig.disk.set_warm_page_cache(false);
+    let append = rig.store.update(&key(1), Durability::Memory, |old| {
+        (Change::Put([old.unwrap(), b", second"].concat().into()), ())
+    });
+    let put = rig.store.put(&key(1), Bytes::from_static(b"third"), Durability::Memory);
+    assert!(!append.is_ready() && !put.is_ready());
+    rig.settle(append).unwrap();
+    rig.settle(put).unwrap();
+    assert_eq!(rig.get(1).unwrap().as_deref(), Some(&b"third"[..]));
+}

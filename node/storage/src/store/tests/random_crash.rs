@@ -66,6 +66,8 @@ fn crash(dice: &mut Dice) -> Crash {
 struct Run {
     states: Vec<Map>,
     acknowledged: usize,
+    /// Values are put without looking at what was there.
+    blind: bool,
 }
 
 type Owed = Vec<(usize, Ticket<Result<(), WriteError>>)>;
@@ -103,9 +105,10 @@ impl Run {
                     Change::Put(content.into())
                 }
             };
-            let Ok(applied) =
-                rig.settle(rig.store.update(&key(number), durability, |_| (change, ())))
-            else {
+            let Ok(applied) = rig.settle(match change {
+                Change::Put(value) if self.blind => rig.store.put(&key(number), value, durability),
+                change => rig.store.update(&key(number), durability, |_| (change, ())),
+            }) else {
                 break;
             };
             self.states.push(map.clone());
@@ -128,8 +131,9 @@ impl Run {
 
     /// Opens an image and holds it against what was done; gives the store and which state it is in.
     fn judge(&self, image: MemoryDisk, options: &StoreOptions) -> Result<(Rig, usize), String> {
-        let rig =
-            Rig::open(image, options.clone()).map_err(|error| format!("does not open: {error}"))?;
+        let mirror = Mirror { blind: self.blind, ..Mirror::default() };
+        let rig = Rig::open_with(image, options.clone(), mirror)
+            .map_err(|error| format!("does not open: {error}"))?;
         let found = rig.scan();
         if found != rig.mirrored() {
             return Err("the observer is told something else than what is stored".into());
@@ -153,7 +157,8 @@ fn one_image(
     let (mut image, mut images) = (disk.image(crash(dice), dice.next()), 1);
     for _ in 0..dice.below(4) {
         image.stop_after(dice.below(40));
-        if let Ok(rig) = Rig::open(image.clone(), options.clone()) {
+        let mirror = Mirror { blind: run.blind, ..Mirror::default() };
+        if let Ok(rig) = Rig::open_with(image.clone(), options.clone(), mirror) {
             rig.work.run_all();
         }
         image = image.image(crash(dice), dice.next());
@@ -163,7 +168,7 @@ fn one_image(
     if dice.below(4) > 0 {
         return Ok(images);
     }
-    let mut next = Run { states: vec![run.states[at].clone()], acknowledged: 0 };
+    let mut next = Run { states: vec![run.states[at].clone()], acknowledged: 0, blind: run.blind };
     rig.disk.stop_after(dice.below(60));
     next.write(&rig, dice, 20);
     next.judge(rig.disk.image(crash(dice), dice.next()), options).map(|_| images + 1)
@@ -175,8 +180,10 @@ fn random_stores_lose_nothing_acknowledged_however_often_they_crash() {
     for store in 0..STORES {
         let mut dice = Dice(store);
         let options = options(&mut dice);
-        let rig = Rig::new(options.clone());
-        let mut run = Run { states: vec![Map::new()], acknowledged: 0 };
+        let blind = store % 2 == 1;
+        let mirror = Mirror { blind, ..Mirror::default() };
+        let rig = Rig::open_with(MemoryDisk::new(), options.clone(), mirror).unwrap();
+        let mut run = Run { states: vec![Map::new()], acknowledged: 0, blind };
         rig.disk.stop_after(20 + dice.below(900));
         run.write(&rig, &mut dice, 200);
         acknowledged += run.acknowledged;
