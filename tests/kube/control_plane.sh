@@ -11,6 +11,18 @@ network() {
   sysctl -qw net.bridge.bridge-nf-call-iptables=1 2>/dev/null ||
     fail "bridge traffic does not pass iptables, so Services cannot work. try: modprobe br_netfilter"
   iptables -w -C FORWARD -i "$BRIDGE" -j ACCEPT 2>/dev/null || iptables -w -I FORWARD -i "$BRIDGE" -j ACCEPT
+  # Whose chain it is, before the Service proxy runs for the first time: `down` leaves other people's alone.
+  [ -f "$STATE/firewall" ] || { iptables -w -L "$FIREWALL" -n >/dev/null 2>&1 && echo theirs || echo ours; } >"$STATE/firewall"
+}
+
+# The Service proxy makes this chain and its own cleanup leaves it.
+remove_firewall() {
+  local from
+  [ "$(cat "$STATE/firewall" 2>/dev/null)" = ours ] || return 0
+  for from in INPUT OUTPUT; do
+    while iptables -w -D "$from" -j "$FIREWALL" 2>/dev/null; do :; done
+  done
+  iptables -w -F "$FIREWALL" 2>/dev/null && iptables -w -X "$FIREWALL" || true
 }
 
 # A port that belongs to somebody else is named here rather than in a log.

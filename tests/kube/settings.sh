@@ -14,6 +14,7 @@ BIN=$STATE/bin
 PKI=$STATE/pki
 
 BRIDGE=kvkube0
+FIREWALL=KUBE-FIREWALL       # the one chain that kube-proxy --cleanup leaves
 GATEWAY=10.88.0.1            # of the bridge; also where the API server is advertised
 PODS=10.88.0.0/16            # worker i takes its pods from 10.88.(i+1).0/24 and has 10.88.0.(i+11) itself
 SERVICES=10.96.0.0/16

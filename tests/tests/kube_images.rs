@@ -94,3 +94,9 @@ fn compare(dockerfile: &str, binary: &str) {
 fn the_dockerfile_of_the_node_makes_the_image_under_test() {
     compare("node/Dockerfile", "kvasir");
 }
+
+#[test]
+#[ignore = "needs the static binaries and buildah: tests/run kube"]
+fn the_dockerfile_of_the_operator_makes_the_image_under_test() {
+    compare("operator/Dockerfile", "kvasir-operator");
+}
