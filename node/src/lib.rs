@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod coordinator;
 pub mod dev;
+pub mod faults;
 pub mod http;
 pub mod peer;
 pub mod replica;

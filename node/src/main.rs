@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use kvasir::{cli, dev, serve};
+use kvasir::{cli, dev, faults, serve};
 
 /// A Dynamo-style key-value store: storage node, command line and local cluster in one binary.
 #[derive(Debug, Parser)]
@@ -46,8 +46,9 @@ fn main() -> ExitCode {
     match Arguments::parse().word {
         Word::Serve(arguments) => match arguments.sources.load() {
             Ok(config) => {
-                dev::leash::attach(arguments.exit_with_stdin);
-                serve::run(config)
+                let faults = faults::Faults::default();
+                dev::leash::attach(arguments.exit_with_stdin, faults.clone());
+                serve::run(config, faults)
             }
             Err(failure) => cli::finish(Err(failure)),
         },

@@ -10,11 +10,16 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 use super::plan::NodePlan;
 use crate::cli::failure::Failure;
+use crate::faults::Orders;
 
+/// Longest that a line for it may take: the pipe holds many.
+const ORDER: Duration = Duration::from_secs(1);
 /// How many lines of its log are shown when a node ends by itself.
 const LOG_LINES: usize = 12;
 
@@ -105,6 +110,17 @@ impl Node {
         Ok(())
     }
 
+    /// Tells it what to do to its frames. One that does not run is told when it starts again.
+    pub async fn order(&mut self, orders: &Orders) {
+        let Some(stdin) = self.process.as_mut().and_then(|process| process.stdin.as_mut()) else {
+            return;
+        };
+        let mut line = serde_json::to_vec(orders).unwrap_or_default();
+        line.push(b'\n');
+        // It may have ended a moment ago; `ended` tells that.
+        let _ = timeout(ORDER, stdin.write_all(&line)).await;
+    }
+
     /// If the process ended by itself, how. The node is gone then.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.process.as_mut()?.try_wait().ok().flatten()?;
@@ -142,7 +158,7 @@ impl Node {
         self.signal(Signal::CONT);
         self.signal(Signal::TERM);
         let Some(mut process) = self.process.take() else { return true };
-        let stopped = tokio::time::timeout(patience, process.wait()).await.is_ok();
+        let stopped = timeout(patience, process.wait()).await.is_ok();
         if !stopped {
             process.kill().await.ok();
         }

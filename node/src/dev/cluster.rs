@@ -7,9 +7,11 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use hyper::Method;
 use kvasir_core::admin_api::{Problem, Status, problem::code, routes};
+use kvasir_core::id::NodeId;
 use tokio::time::Instant;
 
 use super::child::{Life, Node};
+use super::links::Links;
 use super::plan::{NodePlan, Shape, joined};
 use crate::cli::client::{Ask, Bounds, Client, Repeat};
 use crate::cli::failure::{Exit, Failure};
@@ -28,20 +30,23 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     plans: Vec<NodePlan>,
     settings: Vec<String>,
+    /// Node ids by number, once all nodes have said theirs.
+    ids: Vec<NodeId>,
+    links: Links,
 }
 
 impl Cluster {
     /// A cluster of which nothing runs yet.
     pub fn new(plans: Vec<NodePlan>, settings: Vec<String>) -> Self {
         let nodes = plans.iter().cloned().map(Node::new).collect();
-        Self { nodes, plans, settings }
+        Self { nodes, plans, settings, ids: Vec::new(), links: Links::default() }
     }
 
     /// Starts all nodes, forms the cluster unless it was formed before, and waits for all.
     pub async fn bring_up(&mut self, shape: &mut Shape, marker: &Path) -> Result<(), Failure> {
         let deadline = Instant::now() + START;
         for number in 0..self.nodes.len() {
-            self.start(number)?;
+            self.start(number).await?;
         }
         eprintln!("starting {} nodes ...", self.nodes.len());
         for number in 0..self.nodes.len() {
@@ -56,12 +61,49 @@ impl Cluster {
         for number in 0..self.nodes.len() {
             self.wait(number, deadline, routes::READYZ).await?;
         }
+        self.ids = self.ask_ids().await?;
         self.wait_for_each_other(deadline).await
     }
 
-    /// Starts one node.
-    pub fn start(&mut self, number: usize) -> Result<(), Failure> {
-        self.nodes[number].start(&self.plans, &self.settings)
+    /// Starts one node, with the links that it has now.
+    pub async fn start(&mut self, number: usize) -> Result<(), Failure> {
+        self.nodes[number].start(&self.plans, &self.settings)?;
+        let orders = self.links.orders(number, &self.ids);
+        self.nodes[number].order(&orders).await;
+        Ok(())
+    }
+
+    async fn ask_ids(&self) -> Result<Vec<NodeId>, Failure> {
+        let mut ids = Vec::new();
+        for plan in &self.plans {
+            let client = admin(std::slice::from_ref(plan), Duration::from_secs(5))?;
+            let reply = client.ask(&Ask::get(routes::STATUS)).await?;
+            let status = serde_json::from_slice::<Status>(&reply.body).map_err(|error| {
+                let what = format!("the status of node {} cannot be read: {error}", plan.number);
+                Failure::error(what, "report this")
+            })?;
+            ids.push(status.answered_by);
+        }
+        Ok(ids)
+    }
+
+    /// The number of a node by its id.
+    pub fn number_of(&self, id: &str) -> Option<usize> {
+        self.ids.iter().position(|known| known.to_string() == id)
+    }
+
+    /// The links as they are.
+    pub fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// Makes the links so, on every node that runs.
+    pub async fn link(&mut self, links: Links) {
+        self.links = links;
+        for number in 0..self.nodes.len() {
+            let orders = self.links.orders(number, &self.ids);
+            self.nodes[number].order(&orders).await;
+        }
     }
 
     /// Waits until a node answers a path of its admin port with 200.
@@ -127,7 +169,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until every node that runs sees every other one that runs: a node that has just started
+    /// Waits until every node that runs sees every other one that runs and that it can reach: a node that has just started
     /// is ready before it heard of the others, and would find no quorum.
     pub async fn wait_for_each_other(&self, deadline: Instant) -> Result<(), Failure> {
         let running = self.nodes.iter().filter(|node| node.life() == Life::Running);
@@ -135,11 +177,15 @@ impl Cluster {
         loop {
             let mut complete = true;
             for plan in &running {
+                let linked = |other: &&&NodePlan| {
+                    self.links.connect(usize::from(plan.number), usize::from(other.number))
+                };
+                let expected = running.iter().filter(linked).count();
                 let client = admin(std::slice::from_ref(*plan), Duration::from_secs(2))?;
                 let reply = client.ask(&Ask::get(routes::STATUS)).await.ok();
                 let status = reply.and_then(|r| serde_json::from_slice::<Status>(&r.body).ok());
                 let up = |s: &Status| s.nodes.iter().filter(|node| node.liveness.is_up()).count();
-                complete &= status.is_some_and(|status| up(&status) >= running.len());
+                complete &= status.is_some_and(|status| up(&status) >= expected);
             }
             if complete {
                 return Ok(());
@@ -201,7 +247,12 @@ impl Cluster {
             ]
         });
         let titles = ["NODE", "STATE", "HTTP", "ADMIN", "PEERS", "ZONE", "PID", "LOG"];
-        output::table(&titles, &[0, 6], rows.collect())
+        let mut text = output::table(&titles, &[0, 6], rows.collect());
+        for line in self.links.describe() {
+            text.push('\n');
+            text.push_str(&line);
+        }
+        text
     }
 }
 

@@ -8,8 +8,11 @@ mod child;
 mod cluster;
 mod console;
 pub mod leash;
+mod lesson;
+mod links;
 mod plan;
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,7 +30,8 @@ use crate::cli::output::Format;
 use crate::cli::{AdminTarget, Target, servers};
 use child::Life;
 use cluster::Cluster;
-use console::Command;
+use console::{Command, Lesson};
+use links::Links;
 use plan::{NodePlan, Shape, joined};
 
 /// File in the folder of a cluster that tells its shape.
@@ -44,7 +48,8 @@ const RESTART: Duration = Duration::from_secs(30);
   kvasir dev --exec 'kvasir import words.tsv && kvasir status'
 
 Node i listens on base+i for clients, base+100+i for other nodes and base+200+i for the admin API, on
-127.0.0.1 only. While it runs it takes: kill N, start N, pause N, resume N, status, help, quit.")]
+127.0.0.1 only. While it runs it takes: kill N, start N, pause N, resume N, partition 0 | 1,2, slow N 200ms,
+heal, lesson siblings, status, help, quit.")]
 pub struct Dev {
     /// Number of nodes [default: 3]
     #[arg(long)]
@@ -285,42 +290,83 @@ fn stdin_lines() -> mpsc::Receiver<String> {
 }
 
 async fn obey(cluster: &mut Cluster, command: &Command) -> Result<(), Failure> {
-    let life = |cluster: &Cluster, number: usize| cluster.nodes[number].life();
-    match *command {
-        Command::Kill(number) if life(cluster, number) == Life::Gone => {
-            tell(&format!("node {number} does not run"));
-        }
-        Command::Kill(number) => {
-            cluster.nodes[number].kill().await;
-            tell(&format!("node {number} is killed"));
-        }
-        Command::Start(number) if life(cluster, number) != Life::Gone => {
-            tell(&format!("node {number} runs already"));
-        }
-        Command::Start(number) => {
-            cluster.start(number)?;
-            let deadline = Instant::now() + RESTART;
-            cluster.wait(number, deadline, kvasir_core::admin_api::routes::READYZ).await?;
-            cluster.wait_for_each_other(deadline).await?;
-            tell(&format!("node {number} is ready"));
-        }
-        Command::Pause(number) if life(cluster, number) == Life::Running => {
-            cluster.nodes[number].signal(Signal::STOP);
-            tell(&format!("node {number} is paused"));
-        }
-        Command::Resume(number) if life(cluster, number) == Life::Paused => {
-            cluster.nodes[number].signal(Signal::CONT);
-            tell(&format!("node {number} goes on"));
-        }
-        Command::Pause(number) => tell(&format!("node {number} is not running")),
-        Command::Resume(number) => tell(&format!("node {number} is not paused")),
+    match command {
+        Command::Partition(sides) => part(cluster, sides).await,
+        Command::Slow(number, late) => slow(cluster, *number, *late).await,
+        Command::Heal => heal(cluster).await?,
+        Command::Lesson(Lesson::Siblings) => lesson::siblings(cluster).await?,
         Command::Status => {
             tell(&format!("{}\n", cluster.table()));
             status(&status_arguments(cluster)).await?;
         }
         Command::Help => tell(console::HELP),
         Command::Quit => {}
+        Command::Kill(number)
+        | Command::Start(number)
+        | Command::Pause(number)
+        | Command::Resume(number) => change_life(cluster, command, *number).await?,
     }
+    Ok(())
+}
+
+/// Kills, starts, pauses or resumes a node.
+async fn change_life(
+    cluster: &mut Cluster,
+    command: &Command,
+    number: usize,
+) -> Result<(), Failure> {
+    match (command, cluster.nodes[number].life()) {
+        (Command::Kill(_), Life::Gone) => tell(&format!("node {number} does not run")),
+        (Command::Kill(_), _) => {
+            cluster.nodes[number].kill().await;
+            tell(&format!("node {number} is killed"));
+        }
+        (Command::Start(_), Life::Gone) => {
+            cluster.start(number).await?;
+            let deadline = Instant::now() + RESTART;
+            cluster.wait(number, deadline, kvasir_core::admin_api::routes::READYZ).await?;
+            cluster.wait_for_each_other(deadline).await?;
+            tell(&format!("node {number} is ready"));
+        }
+        (Command::Start(_), _) => tell(&format!("node {number} runs already")),
+        (Command::Pause(_), Life::Running) => {
+            cluster.nodes[number].signal(Signal::STOP);
+            tell(&format!("node {number} is paused"));
+        }
+        (Command::Pause(_), _) => tell(&format!("node {number} is not running")),
+        (Command::Resume(_), Life::Paused) => {
+            cluster.nodes[number].signal(Signal::CONT);
+            tell(&format!("node {number} goes on"));
+        }
+        (Command::Resume(_), _) => tell(&format!("node {number} is not paused")),
+        _ => {}
+    }
+    Ok(())
+}
+
+async fn part(cluster: &mut Cluster, sides: &[BTreeSet<usize>]) {
+    let mut links = cluster.links().clone();
+    links.part(sides.to_vec());
+    cluster.link(links).await;
+    let shown = links::show(sides);
+    tell(&format!("the network is cut: {shown}; clients still reach every node; heal ends it"));
+}
+
+async fn slow(cluster: &mut Cluster, number: usize, late: Duration) {
+    let mut links = cluster.links().clone();
+    links.slow(number, late);
+    cluster.link(links).await;
+    tell(&match late.as_millis() {
+        0 => format!("node {number} is as fast as the others"),
+        late => format!("what node {number} sends to other nodes is {late} ms late"),
+    });
+}
+
+/// Makes the links whole and waits until the nodes have noticed.
+async fn heal(cluster: &mut Cluster) -> Result<(), Failure> {
+    cluster.link(Links::default()).await;
+    cluster.wait_for_each_other(Instant::now() + RESTART).await?;
+    tell("the network is whole, and every node sees every other that runs");
     Ok(())
 }
 

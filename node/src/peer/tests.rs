@@ -613,7 +613,7 @@ proptest! {
 fn calls_cross_real_sockets() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
-        let net = Rc::new(crate::serve::net::TcpNet);
+        let net = Rc::new(crate::serve::net::TcpNet::default());
         let me = |number: u8| Me::new(Hello::blank(id(number), u64::from(number), 1));
         let accepting = net.listen("127.0.0.1:0").unwrap();
         let (address, stats) = (accepting.address(), Arc::<PeerStats>::default());

@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet};
 
 use crate::config::Config;
+use crate::faults::Faults;
 use crate::seam::World;
 use net::{SystemClock, TcpNet};
 use node::{Shared, StartError, Worker};
@@ -42,13 +43,13 @@ pub const EXIT_DISK: u8 = 74;
 /// Threads that wait for reads.
 const READERS: usize = 8;
 
-/// Runs a node until it is told to stop.
-pub fn run(config: Config) -> ExitCode {
+/// Runs a node until it is told to stop. `faults` are shown to its peers.
+pub fn run(config: Config, faults: Faults) -> ExitCode {
     if let Err(error) = logging::start(&config.log) {
         eprintln!("kvasir serve: {error}");
         return ExitCode::from(2);
     }
-    match start(config) {
+    match start(config, faults) {
         Ok(code) => code,
         Err(error) => {
             tracing::error!(%error, "the node did not start");
@@ -77,7 +78,7 @@ fn on_this_machine(mut config: Config) -> Config {
     config
 }
 
-fn start(config: Config) -> Result<ExitCode, StartError> {
+fn start(config: Config, faults: Faults) -> Result<ExitCode, StartError> {
     let config = Arc::new(on_this_machine(config));
     let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let disk = Arc::new(RealDisk);
@@ -86,7 +87,7 @@ fn start(config: Config) -> Result<ExitCode, StartError> {
     let seed =
         rand::rngs::SysRng.try_next_u64().map_err(|e| StartError::Randomness(e.to_string()))?;
     let world = move |salt: u64| World {
-        net: Rc::new(TcpNet),
+        net: Rc::new(TcpNet { faults: faults.clone() }),
         clock: Arc::new(SystemClock),
         seed: seed.wrapping_add(salt.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         disk: disk.clone(),

@@ -10,12 +10,14 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::LocalBoxFuture;
+use kvasir_core::id::NodeId;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use super::node::StartError;
-use crate::seam::{BoxedStream, Clock, Listener, Net};
+use crate::faults::Faults;
+use crate::seam::{BoxedStream, Clock, Fate, Listener, Net};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -34,8 +36,11 @@ const KEEPALIVE_PROBES: u32 = 3;
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
 
 /// TCP of this machine.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct TcpNet;
+#[derive(Debug, Clone, Default)]
+pub struct TcpNet {
+    /// What frames of this node meet: nothing, unless `kvasir dev` says so.
+    pub faults: Faults,
+}
 
 impl Net for TcpNet {
     fn dial<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<BoxedStream>> {
@@ -58,6 +63,10 @@ impl Net for TcpNet {
             // One that stays a name is looked up again at every dial.
             if all.len() > 1 { all } else { vec![address.to_string()] }
         })
+    }
+
+    fn fate(&self, _from: NodeId, to: NodeId, _bytes: usize) -> Fate {
+        self.faults.fate(to)
     }
 
     fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
@@ -165,12 +174,13 @@ mod tests {
 
     #[tokio::test]
     async fn two_listeners_share_a_port_and_streams_carry_bytes() {
-        let mut first = TcpNet.listen("127.0.0.1:0").unwrap();
+        let mut first = TcpNet::default().listen("127.0.0.1:0").unwrap();
         let address = first.address();
-        let second = TcpNet.listen(&address).unwrap();
+        let second = TcpNet::default().listen(&address).unwrap();
         assert_eq!(second.address(), address);
         drop(second);
-        let (dialed, accepted) = tokio::join!(TcpNet.dial(&address), first.accept());
+        let net = TcpNet::default();
+        let (dialed, accepted) = tokio::join!(net.dial(&address), first.accept());
         let (mut dialed, mut accepted) = (dialed.unwrap(), accepted.unwrap().0);
         dialed.write_all(b"hello").await.unwrap();
         let mut got = [0; 5];
@@ -181,13 +191,13 @@ mod tests {
     #[tokio::test]
     async fn names_with_one_address_and_unknown_ones_stay_names() {
         for name in ["127.0.0.1:8099", "nobody.invalid:8099", "no address at all"] {
-            assert_eq!(TcpNet.resolve(name).await, [name]);
+            assert_eq!(TcpNet::default().resolve(name).await, [name]);
         }
     }
 
     #[tokio::test]
     async fn an_address_that_is_none_is_an_error() {
-        assert!(TcpNet.listen("127.0.0.1").is_err());
-        assert!(TcpNet.dial("127.0.0.1:1").await.is_err());
+        assert!(TcpNet::default().listen("127.0.0.1").is_err());
+        assert!(TcpNet::default().dial("127.0.0.1:1").await.is_err());
     }
 }

@@ -171,6 +171,32 @@ fn a_kept_cluster_is_started_again_with_its_data() {
 }
 
 #[test]
+fn links_break_and_heal_and_the_lesson_shows_what_follows() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut dev = Dev::start(&folder.path().join("cluster"));
+    dev.tell("lesson siblings", "the network is cut: ");
+    dev.tell("", "300, 2 values: `milk, ");
+    dev.tell("", "200: milk, bread, eggs");
+    dev.tell("partition 2 | 0,1", "the network is cut: 2 | 0,1");
+    // Refused, on standard error; what was cut stays cut.
+    writeln!(dev.console, "lesson siblings").unwrap();
+    // Two of three are a quorum, one alone is none: it says so and stores nothing for good.
+    let put = |node: u16, value: &str, dev: &Dev| {
+        let arguments =
+            ["put", "default", "k", value, "--server", &dev.url(node), "--timeout", "5s"];
+        kvasir(&arguments).status.code()
+    };
+    assert_eq!(put(0, "majority", &dev), Some(0));
+    assert_eq!(put(2, "minority", &dev), Some(4));
+    dev.tell("kill 1", "node 1 is killed");
+    dev.tell("start 1", "node 1 is ready");
+    dev.tell("status", "partition: 2 | 0,1");
+    dev.tell("slow 2 50ms", "what node 2 sends to other nodes is 50 ms late");
+    dev.tell("heal", "the network is whole");
+    assert_eq!(put(2, "again", &dev), Some(0));
+}
+
+#[test]
 fn children_end_with_their_parent_even_when_paused() {
     let folder = tempfile::tempdir().unwrap();
     let mut dev = Dev::start(&folder.path().join("cluster"));

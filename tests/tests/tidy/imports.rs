@@ -109,16 +109,20 @@ const STORAGE: &[Row] = &[
 const NODE: &[Row] = &[
     ("config", &[]),
     ("seam", &[]),
+    ("faults", &["seam"]),
     ("peer", &["seam", "config"]),
     ("replica", &["seam", "config", "peer"]),
     ("tasks", &["seam", "config", "peer", "replica"]),
     ("coordinator", &["seam", "config", "peer", "replica"]),
     ("http", &["seam", "config", "coordinator"]),
     ("admin", &["seam", "config", "coordinator", "http", "peer", "replica", "tasks"]),
-    ("serve", &["seam", "config", "peer", "replica", "tasks", "coordinator", "http", "admin"]),
+    (
+        "serve",
+        &["seam", "config", "faults", "peer", "replica", "tasks", "coordinator", "http", "admin"],
+    ),
     ("cli", &["config"]),
-    ("dev", &["config", "cli"]),
-    ("main", &["config", "serve", "cli", "dev"]),
+    ("dev", &["config", "faults", "cli"]),
+    ("main", &["config", "faults", "serve", "cli", "dev"]),
 ];
 
 /// `kvasir-operator`: observe (reads only) -> plan (pure) -> apply (the only writer), DESIGN section 11.
