@@ -19,6 +19,8 @@ pub mod consensus;
 
 pub mod gossip;
 
+pub mod handoff;
+
 pub mod quorum;
 
 pub mod admin_api;

@@ -21,6 +21,7 @@ const CORE: &[Row] = &[
     ("consensus", &["id", "limits", "ring"]),
     ("gossip", &["id", "limits", "ring"]),
     ("quorum", &["id", "limits"]),
+    ("handoff", &["id", "ring"]),
     ("admin_api", &["id", "limits", "version", "ring", "gossip", "quorum"]),
 ];
 
