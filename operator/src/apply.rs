@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::crd::{KVCluster, KVClusterStatus};
 use crate::node_admin::{AskError, NodeAdmin};
-use crate::observe::resource;
+use crate::observe::{resource, runs};
 use crate::plan::{PodTarget, Step};
 use crate::render::{self, KINDS, names};
 use crate::snapshot::{Failure, ObjectName};
@@ -147,12 +147,7 @@ impl Hands {
                 Ok(())
             }
             Step::Evict(pod) => self.evict(cluster, pod, &words).await,
-            Step::DeletePod(pod) => {
-                self.live(cluster, pod, false).await?;
-                let pods: Api<Pod> = self.api(cluster);
-                let deleted = pods.delete(&pod.name, &only(&pod.uid)).await.map(drop);
-                gone_is_fine(deleted, &words, &pod.name)
-            }
+            Step::DeletePod(pod) => self.delete_idle(cluster, pod, &words).await,
             Step::Shrink { object, uid, resource_version, pod } => {
                 self.shrink(cluster, object, (uid, resource_version), pod, &words).await
             }
@@ -203,14 +198,21 @@ impl Hands {
     ) -> Result<(), ApplyError> {
         let name = ObjectName::of(object);
         let api = self.kind(cluster, &name.kind)?;
-        if name.kind == "StatefulSet" {
-            let live = api.get_opt(&name.name).await.map_err(|e| of(e, words, &name.name))?;
-            let there = live.and_then(|set| set.data["spec"]["replicas"].as_i64()).unwrap_or(0);
-            if object["spec"]["replicas"].as_i64().unwrap_or(1) < there {
-                return Err(ApplyError::Defect(format!("{words} with fewer pods")));
-            }
+        if name.kind != "StatefulSet" {
+            return self.patch(&api, &name, object, words).await;
         }
-        self.patch(&api, &name, object, words).await
+        let live = api.get_opt(&name.name).await.map_err(|e| of(e, words, &name.name))?;
+        let Some(live) = live else { return self.patch(&api, &name, object, words).await };
+        let there = live.data["spec"]["replicas"].as_i64().unwrap_or(0);
+        if object["spec"]["replicas"].as_i64().unwrap_or(1) < there {
+            return Err(ApplyError::Defect(format!("{words} with fewer pods")));
+        }
+        // The version that was judged goes along: this very request may arrive after the lease is
+        // lost and a successor has made the set larger, and would then take members their pods.
+        let mut object = object.clone();
+        object["metadata"]["uid"] = json!(live.uid());
+        object["metadata"]["resourceVersion"] = json!(live.resource_version());
+        self.patch(&api, &name, &object, words).await
     }
 
     async fn patch(
@@ -277,6 +279,27 @@ impl Hands {
             there.uid().as_deref() == Some(&pod.uid) && (!address || ip == Some(&pod.ip))
         });
         same.then_some(()).ok_or_else(|| ApplyError::Changed(format!("pod {}", pod.name)))
+    }
+
+    /// Deletes a pod whose container does not run. The version at which it did not run goes along:
+    /// a pod that came up meanwhile stays.
+    async fn delete_idle(
+        &self,
+        cluster: &KVCluster,
+        pod: &PodTarget,
+        words: &str,
+    ) -> Result<(), ApplyError> {
+        let pods: Api<Pod> = self.api(cluster);
+        let read = pods.get_opt(&pod.name).await.map_err(|error| of(error, words, &pod.name))?;
+        let idle = |there: &Pod| there.uid().as_deref() == Some(&pod.uid) && !runs(there);
+        let Some(there) = read.filter(idle) else {
+            return Err(ApplyError::Changed(format!("pod {}", pod.name)));
+        };
+        let preconditions =
+            Preconditions { uid: there.uid(), resource_version: there.resource_version() };
+        let params = DeleteParams::default().preconditions(preconditions);
+        let deleted = pods.delete(&pod.name, &params).await.map(drop);
+        gone_is_fine(deleted, words, &pod.name)
     }
 
     async fn evict(

@@ -215,7 +215,7 @@ fn of_pod(pod: &Pod, now: Timestamp) -> PodSeen {
     let label = |name: &str| pod.labels().get(name).cloned().unwrap_or_default();
     let status = pod.status.as_ref();
     let spec = pod.spec.as_ref();
-    let running = node_container(pod).is_some_and(|state| state.running.is_some());
+    let running = runs(pod);
     let ready = condition(pod, "Ready").filter(|ready| ready.status == "True");
     let volumes = spec.and_then(|spec| spec.volumes.as_ref());
     let volume = |name: &str| volumes?.iter().find(|volume| volume.name == name);
@@ -240,6 +240,11 @@ fn of_pod(pod: &Pod, now: Timestamp) -> PodSeen {
         volume: claim.map(|claim| claim.claim_name.clone()).unwrap_or_default(),
         node: NodeSeen::Unasked,
     }
+}
+
+/// Does the node's container run?
+pub fn runs(pod: &Pod) -> bool {
+    node_container(pod).is_some_and(|state| state.running.is_some())
 }
 
 /// The state of the node's container.

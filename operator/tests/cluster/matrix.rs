@@ -5,6 +5,8 @@
 //! where the new operator sees half-done work. Deletion has a row of its own, since the operator
 //! writes nothing for it: it comes at every write of the creation.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::api::process::{Death, Side};
@@ -123,6 +125,86 @@ async fn a_cluster_deleted_at_any_write_of_its_creation_leaves_only_volumes_and_
         assert_eq!(bench.condition("Ready").0, "True", "write {write}");
         assert_eq!(bench.world.nodes().formed, 1, "write {write}");
         assert_eq!(bench.violations(), Vec::<String>::new(), "write {write}");
+    }
+}
+
+/// What the user asks for while a write of a leader that is no more is on its way: the successor
+/// grows the cluster, so that everything which the old one meant is out of date.
+async fn late(change: &Change, write: usize, base: &Bench) -> Bench {
+    let at = format!("{}, late write {write}", change.name);
+    let bench = start(base, change, false);
+    let mut stale = bench.life(Some(Death { write, side: Side::Late }));
+    let process = Arc::clone(&stale.process);
+    let mut old = Box::pin(bench.rest(&mut stale));
+    tokio::select! {
+        biased;
+        ended = &mut old => panic!("{at}: {ended:?}"),
+        () = process.on_its_way() => {}
+    }
+    let mut next = bench.life(None);
+    assert_eq!(bench.rest(&mut next).await, Ended::AtRest, "{at}");
+    if !change.before.is_empty() {
+        bench.edit(|spec| spec["nodes"] = json!(5));
+        assert_eq!(bench.rest(&mut next).await, Ended::AtRest, "{at}");
+    }
+    process.arrive();
+    assert_eq!(old.as_mut().await, Ended::Died, "{at}");
+    drop(old);
+    assert_eq!(bench.harm(), Vec::<String>::new(), "{at}");
+    bench.world.settle();
+    let members = bench.world.nodes().document().map_or(0, |document| document.members.len());
+    assert_eq!(bench.world.ready_pods("default").len(), members, "{at}: a member lost its pod");
+    assert_eq!(bench.rest(&mut next).await, Ended::AtRest, "{at}");
+    bench
+}
+
+#[tokio::test]
+async fn a_write_of_a_leader_that_is_no_more_arrives_when_its_successor_is_done() {
+    for change in CHANGES {
+        let base = base(change).await;
+        let bench = start(&base, change, false);
+        let mut life = bench.life(None);
+        assert_eq!(bench.rest(&mut life).await, Ended::AtRest);
+        let writes = life.process.writes();
+        if !change.before.is_empty() {
+            bench.edit(|spec| spec["nodes"] = json!(5));
+            assert_eq!(bench.rest(&mut life).await, Ended::AtRest);
+        }
+        let wanted = bench.picture();
+        for write in 1..=writes {
+            let bench = late(change, write, &base).await;
+            let at = format!("{}, late write {write}", change.name);
+            assert_eq!(bench.harm(), Vec::<String>::new(), "{at}");
+            assert_eq!(bench.condition("Ready").0, "True", "{at}");
+            assert_eq!(bench.picture(), wanted, "{at}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_lost_its_lease_stops_before_its_next_write() {
+    for change in CHANGES {
+        let base = base(change).await;
+        let bench = start(&base, change, false);
+        let mut life = bench.life(None);
+        bench.rest(&mut life).await;
+        let (wanted, writes) = (bench.picture(), life.process.writes());
+        for allowed in 0..writes {
+            let bench = start(&base, change, false);
+            let mut stale = bench.life(None);
+            let process = Arc::clone(&stale.process);
+            stale.operator.may_write = Arc::new(move || process.writes() < allowed);
+            // Its passes go on as long as it likes: it writes no more.
+            for _ in 0..40 {
+                bench.pass(&mut stale).await;
+                bench.world.settle();
+            }
+            assert_eq!(stale.process.writes(), allowed, "{}", change.name);
+            assert!(stale.failures.iter().any(|said| said.contains("lease")), "{}", change.name);
+            assert_eq!(bench.rest(&mut bench.life(None)).await, Ended::AtRest);
+            assert_eq!(bench.violations(), Vec::<String>::new(), "{}", change.name);
+            assert_eq!(bench.picture(), wanted, "{}", change.name);
+        }
     }
 }
 

@@ -264,6 +264,12 @@ impl Bench {
         self.world.api.state().violations.clone()
     }
 
+    /// The same without what the API server refused because its precondition did not hold any more:
+    /// that is what preconditions are for.
+    pub fn harm(&self) -> Vec<String> {
+        self.violations().into_iter().filter(|told| !told.contains(" -> 409: ")).collect()
+    }
+
     /// All objects without what differs from run to run, for comparing two ends.
     pub fn picture(&self) -> Value {
         let state = self.world.api.state();

@@ -159,9 +159,7 @@ impl Api {
             refused: None,
         };
         let wrong = state.guards.iter().filter_map(|guard| guard(&call, &state.store));
-        let wrong: Vec<String> =
-            wrong.map(|why| format!("{}: {}: {why}", call.process, call.words())).collect();
-        state.violations.extend(wrong);
+        let wrong: Vec<String> = wrong.collect();
         let fault = state.faults.iter_mut().find(|fault| {
             fault.times > 0 && fault.verb == call.verb && fault.plural == call.target.kind.plural
         });
@@ -173,6 +171,8 @@ impl Api {
             None => verbs::perform(&mut state.store, request),
         };
         call.refused = answer.as_ref().err().map(|failure| failure.code);
+        let told = format!("{}: {}", call.process, call.words());
+        state.violations.extend(wrong.iter().map(|why| format!("{told}: {why}")));
         state.calls.push(call);
         drop(state);
         self.changed.notify_waiters();

@@ -1,4 +1,5 @@
-//! One life of an operator: counts what it writes and kills it before or after the n-th write.
+//! One life of an operator: counts what it writes and kills it before or after the n-th write, or
+//! while that write is still on its way.
 //!
 //! Death is a future that never completes: whoever runs the operator races it against
 //! [`Process::died`] and drops it, as a kill would. From then on nothing that this life sends
@@ -17,6 +18,9 @@ pub enum Side {
     Before,
     /// The write is done, its answer is not seen.
     After,
+    /// The write is on its way until the test lets it arrive; its answer is not seen. What a
+    /// leader sent that lost its lease meanwhile.
+    Late,
 }
 
 /// When a process dies: at its n-th write, from 1.
@@ -37,6 +41,8 @@ pub struct Process {
     writes: AtomicUsize,
     dead: AtomicBool,
     died: Notify,
+    sent: Notify,
+    arrival: Notify,
 }
 
 impl Process {
@@ -48,6 +54,8 @@ impl Process {
             writes: AtomicUsize::new(0),
             dead: AtomicBool::new(false),
             died: Notify::new(),
+            sent: Notify::new(),
+            arrival: Notify::new(),
         })
     }
 
@@ -75,6 +83,16 @@ impl Process {
         }
     }
 
+    /// Waits until its late write is on its way.
+    pub async fn on_its_way(&self) {
+        self.sent.notified().await;
+    }
+
+    /// Lets the late write arrive.
+    pub fn arrive(&self) {
+        self.arrival.notify_one();
+    }
+
     /// Sends one request; `counts` for a write that something is decided by.
     pub async fn send<R>(&self, counts: bool, request: impl FnOnce() -> R) -> R {
         if self.is_dead() {
@@ -86,8 +104,12 @@ impl Process {
             self.kill();
             return std::future::pending().await;
         }
+        if dies(Side::Late) {
+            self.sent.notify_one();
+            self.arrival.notified().await;
+        }
         let answer = request();
-        if dies(Side::After) {
+        if dies(Side::After) || dies(Side::Late) {
             self.kill();
             return std::future::pending().await;
         }
