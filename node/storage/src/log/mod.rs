@@ -11,6 +11,7 @@
 //! next one exists; after a failed sync nothing is acknowledged or written again, for good
 //! (rule R6); a full disk keeps the batch and tries it again, cut back to where it began.
 
+mod proof;
 pub(crate) mod record;
 pub(crate) mod replay;
 pub(crate) mod salvage;

@@ -115,15 +115,21 @@ pub(crate) struct Found {
     pub(crate) synced: u64,
 }
 
+/// Bytes of the record at `offset` of a segment by its head, which nothing vouches for; `None` if it is
+/// no head, or says more than there is.
+pub(crate) fn framed_length(segment: &[u8], offset: usize) -> Option<usize> {
+    let head = segment.get(offset..offset.checked_add(HEAD_BYTES)?)?;
+    let (body_bytes, kind) = (u32_at(head, 4) as usize, head[8]);
+    let length = HEAD_BYTES.checked_add(body_bytes)?;
+    let fits = offset.checked_add(length)? <= segment.len();
+    (matches!(kind, PUT | ERASE | DROP) && body_bytes >= 2 && fits).then_some(length)
+}
+
 /// Reads the record at `offset` of a segment's bytes; `None` if there is no sound one.
 pub(crate) fn decode(segment: &Bytes, id: u64, offset: usize) -> Option<Found> {
-    let head = segment.get(offset..offset.checked_add(HEAD_BYTES)?)?;
-    let (body_bytes, kind, synced) = (u32_at(head, 4) as usize, head[8], u32_at(head, 9));
-    if !matches!(kind, PUT | ERASE | DROP) || body_bytes < 2 {
-        return None;
-    }
-    let length = HEAD_BYTES + body_bytes;
-    let whole = segment.get(offset..offset.checked_add(length)?)?;
+    let length = framed_length(segment, offset)?;
+    let whole = segment.get(offset..offset + length)?;
+    let (head, kind, synced) = (&whole[..HEAD_BYTES], whole[8], u32_at(whole, 9));
     if placed_crc(&[&whole[4..]], id, offset as u64) != u32_at(head, 0) {
         return None;
     }
@@ -144,19 +150,10 @@ pub(crate) fn decode(segment: &Bytes, id: u64, offset: usize) -> Option<Found> {
     Some(Found { record, length, synced: u64::from(synced) })
 }
 
-/// Whether a sound record behind `bad` proves that the bytes at `bad` were durable once.
-pub(crate) fn proves_damage(segment: &Bytes, id: u64, bad: usize) -> bool {
-    let last = segment.len().saturating_sub(HEAD_BYTES);
-    (bad + 1..last.max(bad + 1)).any(|at| {
-        // The cheap test first: most positions hold no plausible head.
-        let synced = u32_at(segment, at + 9) as usize;
-        synced > bad && synced <= at && decode(segment, id, at).is_some()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::proof::Search;
     use proptest::prelude::*;
 
     impl Record {
@@ -211,7 +208,7 @@ mod tests {
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), at in 0..220usize) {
             let segment = Bytes::from(bytes);
             decode(&segment, 1, at);
-            proves_damage(&segment, 1, at);
+            Search::new(&segment, 1).proves_damage(at);
         }
     }
 
@@ -237,7 +234,7 @@ mod tests {
             out[HEAD_BYTES] ^= 1;
             let segment = Bytes::from(out);
             assert!(decode(&segment, 1, 0).is_none());
-            assert_eq!(proves_damage(&segment, 1, 0), proof);
+            assert_eq!(Search::new(&segment, 1).proves_damage(0), proof);
         }
     }
 }

@@ -8,6 +8,7 @@
 //! left in the page cache are
 //! served from now on, so they must be durable from now on. Running it twice changes nothing.
 
+use super::proof::Search;
 use super::record::{self, Record};
 use super::segment::{SEGMENT, START};
 use super::{ClosedSegment, segment_path};
@@ -121,7 +122,7 @@ fn replay_segment(
             START
         }
         Ok(_) => return Err(damaged(0, "its head has an unknown shape".into())),
-        Err(OpenError::Damaged(_)) if is_last && !record::proves_damage(&bytes, id, 0) => {
+        Err(OpenError::Damaged(_)) if is_last && !Search::new(&bytes, id).proves_damage(0) => {
             all.torn_bytes += bytes.len() as u64;
             let failed = |error| IoFailure::new(&path, "remove a torn segment", &error);
             return Ok(disk.remove(&path).map_err(failed)?);
@@ -132,7 +133,7 @@ fn replay_segment(
         let Some(found) = record::decode(&bytes, id, at) else {
             // Zeros written ahead are the usual end.
             let torn = bytes[at..].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-            if is_last && (torn == 0 || !record::proves_damage(&bytes, id, at)) {
+            if is_last && (torn == 0 || !Search::new(&bytes, id).proves_damage(at)) {
                 all.torn_bytes += torn as u64;
                 break;
             }
@@ -142,7 +143,10 @@ fn replay_segment(
         if sequence <= *seen || gap(sequence, *seen) {
             return Err(damaged(at, format!("record {sequence} follows record {seen}")));
         }
-        debug_assert!(found.synced <= at as u64);
+        if found.synced > at as u64 {
+            // No writer of ours: it would vouch for bytes that are not written yet.
+            return Err(damaged(at, "claims that bytes behind it were synced before it".into()));
+        }
         *seen = sequence;
         if sequence > floor {
             apply(found.record)?;

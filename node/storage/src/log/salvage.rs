@@ -4,6 +4,7 @@
 //! which keys it changed. Where nothing sound follows, the number of records that the bad bytes may have
 //! held bounds it. Nothing is cut or removed here.
 
+use super::proof::Search;
 use super::record::{self, HEAD_BYTES, Record};
 use super::replay::{Replayed, segments};
 use super::segment::{SEGMENT, START};
@@ -83,10 +84,11 @@ impl Reading<'_> {
         bytes: &Bytes,
         is_last: bool,
     ) -> Result<(), OpenError> {
+        let search = Search::new(bytes, id);
         match sealed::open(path, &SEGMENT, id, bytes) {
             Ok(body) if body.len() == 8 => self.reaches(sealed::u64_at(body, 0)),
             Err(error @ OpenError::NewerVersion { .. }) => return Err(error),
-            _ if is_last && !record::proves_damage(bytes, id, 0) => {}
+            _ if is_last && !search.proves_damage(0) => {}
             _ => self.damage(path, 0, "its head is not sound"),
         }
         let mut at = START;
@@ -96,13 +98,11 @@ impl Reading<'_> {
                 self.record(found.record)?;
                 continue;
             }
-            if bytes[at..].iter().all(|byte| *byte == 0)
-                || (is_last && !record::proves_damage(bytes, id, at))
-            {
+            if bytes[at..].iter().all(|byte| *byte == 0) || (is_last && !search.proves_damage(at)) {
                 break;
             }
             self.damage(path, at, "no sound record here, and it is not the end");
-            let next = (at + 1..bytes.len()).find(|at| record::decode(bytes, id, *at).is_some());
+            let next = search.next_sound(at + 1);
             let end = next.unwrap_or(bytes.len());
             self.unread += (end - at) as u64;
             at = end;
