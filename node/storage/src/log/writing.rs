@@ -57,7 +57,7 @@ impl Log {
     /// Writes and syncs everything appended so far, on this thread.
     pub(crate) fn write_out(&self) {
         let mut buffer = lock(&self.buffer);
-        while buffer.writing {
+        while buffer.writing && !buffer.waiting.has_ended() {
             buffer = self.progress.wait(buffer).unwrap_or_else(PoisonError::into_inner);
         }
         (buffer.writing, buffer.sync_due) = (true, true);

@@ -15,7 +15,7 @@ const COMPACTION_PAUSE_MS: u64 = 10_000;
 impl Engine {
     /// Freezes the memtable if it is due, and submits whatever background work there is.
     pub(crate) fn work_if_due(self: &Arc<Self>) {
-        if self.health.failed().is_some() {
+        if self.health.failed().is_some() || self.owned().is_none() {
             return;
         }
         self.freeze_if_due();

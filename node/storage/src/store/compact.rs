@@ -10,7 +10,6 @@ use crate::error::{IoFailure, ReadError};
 use crate::guard::lock;
 use crate::levels::Levels;
 use crate::maintenance::Lane;
-use crate::manifest;
 use crate::spans::Spans;
 use crate::table::TableError;
 use std::sync::Arc;
@@ -95,11 +94,10 @@ impl Engine {
         let Some(choice) = choice else { return Ok(()) };
         let mut written = Vec::new();
         let outcome = self.carry_out(&levels, &choice, ranges.settled(), &mut written);
-        if outcome.is_err() {
-            for id in written {
-                // An orphan if this fails; the next start removes it.
-                let _ = self.disk.remove(&manifest::table_path(&self.tables_dir, id));
-            }
+        match &outcome {
+            Err(MergeError::Write(error)) => self.discard_after(&written, error),
+            Err(MergeError::Read(_)) => self.remove_tables(&written),
+            Ok(()) => {}
         }
         match outcome {
             Ok(()) => {
@@ -134,6 +132,14 @@ impl Engine {
         self.figures.compaction_bytes.add(metas.iter().map(|meta| meta.bytes).sum());
         let outputs = self.tables.open_all(&metas, drops.highest()).map_err(MergeError::Write)?;
         self.install(&inputs, outputs, level, |_| ()).map_err(install_failed)
+    }
+
+    /// As [`Engine::discard`]; a failure that is none of the disk comes before the manifest.
+    pub(super) fn discard_after(&self, written: &[u64], error: &TableError) {
+        match error {
+            TableError::Io(failure) => self.discard(written, failure),
+            _ => self.remove_tables(written),
+        }
     }
 
     /// A write or sync that the disk refused for another reason than space ends the store.

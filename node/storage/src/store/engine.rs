@@ -81,7 +81,7 @@ pub(crate) struct Engine {
     /// Time of the first tick, `u64::MAX` before it.
     pub(crate) start_ms: AtomicU64,
     pub(crate) synced_ms: AtomicU64,
-    pub(crate) dir_lock: Mutex<Option<Box<dyn DirLock>>>,
+    pub(crate) dir_lock: Mutex<Option<Arc<dyn DirLock>>>,
     pub(crate) recovery: Recovery,
     pub(crate) figures: Figures,
 }
@@ -114,6 +114,12 @@ impl Engine {
         let mut next = State::clone(&self.state.load());
         change(&mut next);
         self.state.store(Arc::new(next));
+    }
+
+    /// The directory, for as long as the value lives; `None` once the store was closed: then it may belong
+    /// to another, and nothing may be written into it.
+    pub(super) fn owned(&self) -> Option<Arc<dyn DirLock>> {
+        lock(&self.dir_lock).clone()
     }
 
     /// Queues a job that needs the engine.

@@ -148,16 +148,18 @@ impl Engine {
     /// not "full" the store must not go on.
     pub(crate) fn flush_oldest(self: &Arc<Self>) -> Result<(), IoFailure> {
         let Some(frozen) = self.state.load().frozen.first().cloned() else { return Ok(()) };
+        let Some(owned) = self.owned() else { return Ok(()) };
         let sidecar = self.next_file.fetch_add(1, Ordering::Relaxed);
         let mut written = Vec::new();
         let installed = self.write_frozen(&frozen, sidecar, &mut written);
         if let Err(failure) = installed {
-            let _ = self.disk.remove(&manifest::sidecar_path(&self.tables_dir, sidecar));
-            for id in written {
-                let _ = self.disk.remove(&manifest::table_path(&self.tables_dir, id));
+            if failure.is_full() {
+                let _ = self.disk.remove(&manifest::sidecar_path(&self.tables_dir, sidecar));
             }
+            self.discard(&written, &failure);
             return Err(failure);
         }
+        drop(owned);
         self.figures.flushes.add(1);
         self.health.accepts_again();
         self.log.stored_elsewhere(frozen.last);
@@ -167,6 +169,21 @@ impl Engine {
             waiter(self, Ok(()));
         }
         Ok(())
+    }
+
+    /// Removes tables that came to nothing. After a failure that is not "full" the next start may find the
+    /// manifest that names them, so they stay; if it finds the old one it removes them as orphans.
+    pub(super) fn discard(&self, written: &[u64], failure: &IoFailure) {
+        if failure.is_full() {
+            self.remove_tables(written);
+        }
+    }
+
+    /// Removes tables that surely no manifest names. What cannot be removed is an orphan.
+    pub(super) fn remove_tables(&self, ids: &[u64]) {
+        for id in ids {
+            let _ = self.disk.remove(&manifest::table_path(&self.tables_dir, *id));
+        }
     }
 
     fn write_frozen(

@@ -13,14 +13,13 @@
 
 use super::engine::Engine;
 use crate::disk::Disk;
-use crate::error::{Damage, IoFailure, OpenError};
+use crate::error::{Damage, IoFailure, OpenError, ReadError};
 use crate::guard::lock;
 use crate::key::TableKey;
 use crate::levels::TableFile;
 use crate::maintenance::Lane;
 use crate::manifest::{self, table_path};
-use crate::memtable::Version;
-use crate::merge::Item;
+use crate::merge::{Item, Run};
 use crate::meta;
 use crate::sealed::{self, Kind};
 use crate::table::{ScrubReport, TableError, TableId};
@@ -102,13 +101,9 @@ impl Engine {
         self.set_aside(id, level, &file, &report)?;
         let mut written = Vec::new();
         let installed = self.replace_by_sound_part(id, level, &file, &report, &mut written);
-        if installed.is_err() {
-            for id in written {
-                // An orphan if this fails; the next start removes it.
-                let _ = self.disk.remove(&table_path(&self.tables_dir, id));
-            }
-        } else {
-            self.figures.quarantined.add(1);
+        match &installed {
+            Err(error) => self.discard_after(&written, error),
+            Ok(()) => self.figures.quarantined.add(1),
         }
         installed
     }
@@ -144,9 +139,25 @@ impl Engine {
         report: &ScrubReport,
         written: &mut Vec<u64>,
     ) -> Result<(), TableError> {
-        let sound = sound_part(file, report);
+        let mut failure = None;
         let breathe = || self.breathe(Lane::Compact);
-        let metas = self.output(level, &breathe).write(&mut sound.peekable(), written)?;
+        let metas = {
+            let sound = sound_part(file, report).map_while(|item| match item {
+                Ok(item) => Some(item),
+                Err(error) => {
+                    failure = Some(error);
+                    None
+                }
+            });
+            self.output(level, &breathe).write(&mut sound.peekable(), written)
+        };
+        if let Some(error) = failure {
+            // It was read well a moment ago: nothing is given up for that.
+            self.remove_tables(written);
+            written.clear();
+            return Err(error);
+        }
+        let metas = metas?;
         let outputs = self.tables.open_all(&metas, file.swept())?;
         let max_seq = file.meta().max_seq;
         self.install(&[id], outputs, level, |manifest| {
@@ -199,18 +210,40 @@ pub(super) fn behind(key: &[u8]) -> Bytes {
     behind.into()
 }
 
-/// Every entry outside the ranges that may be lost; ends early only where it meets damage.
-fn sound_part<'a>(file: &'a TableFile, report: &'a ScrubReport) -> impl Iterator<Item = Item> + 'a {
+/// Every entry outside the ranges that may be lost. Error: anything but the damage of the report.
+fn sound_part<'a>(
+    file: &'a TableFile,
+    report: &'a ScrubReport,
+) -> impl Iterator<Item = Result<Item, TableError>> + 'a {
+    // The cursor looks one block ahead and may find a damaged one: that is the end of a piece.
+    let known = |error: &ReadError| match error {
+        ReadError::Damaged(met) => report.damages.iter().any(|known| known.offset == met.offset),
+        _ => false,
+    };
     let starts = report.lost.iter().map(|(_, last)| behind(last));
     let starts = std::iter::once(file.meta().first.clone()).chain(starts);
     let ends = report.lost.iter().map(|(first, _)| Some(first.clone())).chain([None]);
     starts.zip(ends).flat_map(move |(start, end)| {
-        let run = file.run_from(&start).ok().into_iter().flatten();
-        // The cursor looks one block ahead and may find the damaged one: that is the end of this piece.
-        let sound = run.map_while(Result::ok);
-        sound
-            .take_while(move |(key, _): &(Bytes, Version)| end.as_ref().is_none_or(|end| key < end))
+        let run: Run = match file.run_from(&start) {
+            Ok(run) => run,
+            Err(error) => Box::new(std::iter::once(Err(error.into()))),
+        };
+        run.map_while(move |item| match item {
+            Ok((key, version)) => {
+                end.as_ref().is_none_or(|end| key < *end).then_some(Ok((key, version)))
+            }
+            Err(error) if known(&error) => None,
+            Err(error) => Some(Err(as_table(error))),
+        })
     })
+}
+
+fn as_table(error: ReadError) -> TableError {
+    match error {
+        ReadError::Io(failure) => TableError::Io(failure),
+        ReadError::Damaged(damage) => TableError::Damaged(damage),
+        _ => TableError::Stopped,
+    }
 }
 
 /// The report as text, one fact a line.

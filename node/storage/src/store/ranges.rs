@@ -21,7 +21,8 @@ use crate::ticket::Ticket;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Ranges that a store keeps at most; merging gets rid of them.
+/// Ranges that a store keeps at most, and drops that wait for their flush; merging and flushing get rid
+/// of them.
 const RANGES_MAX: usize = 4_096;
 /// A drop is brought to the tables after this time, so that the space comes back soon.
 pub(super) const FLUSH_DROP_AFTER_MS: u64 = 1_000;
@@ -151,7 +152,8 @@ impl Engine {
         let appended = {
             let _gate = exclusive(&self.gate);
             self.health.check()?;
-            if self.state.load().ranges.dropped.len() >= RANGES_MAX {
+            let ranges = self.state.load().ranges.clone();
+            if ranges.dropped.len().max(ranges.recent.len()) >= RANGES_MAX {
                 return Err(WriteError::Overloaded);
             }
             // Half of what follows would leave log, memory and observer at odds.

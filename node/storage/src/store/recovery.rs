@@ -108,7 +108,7 @@ pub(crate) fn open(
         now_ms: AtomicU64::new(0),
         start_ms: AtomicU64::new(u64::MAX),
         synced_ms: AtomicU64::new(0),
-        dir_lock: Mutex::new(Some(dir_lock)),
+        dir_lock: Mutex::new(Some(Arc::from(dir_lock))),
         recovery,
         figures: Figures::default(),
         options,

@@ -20,6 +20,7 @@ use crate::error::{Damage, IoFailure, SalvageError};
 use crate::key::TableKey;
 use crate::maintenance::Manual;
 use crate::manifest::Named;
+use crate::meta;
 use crate::observer::NoObserver;
 use crate::options::StoreOptions;
 use crate::spans::Spans;
@@ -97,19 +98,43 @@ fn set_aside(disk: &dyn Disk, dir: &Path, damages: &[Damage]) -> Result<Vec<Path
     made.map_err(|error| failed(&quarantine, "create the directory", error))?;
     let mut names = Vec::new();
     for file in files {
-        let aside = quarantine.join(file.file_name().unwrap_or_default());
-        match disk.link(file, &aside) {
-            // A file that is missing cannot be kept; one from an earlier attempt is there already.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            done => done.map_err(|error| failed(&aside, "link", error))?,
-        }
-        names.push(aside);
+        // A file that is missing cannot be kept.
+        names.extend(name_aside(disk, &quarantine, file)?);
     }
     for dir in [&*quarantine, dir] {
         disk.sync_dir(dir).map_err(|error| failed(dir, "sync the directory", error))?;
     }
     Ok(names)
+}
+
+/// Gives a file a second name in the quarantine; `None` if there is no such file. Segments of the log are
+/// numbered from 1 again after a clean close, so another file may have the name already: then the number
+/// of the attempt is put behind it.
+fn name_aside(
+    disk: &dyn Disk,
+    quarantine: &Path,
+    file: &Path,
+) -> Result<Option<PathBuf>, IoFailure> {
+    let name = file.file_name().unwrap_or_default();
+    for attempt in 1.. {
+        let mut aside = quarantine.join(name).into_os_string();
+        if attempt > 1 {
+            aside.push(format!(".{attempt}"));
+        }
+        let aside = PathBuf::from(aside);
+        match disk.link(file, &aside) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // Left by an attempt that failed later on?
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if meta::read_whole(disk, &aside)? == meta::read_whole(disk, file)? {
+                    return Ok(Some(aside));
+                }
+            }
+            Err(error) => return Err(IoFailure::new(&aside, "link", &error)),
+            Ok(()) => return Ok(Some(aside)),
+        }
+    }
+    Ok(None)
 }
 
 /// Takes the unreadable tables out of the manifest and says there what may be missing.

@@ -101,9 +101,7 @@ impl Engine {
     }
 
     fn note_scrub(&self) {
-        if self.health.check().is_err() {
-            return;
-        }
+        let Some(_owned) = self.owned().filter(|_| self.health.check().is_ok()) else { return };
         let noted = lock(&self.scrubbing).noted();
         // Not noted costs a part of a round again.
         let _ = meta::replace(&*self.disk, &path(&self.options.dir), &noted);
@@ -165,6 +163,8 @@ impl Engine {
             self.figures.scrub_damages.add(1);
             drop(self.flush());
         }
+        // Of a directory that has another owner by now the manifest is another, and a good one.
+        let Some(_owned) = self.owned() else { return bytes };
         let manifest = lock(&self.edit);
         match Manifest::load(&*self.disk, &self.options.dir) {
             Ok(Some(stored)) if stored == *manifest => {}

@@ -87,7 +87,7 @@ impl Engine {
                 self.take_turn_on_reader(turn, work);
                 return ticket;
             }
-            Err(error) => Err(WriteError::Read(error)),
+            Err(error) => self.note_damage(Err(error)).map_err(WriteError::Read),
         };
         drop(passing);
         self.freeze_if_full();

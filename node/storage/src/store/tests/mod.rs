@@ -1,5 +1,6 @@
 //! Tests of the store over the simulated disk; the observer is the first oracle.
 
+mod aftermath;
 mod basics;
 mod checkpoint;
 mod crash;
