@@ -6,12 +6,14 @@
 
 mod data;
 mod engine;
+mod journal;
 mod machine;
 mod measure;
 mod report;
 mod rows;
 
 use engine::Settings;
+use journal::Journal;
 use report::{Entry, Report};
 use rows::{Outcome, Rows, Scale};
 use std::io::{BufRead, BufReader};
@@ -27,6 +29,7 @@ kvasir-bench: storage engines side by side
   --rows TEXT      only rows whose name contains TEXT
   --dir DIR        where stores are made and removed (the temporary directory if not said)
   --out FILE       write the table there too
+  --journal FILE   keep what was measured there, and go on with what is there already
   --title TEXT     what was measured, for the head of the table";
 
 const SETTINGS: Settings =
@@ -84,6 +87,7 @@ struct Wish {
     rows: String,
     dir: PathBuf,
     out: Option<PathBuf>,
+    journal: Option<PathBuf>,
     title: String,
     seed: u64,
     /// This process measures one engine and prints lines.
@@ -102,6 +106,7 @@ impl Wish {
             rows: String::new(),
             dir: std::env::temp_dir().join(own),
             out: None,
+            journal: None,
             title: String::new(),
             seed: 1,
             child: None,
@@ -123,6 +128,7 @@ impl Wish {
                 "--rows" => wish.rows = value,
                 "--dir" => wish.dir = value.into(),
                 "--out" => wish.out = Some(value.into()),
+                "--journal" => wish.journal = Some(value.into()),
                 "--title" => wish.title = value,
                 "--child" => wish.child = Some(value),
                 "--fill" => wish.fill = Some(value),
@@ -188,14 +194,25 @@ fn side_by_side(wish: &Wish) -> Result<(), String> {
     let said = |what: &str, error: std::io::Error| format!("{what}: {error}");
     std::fs::create_dir_all(&wish.dir).map_err(|e| said("the directory of the run", e))?;
     let (machine, before) = (machine::describe(&wish.dir), machine::load());
-    let mut report = Report::default();
+    let (mut report, mut resumed) = (Report::default(), 0);
+    let journal = wish.journal.as_deref().map(Journal::open).transpose()?;
     for run in 0..wish.runs {
         for set in &wish.sets {
             let mut engines = wish.engines.clone();
             engines.rotate_left(run as usize % wish.engines.len());
             for engine in engines {
-                let seed = wish.seed + u64::from(run);
-                for outcome in measured(wish, set, &engine, seed)? {
+                if let Some(earlier) =
+                    journal.as_ref().and_then(|journal| journal.measured(run, &engine, set.name))
+                {
+                    resumed += 1;
+                    earlier.into_iter().for_each(|entry| report.add(entry));
+                    continue;
+                }
+                let outcomes = measured(wish, set, &engine, wish.seed + u64::from(run))?;
+                if let Some(journal) = &journal {
+                    journal.add(run, &engine, set.name, &outcomes)?;
+                }
+                for outcome in outcomes {
                     eprintln!(
                         "run {run} {engine:8} {:>12.0} op/s {:>9.2} µs cpu/op  {}",
                         outcome.rate, outcome.cpu, outcome.row
@@ -206,7 +223,10 @@ fn side_by_side(wish: &Wish) -> Result<(), String> {
         }
     }
     std::fs::remove_dir_all(&wish.dir).map_err(|e| said("removing the directory", e))?;
-    let runs = if wish.runs == 1 { "1 run".into() } else { format!("{} runs", wish.runs) };
+    let mut runs = if wish.runs == 1 { "1 run".into() } else { format!("{} runs", wish.runs) };
+    if resumed > 0 {
+        runs += &format!(", {resumed} of their parts measured earlier");
+    }
     let text = format!(
         "{}\n\n{machine}. {runs}. Load average before {before}, after {}.\n\n{}",
         wish.title,
