@@ -9,8 +9,10 @@
 
 pub mod level;
 pub mod repair;
+pub mod speed;
 pub mod tally;
 
 pub use level::{Level, LevelError};
 pub use repair::{Repair, Replies};
+pub use speed::{Budget, Speeds};
 pub use tally::{Progress, Tally};
