@@ -36,6 +36,7 @@ struct Histogram {
 impl Histogram {
     fn bucket(took_us: u64) -> usize {
         // Twice the binary logarithm, rounded down, of the ratio to the floor.
+        let took_us = took_us.min(FLOOR_US << (BUCKETS / 2));
         let ratio = took_us / FLOOR_US;
         let whole = ratio.max(1).ilog2();
         let half = u32::from(took_us >= (FLOOR_US << whole) * 181 / 128 && ratio > 0);
