@@ -113,6 +113,7 @@ mod tests {
             volume: String::new(),
             volume_uid: String::new(),
             machine: String::new(),
+            refusal: String::new(),
             base_epoch: 1,
             done_epoch: None,
             started_at: Time(Timestamp::UNIX_EPOCH),

@@ -183,6 +183,10 @@ pub struct Operation {
     #[serde(default)]
     #[schemars(length(max = 253))]
     pub machine: String,
+    /// Why the nodes refused it for good; empty when they did not. Other work goes on meanwhile.
+    #[serde(default)]
+    #[schemars(length(max = 1024))]
+    pub refusal: String,
     /// Epoch of the document that it began on; 0 before there is one.
     #[serde(default)]
     pub base_epoch: i64,

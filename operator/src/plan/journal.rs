@@ -2,6 +2,8 @@
 //! over. Each step may be repeated, so a crash at any line resumes here.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::SignedDuration;
+use kvasir_core::admin_api::problem::code;
 
 use super::racks::RackPlan;
 use super::refusal::Refusal;
@@ -10,6 +12,19 @@ use super::view::View;
 use super::{form, membership, rollout, shrink};
 use crate::crd::{Operation, OperationStep, OperationType};
 use crate::snapshot::Snapshot;
+
+/// Answers of nodes after which the same request is refused again, until something changes.
+const FOR_GOOD: [&str; 7] = [
+    code::BAD_REQUEST,
+    code::TOKEN_REQUIRED,
+    code::TOKEN_REFUSED,
+    code::OPERATION_CONFLICT,
+    code::PLACE_DIFFERS,
+    code::ILLEGAL_CHANGE,
+    code::UNSUPPORTED_OPERATION,
+];
+/// When an operation that was refused for good is asked for again all the same.
+const ASKED_AGAIN: SignedDuration = SignedDuration::from_mins(5);
 
 /// What comes next in an operation.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +62,7 @@ pub fn blank(seen: &Snapshot, kind: OperationType) -> Operation {
         volume: String::new(),
         volume_uid: String::new(),
         machine: String::new(),
+        refusal: String::new(),
         base_epoch: 0,
         done_epoch: None,
         started_at: Time(seen.now),
@@ -57,6 +73,21 @@ pub fn blank(seen: &Snapshot, kind: OperationType) -> Operation {
 pub fn turn(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Turn {
     let journal = seen.cluster.status.as_ref().and_then(|status| status.operation.clone());
     let mut turn = Turn::default();
+    if let Some(refused) = journal.as_ref().filter(|operation| stays_refused(seen, view, operation))
+    {
+        let (id, why) = (refused.id.clone(), refused.refusal.clone());
+        turn.refusals.push(Refusal::OperationRefused { id, why });
+        // What mends it may be a change of the spec that is waiting to be rolled out.
+        match rollout::due(seen, view) {
+            Ok(Some(restart)) => drop(go_on(seen, view, racks, restart, &mut turn)),
+            Ok(None) => turn.operation = journal,
+            Err(refusal) => {
+                turn.refusals.push(refusal);
+                turn.operation = journal;
+            }
+        }
+        return turn;
+    }
     if let Some(operation) = journal {
         if go_on(seen, view, racks, operation, &mut turn) {
             return turn;
@@ -65,6 +96,23 @@ pub fn turn(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Turn {
         go_on(seen, view, racks, operation, &mut turn);
     }
     turn
+}
+
+/// Was it refused for good, and is nothing different since? Its pod, the document, or much time.
+fn stays_refused(seen: &Snapshot, view: &View, operation: &Operation) -> bool {
+    let same_pod = seen.pods.get(&operation.pod).is_some_and(|pod| pod.uid == operation.pod_uid);
+    let since = seen.now.duration_since(operation.started_at.0);
+    !operation.refusal.is_empty()
+        && same_pod
+        && operation.base_epoch == view.epoch()
+        && since < ASKED_AGAIN
+}
+
+/// What the nodes said to this very step in the last pass, if asking again is no use.
+fn refusal_of(seen: &Snapshot, step: &Step) -> Option<String> {
+    let failure = seen.failure.as_ref().filter(|failure| failure.step == step.words())?;
+    let problem = failure.problem.as_ref()?;
+    FOR_GOOD.contains(&problem.code.as_str()).then(|| failure.message.chars().take(1_000).collect())
 }
 
 /// Goes on until a step, a wait or the end; says whether the journal is still in use. An operation
@@ -82,7 +130,18 @@ fn go_on(
             Doing::Next(next) => operation = next,
             Doing::Waits => break,
             Doing::Step(step) => {
-                turn.steps.push(step);
+                match refusal_of(seen, &step) {
+                    Some(why) => {
+                        let id = operation.id.clone();
+                        turn.refusals.push(Refusal::OperationRefused { id, why: why.clone() });
+                        (operation.refusal, operation.started_at) = (why, Time(seen.now));
+                        operation.base_epoch = view.epoch();
+                    }
+                    None => {
+                        operation.refusal = String::new();
+                        turn.steps.push(step);
+                    }
+                }
                 break;
             }
         }

@@ -31,7 +31,11 @@ fn wanted(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Result<Option<Ope
     if super::racks::total(racks) > seen.cluster.spec.nodes {
         return leave(seen, view, racks).map(Some);
     }
-    Ok(newcomer(seen, view))
+    // A pod that came up on an empty volume does not join beside the member whose place it has:
+    // members that never come back would pile up until no majority is left.
+    let owners = view.members().filter(|row| row.partitions > 0).count();
+    let room = i32::try_from(owners).is_ok_and(|owners| owners < super::racks::total(racks));
+    Ok(if room { newcomer(seen, view) } else { None })
 }
 
 fn operation(seen: &Snapshot, view: &View, kind: OperationType, id: NodeId) -> Operation {

@@ -147,17 +147,22 @@ fn troubles(seen: &Snapshot, view: &View) -> Vec<Refusal> {
             found: found.clone(),
         });
     }
-    let down: Vec<String> = view
-        .members()
-        .filter(|row| !row.liveness.is_up())
-        .map(|row| {
-            let status = seen.cluster.status.as_ref();
-            let rows = status.map_or(&[][..], |status| &status.node_statuses);
-            let id = row.id.to_string();
-            let pod = rows.iter().find(|known| known.node_id == id && !known.pod.is_empty());
-            pod.map_or(format!("node {id}"), |known| known.pod.clone())
-        })
-        .collect();
+    let status = seen.cluster.status.as_ref();
+    let rows = status.map_or(&[][..], |status| &status.node_statuses);
+    let mut down = Vec::new();
+    for row in view.members().filter(|row| !row.liveness.is_up()) {
+        let id = row.id.to_string();
+        let known = rows.iter().find(|known| known.node_id == id && !known.pod.is_empty());
+        let pod = known.map_or(format!("node {id}"), |known| known.pod.clone());
+        let mut blank = view.blank.values().map(|answer| answer.pod);
+        match blank.find(|there| there.name == pod) {
+            Some(there) => {
+                let claim = there.volume.clone();
+                refusals.push(Refusal::LostVolume { pod, node: id, claim });
+            }
+            None => down.push(pod),
+        }
+    }
     if !down.is_empty() {
         let message = format!("{} down: see its pod and the worker it ran on", down.join(", "));
         refusals.push(Refusal::MembersDown(message));

@@ -102,6 +102,28 @@ pub enum Refusal {
     /// A member is not up.
     #[error("{0}")]
     MembersDown(String),
+    /// A pod came up on an empty volume, and the member that it held is gone.
+    #[error(
+        "pod {pod} came up on an empty volume: the copies of node {node}, which it held, are lost, \
+         and those on other nodes serve; this version cannot replace a node, so bring back the \
+         volume under the claim {claim} if you can"
+    )]
+    LostVolume {
+        /// The pod.
+        pod: String,
+        /// The member.
+        node: String,
+        /// The claim.
+        claim: String,
+    },
+    /// The nodes refused an operation for good.
+    #[error("the nodes refuse the operation {id}: {why}")]
+    OperationRefused {
+        /// Its id.
+        id: String,
+        /// What they say.
+        why: String,
+    },
     /// Two members share a machine.
     #[error(
         "{0} run on one worker: the loss of it would take several copies at once; free a worker \
@@ -128,6 +150,8 @@ impl Refusal {
             Self::NoMajority(_) => "NoMajority",
             Self::RingNotHealthy(_) => "RingNotHealthy",
             Self::MembersDown(_) => "MembersDown",
+            Self::LostVolume { .. } => "LostVolume",
+            Self::OperationRefused { .. } => "OperationRefused",
             Self::SharedMachine(_) => "SharedMachine",
         }
     }
@@ -144,6 +168,8 @@ impl Refusal {
             | Self::NameTaken(_)
             | Self::TooFewWorkers { .. }
             | Self::MembersDown(_)
+            | Self::LostVolume { .. }
+            | Self::OperationRefused { .. }
             | Self::SharedMachine(_) => condition::DEGRADED,
             Self::NotFormable(_)
             | Self::OwnsData { .. }

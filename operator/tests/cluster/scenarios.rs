@@ -247,6 +247,63 @@ async fn a_pod_that_comes_up_on_another_worker_is_told_to_the_ring() {
 }
 
 #[tokio::test]
+async fn an_operation_that_the_nodes_refuse_for_good_does_not_hold_up_a_mended_spec() {
+    let bench = Bench::formed(|_| {}).await;
+    let before = bench.world.nodes().document().unwrap().epoch;
+    bench.world.nodes().refuses = Some("place_differs");
+    bench.world.api.with_store(|store| {
+        let pod = store.get(&crate::api::key("pods", NS, "demo-default-1")).cloned().unwrap();
+        let worker = pod["spec"]["nodeName"].as_str().unwrap();
+        let key = crate::api::key("nodes", "", worker);
+        let mut node = store.get(&key).cloned().unwrap();
+        node["spec"]["unschedulable"] = json!(true);
+        store.replace(&key, node).unwrap();
+    });
+    bench.delete("pods", "demo-default-1");
+    bench.world.settle();
+    let mut life = bench.life(None);
+    bench.rest(&mut life).await;
+    assert_eq!(bench.condition("Degraded"), held("True", "OperationRefused"));
+    let asked = life.failures.len();
+    bench.rest(&mut life).await;
+    assert_eq!(life.failures.len(), asked, "it is not asked for over and over");
+    bench.edit(|spec| spec["image"] = json!("kvasir:2.0.0"));
+    bench.rest(&mut life).await;
+    let image = |name: &String| {
+        bench.object("pods", name).unwrap()["spec"]["containers"][0]["image"].clone()
+    };
+    assert!(bench.names("pods").iter().all(|name| image(name) == "kvasir:2.0.0"));
+    assert_eq!(bench.world.nodes().document().unwrap().epoch, before);
+    assert_eq!(bench.condition("Degraded"), held("True", "OperationRefused"));
+    // What stood against it is gone; the next pod in its place asks again.
+    bench.world.nodes().refuses = None;
+    bench.edit(|spec| spec["image"] = json!("kvasir:3.0.0"));
+    bench.rest(&mut life).await;
+    assert_eq!(bench.world.nodes().document().unwrap().epoch, before + 1);
+    assert_eq!(bench.condition("Ready").0, "True");
+    assert_eq!(bench.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_lost_volume_is_named_and_its_pod_does_not_join_beside_the_lost_member() {
+    let bench = Bench::formed(|_| {}).await;
+    for _ in 0..3 {
+        // Even if it happens over and over: members that never come back do not pile up.
+        bench.delete("persistentvolumeclaims", "data-demo-default-1");
+        bench.delete("pods", "demo-default-1");
+        bench.world.settle();
+        bench.rest(&mut bench.life(None)).await;
+        assert_eq!(bench.condition("Degraded"), held("True", "LostVolume"));
+        assert_eq!(bench.condition("Ready").0, "False");
+        assert_eq!(bench.world.nodes().document().unwrap().members.len(), 3);
+    }
+    let mut life = bench.life(None);
+    bench.rest(&mut life).await;
+    assert_eq!(life.process.writes(), 0, "it stays so, and nothing is written about it");
+    assert_eq!(bench.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn a_blank_ordinal_0_never_forms_a_second_cluster() {
     let bench = Bench::formed(|_| {}).await;
     for name in bench.names("persistentvolumeclaims") {

@@ -77,6 +77,8 @@ pub struct Nodes {
     running: BTreeMap<String, Started>,
     /// Clusters formed so far: more than one is a disaster.
     pub formed: u8,
+    /// The code by which every operation is refused.
+    pub refuses: Option<&'static str>,
 }
 
 type Reply = (u16, Value);
@@ -277,6 +279,9 @@ impl Nodes {
 
     fn post(&mut self, node: &Started, asked: OperationRequest) -> Result<Value, Box<Problem>> {
         asked.validate().map_err(Box::new)?;
+        if let Some(code) = self.refuses {
+            return problem(code, "refused by the test", None);
+        }
         if asked.moves_data() {
             return problem(code::UNSUPPORTED_OPERATION, "it would move data", None);
         }
