@@ -120,6 +120,67 @@ fn scaled_up_and_down(kvc: &Kvc<'_>) {
     assert_eq!((&status["ring"]["members"], kvc.pods().len()), (&json!(3), 3), "{status}");
 }
 
+/// A cluster of one node in the same namespace, gone again: its volume holds another identity. The name of the
+/// PersistentVolume.
+fn volume_of_another_cluster(scenario: &Scenario) -> String {
+    let mut manifest = Kvc::manifest("alien");
+    manifest["spec"]["nodes"] = json!(1);
+    manifest["spec"]["replication"] = json!({"factors": [{"datacenter": "dc1", "factor": 1}]});
+    let alien = Kvc::apply(scenario, &manifest);
+    alien.wait_ready(WELL);
+    scenario.kubectl(&["delete", "kvc", "alien", "--timeout=120s"]);
+    until("its pod is gone", WELL, || {
+        if alien.pods().is_empty() { Ok(()) } else { Err("it is there".to_string()) }
+    });
+    let claims = scenario.list("pvc", "kvasir.dev/cluster=alien");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    let (claim, volume) =
+        (text(&claims[0]["metadata"]["name"]), text(&claims[0]["spec"]["volumeName"]));
+    let keep = r#"{"spec":{"persistentVolumeReclaimPolicy":"Retain"}}"#;
+    kubectl(&["patch", "pv", &volume, "--type=merge", "-p", keep]);
+    scenario.kubectl(&["delete", "pvc", &claim, "--timeout=60s"]);
+    kubectl(&["patch", "pv", &volume, "--type=merge", "-p", r#"{"spec":{"claimRef":null}}"#]);
+    volume
+}
+
+/// The fourth pod finds a volume of another cluster under its name: it is not joined, what it holds is not touched,
+/// and the way out that the message names works.
+fn a_volume_of_another_cluster_is_refused(kvc: &Kvc<'_>) {
+    let scenario = kvc.scenario;
+    let volume = volume_of_another_cluster(scenario);
+    let pod = format!("{}-default-3", kvc.name);
+    let claim = format!("data-{pod}");
+    // The claim that an earlier scale-up left goes, so that the one with the other volume takes its place.
+    scenario.kubectl(&["delete", "pvc", &claim, "--ignore-not-found", "--timeout=60s"]);
+    scenario.apply_value(&json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": claim},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"], "storageClassName": "standard", "volumeName": volume,
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }));
+    let epoch = kvc.object()["status"]["ring"]["epoch"].clone();
+    scenario.kubectl(&["scale", &format!("kvc/{}", kvc.name), "--replicas=4"]);
+    let degraded = kvc.until_condition("Degraded", "True", WELL);
+    assert_eq!(degraded["reason"], "ForeignVolume", "{degraded}");
+    let message = degraded["message"].as_str().unwrap_or_default();
+    assert!(message.contains(&pod) && message.contains(&claim), "{message}");
+    for _ in 0..20 {
+        let ring = kvc.object()["status"]["ring"].clone();
+        assert_eq!((&ring["members"], &ring["epoch"]), (&json!(3), &epoch), "{ring}");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    // What the message says: the claim and the pod go, and it starts on an empty volume.
+    scenario.kubectl(&["delete", "pvc", &claim, "--wait=false"]);
+    scenario.kubectl(&["delete", "pod", &pod]);
+    kvc.until_condition("Degraded", "False", WELL);
+    until("it joins as a new node", WELL, || {
+        let ring = kvc.object()["status"]["ring"].clone();
+        if ring["members"] == 4 { Ok(()) } else { Err(ring.to_string()) }
+    });
+    kvc.wait_ready(WELL);
+}
+
 #[test]
 #[ignore = "needs a Kubernetes: tests/run kube"]
 fn mistakes_are_refused_or_undone_and_cost_no_more_than_they_must() {
@@ -135,6 +196,7 @@ fn mistakes_are_refused_or_undone_and_cost_no_more_than_they_must() {
     ordinal_zero_comes_back_as_the_member_that_it_was(&kvc);
     an_image_that_does_not_exist_costs_one_pod(&kvc);
     scaled_up_and_down(&kvc);
+    a_volume_of_another_cluster_is_refused(&kvc);
     kubectl(&["get", "kvc", "--all-namespaces"]);
     scenario.kubectl(&["delete", "kvc", "ring", "--timeout=120s"]);
     uninstall_operator(&scenario);

@@ -3,10 +3,8 @@
 //! Runs last of the suite, by its name. On a cluster without that record it says so and judges nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::PathBuf;
 
-use kvasir_tests::kube::{OPERATOR, command, helm, local_ground, top};
+use kvasir_tests::kube::{OPERATOR, command, helm, operator_calls, top};
 use serde_json::Value;
 
 /// Group, resource with subresource, verb.
@@ -66,39 +64,23 @@ fn granted() -> BTreeSet<Right> {
 }
 
 /// The calls of the operator, and those that were forbidden.
-fn used() -> (BTreeMap<Right, usize>, BTreeSet<Right>) {
-    let state = std::env::var("KVASIR_KUBE_STATE").unwrap_or("/var/lib/kvasir-kube".to_string());
-    let folder = PathBuf::from(state).join("log");
+fn used(record: &[Value]) -> (BTreeMap<Right, usize>, BTreeSet<Right>) {
     let (mut calls, mut forbidden) = (BTreeMap::new(), BTreeSet::new());
-    for entry in fs::read_dir(&folder).expect("the logs of tests/kube/up").flatten() {
-        if !entry.file_name().to_string_lossy().starts_with("audit") {
-            continue;
+    for call in record {
+        let object = &call["objectRef"];
+        let mut resource = word(&object["resource"]);
+        if let Some(sub) = object["subresource"].as_str() {
+            resource = format!("{resource}/{sub}");
         }
-        for line in fs::read_to_string(entry.path()).expect("a log").lines() {
-            // The last line may be under way.
-            let Ok(call) = serde_json::from_str::<Value>(line) else { continue };
-            if !word(&call["user"]["username"]).ends_with(&format!(":{OPERATOR}")) {
-                continue;
-            }
-            let object = &call["objectRef"];
-            if object.is_null() {
-                // Version and discovery, open to every account.
-                continue;
-            }
-            let mut resource = word(&object["resource"]);
-            if let Some(sub) = object["subresource"].as_str() {
-                resource = format!("{resource}/{sub}");
-            }
-            let right = (word(&object["apiGroup"]), resource, word(&call["verb"]));
-            if call["responseStatus"]["code"] == 403 {
-                forbidden.insert(right.clone());
-            }
-            if right.2 == "patch" {
-                // Applying what is not there yet needs both, and is on record as a patch.
-                calls.entry((right.0.clone(), right.1.clone(), "create".to_string())).or_insert(0);
-            }
-            *calls.entry(right).or_insert(0) += 1;
+        let right = (word(&object["apiGroup"]), resource, word(&call["verb"]));
+        if call["responseStatus"]["code"] == 403 {
+            forbidden.insert(right.clone());
         }
+        if right.2 == "patch" {
+            // Applying what is not there yet needs both, and is on record as a patch.
+            calls.entry((right.0.clone(), right.1.clone(), "create".to_string())).or_insert(0);
+        }
+        *calls.entry(right).or_insert(0) += 1;
     }
     (calls, forbidden)
 }
@@ -106,12 +88,12 @@ fn used() -> (BTreeMap<Right, usize>, BTreeSet<Right>) {
 #[test]
 #[ignore = "needs the other scenarios to have run: tests/run kube"]
 fn the_operators_role_is_what_it_uses() {
-    if !local_ground() {
+    let Some(record) = operator_calls() else {
         println!("not judged: only the API server of tests/kube/up keeps a record of calls");
         return;
-    }
+    };
     let granted = granted();
-    let (calls, forbidden) = used();
+    let (calls, forbidden) = used(&record);
     for ((group, resource, verb), times) in &calls {
         println!("{times:>6}  {verb} {resource}.{group}");
     }

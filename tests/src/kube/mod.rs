@@ -9,9 +9,11 @@ mod cluster;
 mod forward;
 mod ground;
 mod load;
+mod record;
 
 pub use client::{Said, command, helm, kubectl, try_kubectl, until};
 pub use cluster::{Kvc, OPERATOR, install_operator, uninstall_operator};
 pub use forward::Forward;
 pub use ground::{Scenario, fresh_volumes, kill_worker, local_ground, start_worker, top};
 pub use load::LoadPod;
+pub use record::{Written, operator_calls, written};

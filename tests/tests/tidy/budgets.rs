@@ -33,6 +33,7 @@ const IGNORED: &[(&str, &str)] = &[
     ("tests/tests/kube_changes.rs", "'kube_*'"),
     ("tests/tests/kube_images.rs", "'kube_*'"),
     ("tests/tests/kube_nodes.rs", "'kube_*'"),
+    ("tests/tests/kube_operators.rs", "'kube_*'"),
     ("tests/tests/kube_readme.rs", "'kube_*'"),
     ("tests/tests/kube_story.rs", "'kube_*'"),
     ("tests/tests/kube_usage.rs", "'kube_*'"),
