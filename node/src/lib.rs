@@ -8,6 +8,7 @@ pub mod dev;
 pub mod faults;
 pub mod http;
 pub mod peer;
+pub mod planted;
 pub mod replica;
 pub mod seam;
 pub mod serve;

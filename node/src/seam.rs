@@ -16,6 +16,8 @@ use kvasir_storage::disk::Disk;
 use kvasir_storage::maintenance::Maintenance;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::planted::Planted;
+
 /// A connected byte stream.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
@@ -89,4 +91,6 @@ pub struct World {
     pub disk: Arc<dyn Disk>,
     /// Who runs work that may wait for the disk.
     pub maintenance: Arc<dyn Maintenance>,
+    /// A mistake made on purpose; none but in tests.
+    pub planted: Planted,
 }

@@ -24,7 +24,12 @@ fn plan(seed: u64) -> Plan {
 /// Some 200 writes, one crash that drops unsynced data, one partition, then quiet.
 async fn story(seed: u64) -> (History, u64) {
     let mut sim = Sim::formed(seed, 3, 3, &[]).await;
-    sim.weather.set(Conditions { loss_permille: 5, twice_permille: 20, delay_ms: 3 });
+    sim.weather.set(Conditions {
+        loss_permille: 5,
+        twice_permille: 20,
+        delay_ms: 3,
+        ..Conditions::default()
+    });
     let plan = plan(seed);
     let aim = Aim {
         servers: sim.servers(),

@@ -28,6 +28,7 @@ pub use request::{
 };
 
 use crate::peer::Peers;
+use crate::planted::Planted;
 use crate::replica::{LocalError, Replica, Views};
 
 /// A local failure before anything was applied.
@@ -59,6 +60,8 @@ pub struct Coordinate {
     pub views: Arc<Views>,
     /// This worker's connections.
     pub peers: Rc<Peers>,
+    /// A mistake made on purpose; none but in tests.
+    pub planted: Planted,
 }
 
 impl Coordinator for Coordinate {

@@ -13,6 +13,7 @@ use super::plan::Plan;
 use super::request::{
     Acks, CoordinateError, Durability, GetOutcome, PutOutcome, PutRequest, Showing,
 };
+use crate::planted::{Bug, Planted};
 use crate::replica::Order;
 
 /// Stores one value.
@@ -36,6 +37,9 @@ pub async fn put(this: &Coordinate, request: PutRequest) -> Result<PutOutcome, C
     let written = write(this, &plan, order, tally, durability, request.deadline).await?;
     let mut context = seen;
     context.join(written.delta.context());
+    if this.planted.is(Bug::CoordinatorToken) {
+        context.join(written.set.context());
+    }
     let returned = match request.return_set {
         true => Some(GetOutcome {
             // The write is done: a set whose token is too long is shown without one.
@@ -84,7 +88,7 @@ pub(super) async fn write(
     for owner in plan.owners.iter().filter(|o| o.node != plan.view.me) {
         this.send_merge(plan, owner.node, &delta, durability, &answers);
     }
-    collect(&mut tally, answers, deadline).await?;
+    collect(&mut tally, answers, deadline, this.planted).await?;
     let owners = tally.acks().to_vec();
     Ok(Written {
         delta: Rc::unwrap_or_clone(delta),
@@ -98,6 +102,7 @@ async fn collect(
     tally: &mut Tally,
     mut answers: Answers<()>,
     deadline: Instant,
+    planted: Planted,
 ) -> Result<(), CoordinateError> {
     let mut failures = Vec::new();
     loop {
@@ -110,7 +115,14 @@ async fn collect(
             return Err(late(tally, true));
         };
         match said {
-            Ok(()) => tally.ack(node)?,
+            Ok(()) => {
+                if planted.is(Bug::CountTwice)
+                    && let Some(other) = tally.outstanding().into_iter().find(|o| *o != node)
+                {
+                    tally.ack(other)?;
+                }
+                tally.ack(node)?
+            }
             Err(why) => {
                 failures.push(why);
                 tally.fail(node)?
@@ -159,7 +171,7 @@ mod tests {
         for ((node, _), reason) in owners[1..].iter().zip(reasons) {
             answers.ask(*node, async move { Err(reason) });
         }
-        collect(&mut tally, answers, deadline).await
+        collect(&mut tally, answers, deadline, Planted::default()).await
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ use kvasir_core::version::{
 };
 use kvasir_storage::{Applied, Change, ReadError, Store, TableKey, WriteError};
 
+use crate::planted::{Bug, Planted};
 use crate::seam::Clock;
 
 /// Bytes of values up to which clients may add siblings to one key, so that a set always travels whole.
@@ -70,12 +71,18 @@ pub struct Replica {
     minter: Arc<Minter>,
     stamps: Mutex<HybridClock>,
     wall: Arc<dyn Clock>,
+    planted: Planted,
 }
 
 impl Replica {
     /// `minter` must be new at every start of the node.
-    pub fn new(store: Arc<Store>, minter: Arc<Minter>, wall: Arc<dyn Clock>) -> Self {
-        Self { store, minter, stamps: Mutex::new(HybridClock::new()), wall }
+    pub fn new(
+        store: Arc<Store>,
+        minter: Arc<Minter>,
+        wall: Arc<dyn Clock>,
+        planted: Planted,
+    ) -> Self {
+        Self { store, minter, stamps: Mutex::new(HybridClock::new()), wall, planted }
     }
 
     /// The engine, for maintenance and figures.
@@ -160,10 +167,12 @@ impl Replica {
         durability: Durability,
     ) -> Result<Applied<bool>, LocalError> {
         self.observe(&delta);
-        let minter = self.minter.clone();
+        let (minter, planted) = (self.minter.clone(), self.planted);
         let applied = self
             .store
-            .update(key, engine(durability), move |old| split(merge_into(old, &minter, &delta)))
+            .update(key, engine(durability), move |old| {
+                split(merge_into(old, &minter, &delta, planted))
+            })
             .await?;
         Ok(Applied { out: applied.out?, durable: applied.durable })
     }
@@ -227,7 +236,27 @@ fn value_bytes(set: &SiblingSet) -> usize {
     set.siblings().values().map(bytes).sum()
 }
 
-fn merge_into(old: Option<&[u8]>, minter: &Minter, delta: &SiblingSet) -> Outcome<bool> {
-    let (record, changed) = minter.accept(decode(old)?, SerialFloor::default(), delta)?;
+fn merge_into(
+    old: Option<&[u8]>,
+    minter: &Minter,
+    delta: &SiblingSet,
+    planted: Planted,
+) -> Outcome<bool> {
+    let (mut record, changed) = minter.accept(decode(old)?, SerialFloor::default(), delta)?;
+    record.set = spoilt(record.set, planted);
     Ok(if changed { (Some(record), true) } else { (None, false) })
+}
+
+/// The set as a planted bug leaves it; without one, as it is.
+fn spoilt(set: SiblingSet, planted: Planted) -> SiblingSet {
+    let all = set.siblings();
+    let kept = if planted.is(Bug::DropSibling) && all.len() > 1 {
+        all.iter().skip(1).map(|(dot, one)| (*dot, one.clone())).collect()
+    } else if planted.is(Bug::WallClockMerge) {
+        let newest = all.iter().max_by_key(|(dot, one)| (one.stamp, **dot));
+        newest.map(|(dot, one)| (*dot, one.clone())).into_iter().collect()
+    } else {
+        return set;
+    };
+    SiblingSet::from_parts(set.context().clone(), kept).unwrap_or(set)
 }

@@ -32,6 +32,7 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use crate::config::Config;
 use crate::faults::Faults;
+use crate::planted::Planted;
 use crate::seam::World;
 use net::{SystemClock, TcpNet};
 use node::{Shared, StartError, Worker};
@@ -92,6 +93,7 @@ fn start(config: Config, faults: Faults) -> Result<ExitCode, StartError> {
         seed: seed.wrapping_add(salt.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         disk: disk.clone(),
         maintenance: maintenance.clone(),
+        planted: Planted::default(),
     };
     let (drain, draining) = watch::channel(false);
     let local = LocalSet::new();

@@ -24,6 +24,7 @@ use crate::http::limits::HttpLimits;
 use crate::http::server::Server;
 use crate::http::stats::HttpStats;
 use crate::peer::{Hello, ListenerLimits, Me, PeerListener, PeerStats, Peers, PoolLimits};
+use crate::planted::Bug;
 use crate::replica::{Replica, View, Views};
 use crate::seam::World;
 use crate::tasks::control::Inbox;
@@ -132,14 +133,18 @@ pub fn open(
     let files = SmallFiles::new(world.disk.clone(), world.maintenance.clone(), dir);
     let (identity, acceptor) = identity::establish(&files, &mut rng)?;
     let put_back = identity::put_back(&files)?;
-    let (tag, nonce) = (rng.next_u64(), rng.next_u64());
+    let (mut tag, nonce) = (rng.next_u64(), rng.next_u64());
+    if world.planted.is(Bug::SameTag) {
+        tag =
+            u64::from_be_bytes(identity.node.as_bytes().first_chunk().copied().unwrap_or_default());
+    }
     let minter = Arc::new(Minter::new(tag));
     let (control, inbox) = ControlHandle::new();
     let datacenter = &config.node.datacenter;
     let shared = Shared {
         identity,
         me: Me::new(Hello::blank(identity.node, nonce, identity.boot)),
-        replica: Arc::new(Replica::new(store, minter, world.clock.clone())),
+        replica: Arc::new(Replica::new(store, minter, world.clock.clone(), world.planted)),
         views: Arc::new(Views::new(View::blank(identity.node, datacenter))),
         control,
         http_stats: Arc::default(),
@@ -300,6 +305,7 @@ impl Worker {
             replica: shared.replica.clone(),
             views: shared.views.clone(),
             peers: Rc::new(peers(&shared, &world)),
+            planted: world.planted,
         });
         let handler =
             Rc::new(Handler { coordinate: coordinate.clone(), control: shared.control.clone() });

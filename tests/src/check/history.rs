@@ -54,6 +54,9 @@ pub struct Operation {
     /// Returned bodies that are no value of this history at all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub foreign: Vec<String>,
+    /// Node ids that were counted for a write, owners and stand-ins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acks: Vec<String>,
     /// The level asked for, such as `quorum`.
     pub consistency: String,
     /// The node that was asked.
@@ -157,6 +160,7 @@ mod tests {
             token_returned: Some("t".into()),
             values: vec![3],
             foreign: vec![],
+            acks: vec![],
             consistency: "quorum".into(),
             server: "n0".into(),
             start_ms: 4,

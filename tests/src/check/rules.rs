@@ -45,6 +45,99 @@ pub enum Violation {
     Vacuous(String),
     /// Two operations with one id: the history itself is broken.
     Duplicate(u64),
+    /// A quorum read showed less than was acknowledged or shown before it began (I6, I7).
+    Stale {
+        /// The key.
+        key: String,
+        /// The read.
+        read: u64,
+        /// The value that it should have accounted for.
+        id: u64,
+    },
+    /// A read showed what an acknowledged write or delete had superseded before (I3).
+    Returned {
+        /// The key.
+        key: String,
+        /// The read.
+        read: u64,
+        /// The value that was gone.
+        id: u64,
+        /// Who superseded it.
+        by: u64,
+    },
+    /// A read showed two values one of which superseded the other (I4).
+    FalseConflict {
+        /// The key.
+        key: String,
+        /// The read.
+        read: u64,
+        /// The older value and the newer one.
+        pair: (u64, u64),
+    },
+    /// Replicas hold different sets though everything was mended (I5).
+    Diverged {
+        /// The key.
+        key: String,
+        /// What each replica holds, by node.
+        digests: Vec<(String, String)>,
+    },
+    /// One dot names two writes (I10).
+    DotTwice {
+        /// The key.
+        key: String,
+        /// The dot.
+        dot: String,
+    },
+    /// A write was acknowledged by fewer replicas than asked for, or one was counted twice (I9).
+    Acks {
+        /// The write.
+        id: u64,
+        /// The nodes named.
+        named: Vec<String>,
+    },
+    /// An operation failed though everything was mended long before (I12).
+    Refused {
+        /// The operation.
+        id: u64,
+        /// Who was asked.
+        server: String,
+    },
+    /// A node serves no data though everything was mended long before (I12).
+    NotServing {
+        /// Which.
+        host: usize,
+        /// Why its last start failed, if it did.
+        why: Option<String>,
+    },
+    /// A node, or the run itself, panicked.
+    Panicked {
+        /// Which node; the greatest number for the run itself.
+        host: usize,
+        /// What it said.
+        what: String,
+    },
+}
+
+impl Violation {
+    /// The rule by its name, for comparing two runs.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Self::Lost { .. } => "lost",
+            Self::Phantom { .. } => "phantom",
+            Self::Unread { .. } => "unread",
+            Self::Vacuous(_) => "vacuous",
+            Self::Duplicate(_) => "broken history",
+            Self::Stale { .. } => "stale",
+            Self::Returned { .. } => "returned",
+            Self::FalseConflict { .. } => "false conflict",
+            Self::Diverged { .. } => "diverged",
+            Self::DotTwice { .. } => "dot twice",
+            Self::Acks { .. } => "acks",
+            Self::Refused { .. } => "refused",
+            Self::NotServing { .. } => "not serving",
+            Self::Panicked { .. } => "panicked",
+        }
+    }
 }
 
 impl fmt::Display for Violation {
@@ -62,6 +155,35 @@ impl fmt::Display for Violation {
             }
             Self::Vacuous(why) => write!(f, "vacuous: {why}"),
             Self::Duplicate(id) => write!(f, "broken history: operation id {id} twice"),
+            Self::Stale { key, read, id } => {
+                write!(f, "stale: read {read} of key {key} does not account for value {id}")
+            }
+            Self::Returned { key, read, id, by } => {
+                write!(
+                    f,
+                    "returned: read {read} of key {key} shows value {id}, which {by} superseded"
+                )
+            }
+            Self::FalseConflict { key, read, pair: (old, new) } => write!(
+                f,
+                "false conflict: read {read} of key {key} shows {old} beside {new}, which superseded it"
+            ),
+            Self::Diverged { key, digests } => {
+                write!(f, "diverged: replicas of key {key} hold {digests:?}")
+            }
+            Self::DotTwice { key, dot } => {
+                write!(f, "dot twice: {dot} of key {key} names two writes")
+            }
+            Self::Acks { id, named } => {
+                write!(f, "acks: write {id} was acknowledged by {named:?} only")
+            }
+            Self::Refused { id, server } => {
+                write!(f, "refused: operation {id} at {server} did not succeed in the calm")
+            }
+            Self::NotServing { host, why } => {
+                write!(f, "not serving: host {host} in the calm; its last start: {why:?}")
+            }
+            Self::Panicked { host, what } => write!(f, "panicked: host {host}: {what}"),
         }
     }
 }
@@ -193,7 +315,7 @@ fn lost(history: &History, report: &mut Report) {
 }
 
 /// A delete with a token covers what the token covers; one without read at quorum whatever had begun by then.
-fn may_have_deleted(causality: &Causality, delete: &Operation, put: &Operation) -> bool {
+pub(super) fn may_have_deleted(causality: &Causality, delete: &Operation, put: &Operation) -> bool {
     match delete.token_sent {
         Some(_) => causality.superseded(delete.id).any(|id| id == put.id),
         None => put.start_ms <= delete.end_ms,
@@ -226,6 +348,7 @@ mod tests {
                 token_returned: back.map(Into::into),
                 values: vec![],
                 foreign: vec![],
+                acks: vec![],
                 consistency: "quorum".into(),
                 server: "n".into(),
                 start_ms: id * 10,

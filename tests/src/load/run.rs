@@ -54,6 +54,11 @@ impl Recorder {
         self.history.borrow().clone()
     }
 
+    /// Milliseconds of the run's clock.
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
     fn id(&self) -> u64 {
         self.next.replace(self.next.get() + 1)
     }
@@ -106,6 +111,19 @@ pub async fn drive_while(
         if aim.think_ms > 0 {
             tokio::time::sleep(Duration::from_millis(session.below(aim.think_ms))).await;
         }
+    }
+}
+
+/// Reads every key once and writes it with the token of that read, server after server.
+pub async fn write_calmly(plan: &Plan, aim: &Aim, http: &HttpClient, to: &Recorder) {
+    for key in 0..plan.keys {
+        let server = &aim.servers[key as usize % aim.servers.len().max(1)];
+        let name = format!("key-{key}");
+        let read = perform(&Step::Get(name.clone()), u32::MAX, server, aim, http, to, 0).await;
+        let write = Step::Put(name, read.token_returned.clone());
+        to.history.borrow_mut().operations.push(read);
+        let written = perform(&write, u32::MAX, server, aim, http, to, plan.padding).await;
+        to.history.borrow_mut().operations.push(written);
     }
 }
 
@@ -171,6 +189,7 @@ async fn perform(
         token_returned: None,
         values: Vec::new(),
         foreign: Vec::new(),
+        acks: Vec::new(),
         consistency: aim.level.clone(),
         server: server.to_string(),
         start_ms,
@@ -207,6 +226,7 @@ fn ask(op: Kind, key: &str, id: u64, token: Option<&str>, aim: &Aim, padding: us
 
 fn understand(operation: &mut Operation, answer: &Answer) {
     operation.token_returned = answer.header("x-kvasir-context").map(str::to_string);
+    operation.acks = answer.header("x-kvasir-acks").map(counted).unwrap_or_default();
     operation.outcome = match (operation.op, answer.status) {
         (Kind::Get, 200 | 300 | 404) | (Kind::Put | Kind::Delete, 204) => Outcome::Ok,
         (Kind::Get, _) | (_, 400..=499) => Outcome::Fail,
@@ -221,6 +241,14 @@ fn understand(operation: &mut Operation, answer: &Answer) {
             }
         }
     }
+}
+
+/// The node ids in `owners=ID,ID; standins=ID; durability=group`.
+fn counted(acks: &str) -> Vec<String> {
+    let lists = acks.split(';').filter_map(|part| part.trim().split_once('='));
+    let nodes = lists.filter(|(name, _)| matches!(*name, "owners" | "standins"));
+    let ids = nodes.flat_map(|(_, ids)| ids.split(','));
+    ids.filter(|id| !id.is_empty()).map(str::to_string).collect()
 }
 
 /// The values in an answer: the body itself, or each sibling of a 300 list.

@@ -1,15 +1,19 @@
 //! Nodes that can be made, crashed, cut off and started again.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hyper::Method;
 use kvasir::config::Config;
 use kvasir::peer::memory_net::{Cut, MemoryHost, MemoryNet};
+use kvasir::planted::Planted;
 use kvasir::seam::{Clock, Net, World};
+use kvasir::serve::node::Shared;
 use kvasir::serve::{admin, node};
 use kvasir_core::id::NodeId;
 use kvasir_storage::MemoryDisk;
@@ -21,6 +25,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::Instant;
 
+use super::gate::Gate;
 use super::lanes::Lanes;
 use super::weather::Weather;
 use crate::load::http::{Answer, Ask, Local, Stream};
@@ -45,28 +50,41 @@ pub fn run<T>(body: impl Future<Output = T>) -> T {
     runtime.block_on(LocalSet::new().run_until(body))
 }
 
-/// Wall time of a simulation: a fixed day plus the virtual time since the start.
-struct SimClock(Instant);
+/// Wall time of a host: a fixed day plus the virtual time since the start, plus what its clock is wrong by.
+struct SimClock {
+    start: Instant,
+    wrong_by_ms: Arc<AtomicI64>,
+}
 
 impl Clock for SimClock {
     fn wall_ms(&self) -> u64 {
-        1_800_000_000_000 + self.0.elapsed().as_millis() as u64
+        let right = 1_800_000_000_000 + self.start.elapsed().as_millis() as u64;
+        right.saturating_add_signed(self.wrong_by_ms.load(Ordering::Relaxed))
     }
 }
 
-struct Host {
-    disk: MemoryDisk,
+pub(super) struct Host {
+    pub(super) disk: MemoryDisk,
     machine: String,
-    running: Option<JoinHandle<()>>,
+    pub(super) running: Option<JoinHandle<()>>,
     drain: watch::Sender<bool>,
+    /// Pauses and slows the node.
+    pub(super) gate: Gate,
+    pub(super) wrong_by_ms: Arc<AtomicI64>,
+    /// The running node from inside, for reading one replica alone.
+    pub(super) inside: Rc<RefCell<Weak<Shared>>>,
+    /// Why the last start failed, if it did.
+    pub(super) refused: Rc<RefCell<Option<String>>>,
 }
 
 /// A simulated cluster.
 pub struct Sim {
     /// What happens to frames.
     pub weather: Weather,
-    net: MemoryNet,
-    hosts: Vec<Host>,
+    /// The mistake that every node makes, for tests of the checker.
+    pub planted: Planted,
+    pub(super) net: MemoryNet,
+    pub(super) hosts: Vec<Host>,
     rng: SmallRng,
     start: Instant,
     sets: Vec<String>,
@@ -93,9 +111,14 @@ impl Sim {
             machine: format!("machine-{number}"),
             running: None,
             drain: watch::channel(false).0,
+            gate: Gate::default(),
+            wrong_by_ms: Arc::default(),
+            inside: Rc::default(),
+            refused: Rc::default(),
         };
         Self {
             weather,
+            planted: Planted::default(),
             net,
             hosts: (0..hosts).map(host).collect(),
             rng: SmallRng::seed_from_u64(seed ^ 0x51),
@@ -178,13 +201,20 @@ impl Sim {
         let (drain, draining) = watch::channel(false);
         let disk = self.hosts[host].disk.clone();
         let net: Rc<dyn Net> = self.net.host(&format!("n{host}"));
-        let clock = Arc::new(SimClock(self.start));
+        let wrong_by_ms = self.hosts[host].wrong_by_ms.clone();
+        let clock = Arc::new(SimClock { start: self.start, wrong_by_ms });
         let (seed, weather) = (self.rng.next_u64(), self.weather.clone());
+        let (inside, refused) = (self.hosts[host].inside.clone(), self.hosts[host].refused.clone());
+        let planted = self.planted;
         let body = async move {
             let maintenance = Arc::new(Lanes::start(&disk));
-            let world = World { net, clock, seed, disk: Arc::new(disk), maintenance };
-            let (shared, parts) = node::open(config, &world, draining).expect("the volume opens");
+            let world = World { net, clock, seed, disk: Arc::new(disk), maintenance, planted };
+            let opened = node::open(config, &world, draining);
+            *refused.borrow_mut() = opened.as_ref().err().map(ToString::to_string);
+            // Whoever started it decides whether to start it again, as for a process that ends.
+            let Ok((shared, parts)) = opened else { return };
             weather.place(shared.identity.node, host);
+            *inside.borrow_mut() = Arc::downgrade(&shared);
             let (control, inbox) = node::control(&shared, &world, parts).expect("gossip starts");
             let admin = admin::bind(&shared, &control, &world, shared.drain.clone())
                 .expect("the admin port is free");
@@ -194,9 +224,11 @@ impl Sim {
             tokio::task::spawn_local(worker.run());
             node::tend(&shared, &control).await;
         };
+        let gate = self.hosts[host].gate.clone();
         // A local set of its own: when the task is dropped, everything of the node is.
-        let running =
-            tokio::task::spawn_local(async move { LocalSet::new().run_until(body).await });
+        let running = tokio::task::spawn_local(
+            gate.around(async move { LocalSet::new().run_until(body).await }),
+        );
         self.hosts[host].running = Some(running);
         self.hosts[host].drain = drain;
     }
@@ -269,7 +301,8 @@ impl Sim {
             if answer.as_ref().is_some_and(|a| a.status == 200) {
                 return;
             }
-            assert!(Instant::now() < until, "host {host} is not ready: {answer:?}");
+            let refused = self.hosts[host].refused.borrow().clone();
+            assert!(Instant::now() < until, "host {host} is not ready: {answer:?}, {refused:?}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

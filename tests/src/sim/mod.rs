@@ -1,13 +1,21 @@
 //! The simulation: production nodes in one thread and in virtual time, over a network, disks and
 //! maintenance that fail as told.
 //!
-//! [`cluster`] makes and breaks nodes, [`lanes`] runs their background work as events, [`weather`]
-//! decides the fate of every frame from one seed and keeps a hash of all of it: the same seed twice
-//! gives the same hash.
+//! [`cluster`] makes and breaks nodes, [`faults`] and [`gate`] hold them up, [`lanes`] runs their background
+//! work as events, [`weather`] decides the fate of every frame from one seed and keeps a hash of all of it:
+//! the same seed twice gives the same hash. [`script`] is faults as data, [`story`] runs one under load and
+//! judges it, [`hunt`] tells many and shrinks what fails.
 
 pub mod cluster;
+pub mod faults;
+pub mod gate;
+pub mod hunt;
 pub mod lanes;
+pub mod script;
+pub mod story;
 pub mod weather;
 
 pub use cluster::{Sim, run};
+pub use script::{Fault, Script, Timed, Unsynced};
+pub use story::{Story, Told};
 pub use weather::{Conditions, Weather};

@@ -20,6 +20,24 @@ pub struct Conditions {
     pub twice_permille: u32,
     /// Longest delay of a frame in milliseconds; each draws its own.
     pub delay_ms: u64,
+    /// Frames that arrive very late, in a thousand.
+    pub late_permille: u32,
+    /// Longest delay of those, in milliseconds.
+    pub late_ms: u64,
+}
+
+impl Conditions {
+    /// The worse of both in each respect.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        Self {
+            loss_permille: self.loss_permille.max(other.loss_permille),
+            twice_permille: self.twice_permille.max(other.twice_permille),
+            delay_ms: self.delay_ms.max(other.delay_ms),
+            late_permille: self.late_permille.max(other.late_permille),
+            late_ms: self.late_ms.max(other.late_ms),
+        }
+    }
 }
 
 struct State {
@@ -74,6 +92,11 @@ impl Weather {
         self.0.borrow_mut().narrow.insert((from, to), bytes);
     }
 
+    /// Loses every frame on these links, each from one host to another, and on no others.
+    pub fn cut_only(&self, links: BTreeSet<(usize, usize)>) {
+        self.0.borrow_mut().cut = links;
+    }
+
     /// Mends every link.
     pub fn heal(&self) {
         let mut state = self.0.borrow_mut();
@@ -100,9 +123,12 @@ impl Weather {
         let conditions = state.conditions;
         let dice = state.rng.random_range(0..1000);
         let delay = Duration::from_millis(state.rng.random_range(0..=conditions.delay_ms));
-        let fate = if cut || dice < conditions.loss_permille {
+        let (lost, late) = (conditions.loss_permille, 1000 - conditions.late_permille);
+        let fate = if cut || dice < lost {
             Fate::Drop
-        } else if dice < conditions.loss_permille + conditions.twice_permille {
+        } else if dice >= late {
+            Fate::Delay(Duration::from_millis(state.rng.random_range(0..=conditions.late_ms)))
+        } else if dice < lost + conditions.twice_permille {
             Fate::Twice(delay)
         } else if delay.is_zero() {
             Fate::Deliver

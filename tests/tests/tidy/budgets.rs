@@ -137,6 +137,17 @@ fn unsafe_stands_only_where_it_is_listed() {
 }
 
 #[test]
+fn bugs_are_planted_by_tests_only() {
+    let call = concat!("Planted::", "bug(");
+    let found = sources()
+        .iter()
+        .filter(|s| s.text.contains(call) && !s.path.starts_with("tests/"))
+        .map(|s| s.path.clone())
+        .collect();
+    none("a bug planted outside the tests", found);
+}
+
+#[test]
 fn nothing_is_left_undone() {
     let mut found = Vec::new();
     for source in sources() {

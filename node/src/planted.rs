@@ -1,0 +1,37 @@
+//! Bugs planted on purpose: they prove that the checker of the simulation sees what it must see.
+//!
+//! A node carries one value of [`Planted`], handed down through [`crate::seam::World`]; it is none
+//! unless a test says otherwise. Invariant: [`Planted::bug`] is called below `tests/` only, which tidy
+//! holds, so production cannot set one. Each bug stands in the code as one `if` beside the line that it
+//! spoils.
+
+/// A mistake that somebody could have made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// The acknowledgement of one replica is counted for two.
+    CountTwice,
+    /// The token of a write covers all that its coordinator holds, seen by the client or not.
+    CoordinatorToken,
+    /// A merge forgets one of several siblings.
+    DropSibling,
+    /// A merge keeps only the sibling with the highest stamp.
+    WallClockMerge,
+    /// The tag of a node is the same at every start.
+    SameTag,
+}
+
+/// The bug of this node, if it has one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Planted(Option<Bug>);
+
+impl Planted {
+    /// Plants a bug. For tests.
+    pub const fn bug(bug: Bug) -> Self {
+        Self(Some(bug))
+    }
+
+    /// Whether this bug was planted.
+    pub fn is(self, bug: Bug) -> bool {
+        self.0 == Some(bug)
+    }
+}

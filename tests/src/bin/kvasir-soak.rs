@@ -1,0 +1,115 @@
+//! Long searches: random stories over a range of seeds, with a ledger; or one story again, for a closer look.
+//!
+//! `tests/run soak --seeds N` is the usual way in. The ledger has one JSON line per run: first and last
+//! seed, commit, simulated hours, failures. Without `--from` the range goes on where the ledger ends.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use clap::Parser;
+use kvasir_tests::sim::{Script, Story, hunt};
+use serde_json::{Value, json};
+
+#[derive(Parser)]
+#[command(name = "kvasir-soak", about = "Random simulations over many seeds.")]
+struct Arguments {
+    /// How many seeds
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first seed; else one behind the highest of the ledger
+    #[arg(long)]
+    from: Option<u64>,
+    /// The ledger; else kvasir/soak.jsonl in the cache directory of the user
+    #[arg(long)]
+    ledger: Option<PathBuf>,
+    /// One seed alone, without ledger
+    #[arg(long)]
+    seed: Option<u64>,
+    /// With --seed: this script instead of the seed's own
+    #[arg(long, requires = "seed")]
+    script: Option<Script>,
+    /// With --seed: a short story on three nodes
+    #[arg(long, requires = "seed")]
+    short: bool,
+    /// With --seed: where to write the history
+    #[arg(long, requires = "seed")]
+    history: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.seed.is_some() { one(&arguments) } else { many(&arguments) }
+}
+
+fn one(arguments: &Arguments) -> ExitCode {
+    let seed = arguments.seed.unwrap_or_default();
+    let mut story = if arguments.short { Story::short(seed) } else { Story::random(seed) };
+    if let Some(script) = &arguments.script {
+        story.script = script.clone();
+    }
+    println!("{}", hunt::line(seed, &story.script));
+    let told = hunt::told(&story);
+    if let Some(path) = &arguments.history {
+        let written = fs::File::create(path).and_then(|mut file| told.history.write(&mut file));
+        if let Err(error) = written {
+            eprintln!(
+                "{}: {error}. try: --history in a directory that can be written",
+                path.display()
+            );
+        }
+    }
+    println!(
+        "ok/fail/unknown {:?}, faults {:?}, overlap {} %, conflicts {}, trace {:016x}, simulated {:?}",
+        told.outcomes, told.fired, told.overlapped, told.conflicts, told.trace, told.simulated
+    );
+    told.violations.iter().take(20).for_each(|violation| println!("{violation}"));
+    println!("{} violations", told.violations.len());
+    ExitCode::from(u8::from(!told.violations.is_empty()))
+}
+
+fn many(arguments: &Arguments) -> ExitCode {
+    let ledger = arguments.ledger.clone().unwrap_or_else(cache);
+    let from = arguments.from.unwrap_or_else(|| highest(&ledger).map_or(0, |last| last + 1));
+    let last = from + arguments.seeds.saturating_sub(1);
+    println!("seeds {from} to {last}, ledger {}", ledger.display());
+    let found = hunt::hunt(from..from + arguments.seeds, Story::random);
+    println!("{found}");
+    let failed: Vec<u64> = found.failures.iter().map(|(seed, _)| *seed).collect();
+    let line = json!({
+        "first": from, "last": last, "stories": found.stories, "commit": commit(),
+        "simulatedHours": found.simulated.as_secs_f64() / 3_600.0,
+        "seconds": found.took.as_secs(), "failed": failed,
+    });
+    if let Err(error) = append(&ledger, &line) {
+        eprintln!("{}: {error}. try: --ledger FILE", ledger.display());
+        return ExitCode::FAILURE;
+    }
+    ExitCode::from(u8::from(!failed.is_empty()))
+}
+
+fn cache() -> PathBuf {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+    base.unwrap_or_else(std::env::temp_dir).join("kvasir/soak.jsonl")
+}
+
+fn highest(ledger: &PathBuf) -> Option<u64> {
+    let text = fs::read_to_string(ledger).ok()?;
+    let last = |line: &str| serde_json::from_str::<Value>(line).ok()?["last"].as_u64();
+    text.lines().filter_map(last).max()
+}
+
+fn append(ledger: &PathBuf, line: &Value) -> std::io::Result<()> {
+    if let Some(dir) = ledger.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    let mut file = OpenOptions::new().create(true).append(true).open(ledger)?;
+    writeln!(file, "{line}")
+}
+
+fn commit() -> String {
+    let out = Command::new("git").args(["describe", "--always", "--dirty"]).output();
+    out.ok().map(|out| String::from_utf8_lossy(&out.stdout).trim().to_string()).unwrap_or_default()
+}

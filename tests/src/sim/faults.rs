@@ -1,0 +1,109 @@
+//! What a test does to hosts beside starting and crashing them: pause, slow down, set clocks wrong, cut
+//! links, look at one replica from inside, notice a node that ended by itself.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use kvasir::peer::memory_net::Cut;
+use kvasir_core::admin_api::ReplicaRead;
+use kvasir_storage::{Lane, MemoryDisk, TableKey};
+
+use super::cluster::Sim;
+
+/// A link, from one host to another.
+pub type Link = (usize, usize);
+
+/// How a node came to an end that nobody asked for.
+#[derive(Debug)]
+pub enum Ended {
+    /// It stopped itself: its disk failed, or its volume did not open. What it said, if it did.
+    Stopped(Option<String>),
+    /// It panicked.
+    Panicked(String),
+}
+
+impl Sim {
+    /// Whether the host has a node that was started and not crashed.
+    pub fn runs(&self, host: usize) -> bool {
+        self.hosts[host].running.is_some()
+    }
+
+    /// Stops everything that a host does, or lets it go on with all that has arrived meanwhile.
+    pub fn pause(&self, host: usize, on: bool) {
+        self.hosts[host].gate.pause(on);
+    }
+
+    /// How long a host's node rests after each thing that it does.
+    pub fn slow(&self, host: usize, rest: Duration) {
+        self.hosts[host].gate.slow(rest);
+    }
+
+    /// By how much a host's wall clock is wrong from now on.
+    pub fn clock_wrong_by(&self, host: usize, ms: i64) {
+        self.hosts[host].wrong_by_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// Cuts exactly these links, for frames and for dials.
+    pub fn cut_only(&self, links: BTreeSet<Link>) {
+        for from in 0..self.hosts.len() {
+            for to in 0..self.hosts.len() {
+                let cut = links.contains(&(from, to)).then_some(Cut::Silent);
+                self.net.set_cut(&format!("n{from}"), &format!("n{to}"), cut);
+            }
+        }
+        self.weather.cut_only(links);
+    }
+
+    /// How long writing, syncing and reading take on a host's disk.
+    pub fn disk_takes(&self, host: usize, ms: u64) {
+        for lane in [Lane::Sync, Lane::Flush, Lane::Read, Lane::Meta] {
+            self.hosts[host].disk.set_latency_ms(lane, ms);
+        }
+    }
+
+    /// Exchanges the disks of two hosts that do not run.
+    pub fn swap_disks(&mut self, one: usize, other: usize) {
+        assert!(!self.runs(one) && !self.runs(other), "hosts {one} and {other} must not run");
+        let disk: MemoryDisk = self.hosts[one].disk.clone();
+        self.hosts[one].disk = std::mem::replace(&mut self.hosts[other].disk, disk);
+    }
+
+    /// How the host's node ended by itself, if it did; it no longer counts as running then.
+    pub async fn ended(&mut self, host: usize) -> Option<Ended> {
+        let running = self.hosts[host].running.take_if(|running| running.is_finished())?;
+        Some(match running.await {
+            Ok(()) => Ended::Stopped(self.hosts[host].refused.borrow().clone()),
+            Err(error) => Ended::Panicked(panic_text(error)),
+        })
+    }
+
+    /// What this host alone holds under a key, as its admin port would show it; nothing where it does not
+    /// run or serves no data.
+    pub async fn replica(&self, host: usize, bucket: &str, key: &str) -> Option<ReplicaRead> {
+        let shared = self.hosts[host].inside.borrow().upgrade()?;
+        let view = shared.views.load();
+        let formed = view.formed.clone().filter(|_| view.retired.is_none())?;
+        let (hash, partition) = formed.ring.locate(bucket.as_bytes(), key.as_bytes());
+        let table_key = TableKey::new(hash, bucket.as_bytes(), key.as_bytes());
+        let owner = formed.ring.is_owner(partition, view.me);
+        let record = shared.replica.record(&table_key).await.ok()?;
+        Some(ReplicaRead::of(view.me, (hash, partition), owner, record.as_ref()))
+    }
+
+    /// Whether the host's node serves data.
+    pub fn serves(&self, host: usize) -> bool {
+        let shared = self.hosts[host].inside.borrow().upgrade();
+        shared.is_some_and(|shared| {
+            let view = shared.views.load();
+            view.formed.is_some() && view.retired.is_none()
+        })
+    }
+}
+
+fn panic_text(error: tokio::task::JoinError) -> String {
+    match error.try_into_panic() {
+        Ok(panic) => super::hunt::said(&*panic),
+        Err(error) => error.to_string(),
+    }
+}

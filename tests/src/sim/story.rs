@@ -1,0 +1,498 @@
+//! One run: a cluster is formed, clients write and read while a script of faults goes on, everything is
+//! mended, and the history is judged.
+//!
+//! Two phases, as in other simulators of this kind: safety under chaos, then liveness. After the faults
+//! end, the cluster has `SETTLE` to be whole; from then on every operation must succeed. Then late frames
+//! have their time, every key is read at every copy's level, and each replica is looked at alone.
+//!
+//! Replicas that missed a write are mended here by reading at level `all`. Volumes that were lost or put
+//! back serve nothing until they are rebuilt, and are left out.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use kvasir::planted::Planted;
+use kvasir_storage::MemoryDisk;
+use kvasir_storage::disk::memory::Crash;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use tokio::time::{Instant, sleep};
+
+use super::cluster::Sim;
+use super::faults::Ended;
+use super::script::{Fault, LATE_MS, Script, Unsynced};
+use super::weather::Conditions;
+use crate::check::replicas::Held;
+use crate::check::{Demand, History, Violation, calm, check, regular, replicas};
+use crate::load::run::Aim;
+use crate::load::{Clock, Plan, Recorder, drive_while, fill, settle, write_calmly};
+
+/// How long the cluster may take to be whole after everything was mended.
+const SETTLE: Duration = Duration::from_secs(30);
+/// How often the state of the faults is brought up to date.
+const STEP: Duration = Duration::from_millis(500);
+/// A node that ended by itself is started again after so many steps, as a platform would.
+const RESTART_STEPS: u32 = 4;
+
+/// What is to be run.
+#[derive(Clone, Debug)]
+pub struct Story {
+    /// Seed of every choice outside the script.
+    pub seed: u64,
+    /// Nodes.
+    pub hosts: usize,
+    /// Copies of each key.
+    pub copies: usize,
+    /// How long faults and load go on, in milliseconds.
+    pub chaos_ms: u64,
+    /// What goes wrong.
+    pub script: Script,
+    /// Frames on a good day.
+    pub conditions: Conditions,
+    /// Whether only owners count, so that the rules of a regular register hold.
+    pub strict: bool,
+    /// More query parameters of all requests.
+    pub query: &'static str,
+    /// Client sessions.
+    pub clients: u32,
+    /// Longest pause of a client between two operations, in milliseconds.
+    pub think_ms: u64,
+    /// Distinct keys.
+    pub keys: u32,
+    /// A mistake that all nodes make.
+    pub planted: Planted,
+    /// A mistake of all disks: syncs of paths that end so do nothing.
+    pub skip_sync: Option<&'static str>,
+}
+
+impl Story {
+    /// Ten simulated minutes on five nodes, three copies, a random script.
+    pub fn random(seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let conditions = Conditions {
+            loss_permille: rng.random_range(0..20),
+            twice_permille: rng.random_range(0..50),
+            delay_ms: rng.random_range(0..10),
+            ..Conditions::default()
+        };
+        let chaos_ms = 460_000;
+        let script = Script::draw(&mut rng, 5, chaos_ms - 20_000);
+        Self {
+            seed,
+            hosts: 5,
+            copies: 3,
+            chaos_ms,
+            script,
+            conditions,
+            strict: seed.is_multiple_of(2),
+            query: if seed.is_multiple_of(2) { "timeout=2s&sloppy=false" } else { "timeout=2s" },
+            clients: 5,
+            think_ms: 2_000,
+            keys: 16,
+            planted: Planted::default(),
+            skip_sync: None,
+        }
+    }
+
+    /// A short run on three nodes with a random script, for finding planted bugs.
+    pub fn short(seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let chaos_ms = 50_000;
+        let mut script = Script::draw(&mut rng, 3, chaos_ms - 10_000);
+        script.0.retain(|t| !t.fault.spoils());
+        let host = rng.random_range(0..3);
+        script.0.push(super::script::Timed {
+            at: rng.random_range(10_000..30_000),
+            lasts: rng.random_range(500..5_000),
+            fault: Fault::Crash(host, Unsynced::Dropped),
+        });
+        Self { hosts: 3, chaos_ms, script, think_ms: 500, keys: 8, ..Self::random(seed) }
+    }
+}
+
+/// What came out of it.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// Broken rules; empty is good.
+    pub violations: Vec<Violation>,
+    /// How often each kind of fault happened.
+    pub fired: BTreeMap<&'static str, u32>,
+    /// Hash over all frames and all outcomes: equal for equal runs.
+    pub trace: u64,
+    /// Simulated time.
+    pub simulated: Duration,
+    /// Operations by outcome: ok, fail, unknown.
+    pub outcomes: [usize; 3],
+    /// Operations that overlapped a fault, in percent.
+    pub overlapped: usize,
+    /// Reads that showed several values.
+    pub conflicts: usize,
+    /// The history, for a closer look.
+    pub history: History,
+}
+
+/// Runs a story to its end. Must be called inside [`super::run`].
+pub async fn tell(story: &Story) -> Told {
+    let begun = Instant::now();
+    let mut stage = Stage::set(story).await;
+    let plan = plan(story);
+    let aim = Aim {
+        servers: stage.sim.servers(),
+        level: "quorum".to_string(),
+        query: story.query.to_string(),
+        think_ms: story.think_ms,
+    };
+    let recorder = Recorder::new(Clock::start());
+    fill(&plan, 0, &aim, &stage.client(), &recorder).await;
+    let chaos_from = recorder.now_ms();
+    let going = Rc::new(Cell::new(true));
+    let mut sessions = Vec::new();
+    for client in 0..plan.clients {
+        let (plan, aim, to, going) = (plan.clone(), aim.clone(), recorder.clone(), going.clone());
+        let http = stage.client();
+        sessions.push(tokio::task::spawn_local(async move {
+            drive_while(&plan, client, &aim, &http, &to, &|| going.get()).await;
+        }));
+    }
+    stage.play().await;
+    going.set(false);
+    for session in sessions {
+        session.await.expect("a session ends");
+    }
+    stage.mend().await;
+    let held = stage.quiet(&plan, aim, &recorder).await;
+    let mut told = judge(story, &recorder.history(), stage.calm_from_ms, &held);
+    told.violations.extend(stage.violations);
+    told.overlapped = overlapped(story, &recorder.history(), chaos_from);
+    told.fired = stage.fired;
+    told.trace = trace(stage.sim.weather.trace(), &recorder.history());
+    told.simulated = begun.elapsed();
+    told.history = recorder.history();
+    told
+}
+
+fn plan(story: &Story) -> Plan {
+    Plan {
+        seed: story.seed,
+        clients: story.clients,
+        operations: u32::MAX,
+        keys: story.keys,
+        read_percent: 40,
+        delete_percent: 4,
+        token_percent: 60,
+        padding: 100,
+    }
+}
+
+/// Replicas looked at alone, before and after the last reads.
+struct Looks {
+    before: Vec<Held>,
+    after: Vec<Held>,
+}
+
+fn judge(story: &Story, history: &History, calm_from_ms: u64, held: &Looks) -> Told {
+    let demand = Demand {
+        operations: (story.chaos_ms / 1_000) as usize,
+        ok_percent: 50,
+        settled_keys: story.keys as usize,
+    };
+    let report = check(history, demand);
+    let mut violations = report.violations;
+    if story.strict {
+        violations.extend(regular::violations(history));
+    }
+    violations.extend(replicas::false_conflicts(history));
+    violations.extend(replicas::honest(history, story.copies / 2 + 1));
+    violations.extend(calm::violations(history, calm_from_ms));
+    let all: Vec<&Held> = held.before.iter().chain(&held.after).collect();
+    violations.extend(replicas::unique_dots(&all));
+    violations.extend(replicas::converged(&held.after));
+    let (outcomes, conflicts) = (report.outcomes, report.conflicts);
+    Told { violations, outcomes, conflicts, ..Told::default() }
+}
+
+fn overlapped(story: &Story, history: &History, chaos_from: u64) -> usize {
+    let faults = &story.script.0;
+    let hit = history.operations.iter().filter(|o| {
+        let meets = |at: u64, lasts: u64| {
+            o.start_ms <= chaos_from + at + lasts && o.end_ms >= chaos_from + at
+        };
+        faults.iter().any(|t| meets(t.at, t.lasts))
+    });
+    hit.count() * 100 / history.operations.len().max(1)
+}
+
+fn trace(frames: u64, history: &History) -> u64 {
+    history.operations.iter().fold(frames, |trace, operation| {
+        [operation.id, operation.start_ms, operation.end_ms, operation.outcome as u64]
+            .iter()
+            .fold(trace, |trace, part| (trace ^ part).wrapping_mul(0x0100_0000_01b3))
+    })
+}
+
+/// The cluster under its script.
+struct Stage<'a> {
+    story: &'a Story,
+    sim: Sim,
+    /// Faults under way, by their place in the script.
+    active: BTreeSet<usize>,
+    /// Disks as they were when a fault of that place began.
+    images: BTreeMap<usize, MemoryDisk>,
+    /// Hosts whose volume was lost or put back.
+    spoilt: BTreeSet<usize>,
+    /// Steps since a node ended by itself.
+    ended: BTreeMap<usize, u32>,
+    fired: BTreeMap<&'static str, u32>,
+    violations: Vec<Violation>,
+    calm_from_ms: u64,
+}
+
+impl<'a> Stage<'a> {
+    async fn set(story: &'a Story) -> Self {
+        let sets = ["storage.memtable_bytes=64KiB", "storage.log_segment_bytes=64KiB"];
+        let mut sim = Sim::new(story.seed, story.hosts, &sets);
+        sim.planted = story.planted;
+        sim.weather
+            .set(Conditions { delay_ms: story.conditions.delay_ms, ..Conditions::default() });
+        sim.form(story.copies).await;
+        let mut stage = Self {
+            story,
+            sim,
+            active: BTreeSet::new(),
+            images: BTreeMap::new(),
+            spoilt: BTreeSet::new(),
+            ended: BTreeMap::new(),
+            fired: BTreeMap::new(),
+            violations: Vec::new(),
+            calm_from_ms: 0,
+        };
+        stage.apply(0);
+        stage
+    }
+
+    fn client(&self) -> crate::load::HttpClient {
+        self.sim.client(Duration::from_secs(5))
+    }
+
+    /// The faults, from the first to the last.
+    async fn play(&mut self) {
+        let begun = Instant::now();
+        let mut past = BTreeSet::new();
+        loop {
+            let now = begun.elapsed().as_millis() as u64;
+            for (place, timed) in self.story.script.0.iter().enumerate() {
+                let over = now >= timed.at + timed.lasts;
+                if now >= timed.at && !over && past.insert(place) {
+                    self.begin(place, &timed.fault).await;
+                }
+                if over && self.active.contains(&place) {
+                    self.end(place, &timed.fault).await;
+                }
+            }
+            self.watch().await;
+            self.apply(now);
+            if now >= self.story.chaos_ms {
+                return;
+            }
+            sleep(STEP).await;
+        }
+    }
+
+    /// Ends every fault and starts whoever does not run.
+    async fn mend(&mut self) {
+        let story = self.story;
+        for place in self.active.clone() {
+            self.end(place, &story.script.0[place].fault).await;
+        }
+        self.apply(story.chaos_ms);
+        self.sim.weather.set(Conditions { delay_ms: 2, ..Conditions::default() });
+        for _ in 0..SETTLE.as_millis() / STEP.as_millis() {
+            self.watch().await;
+            sleep(STEP).await;
+        }
+    }
+
+    async fn begin(&mut self, place: usize, fault: &Fault) {
+        self.active.insert(place);
+        let hosts = match fault {
+            Fault::Crash(host, unsynced) => {
+                let happened = self.crash(*host, *unsynced).await;
+                if !happened {
+                    return;
+                }
+                vec![]
+            }
+            Fault::Wipe(host) => {
+                self.spoilt.insert(*host);
+                vec![*host]
+            }
+            Fault::Swap(one, other) => vec![*one, *other],
+            Fault::Rewind(host) => {
+                let image = self.sim.disk(*host).image(Crash::KeepAll, 0);
+                self.images.insert(place, image);
+                vec![]
+            }
+            _ => vec![],
+        };
+        for host in hosts {
+            self.crash(host, Unsynced::Kept).await;
+        }
+        if let Fault::Wipe(host) = fault {
+            self.sim.replace_disk(*host, MemoryDisk::new());
+        }
+        *self.fired.entry(fault.kind()).or_default() += 1;
+    }
+
+    async fn end(&mut self, place: usize, fault: &Fault) {
+        self.active.remove(&place);
+        match fault {
+            Fault::Swap(one, other) => {
+                self.sim.swap_disks(*one, *other);
+                let was = (self.spoilt.contains(one), self.spoilt.contains(other));
+                for (host, spoilt) in [(*other, was.0), (*one, was.1)] {
+                    self.spoilt.remove(&host);
+                    if spoilt {
+                        self.spoilt.insert(host);
+                    }
+                }
+                self.start(*one);
+                self.start(*other);
+            }
+            Fault::Rewind(host) => {
+                self.crash(*host, Unsynced::Kept).await;
+                if let Some(image) = self.images.remove(&place) {
+                    self.sim.replace_disk(*host, image);
+                    self.spoilt.insert(*host);
+                }
+                self.start(*host);
+            }
+            Fault::Crash(host, _) | Fault::Wipe(host) => self.start(*host),
+            _ => {}
+        }
+    }
+
+    /// Whether it ran until now.
+    async fn crash(&mut self, host: usize, unsynced: Unsynced) -> bool {
+        self.ended.remove(&host);
+        if !self.sim.runs(host) {
+            return false;
+        }
+        let crash = match unsynced {
+            Unsynced::Kept => Crash::Process,
+            Unsynced::Dropped => Crash::DropAll,
+            Unsynced::Sectors => Crash::Subset(512),
+            Unsynced::Torn => Crash::Torn(512),
+        };
+        self.sim.crash(host, crash).await;
+        true
+    }
+
+    /// Starts a host unless it runs or a fault keeps it down.
+    fn start(&mut self, host: usize) {
+        let kept = self.active.iter().any(|p| self.story.script.0[*p].fault.keeps_down(host));
+        if !kept && !self.sim.runs(host) {
+            self.sim.disk(host).skip_sync(self.story.skip_sync);
+            self.sim.start(host);
+        }
+    }
+
+    /// Notices nodes that ended by themselves and starts them again.
+    async fn watch(&mut self) {
+        for host in 0..self.story.hosts {
+            match self.sim.ended(host).await {
+                Some(Ended::Panicked(what)) => {
+                    self.violations.push(Violation::Panicked { host, what });
+                    self.ended.insert(host, 0);
+                }
+                Some(Ended::Stopped(_)) => {
+                    *self.fired.entry("stopped by itself").or_default() += 1;
+                    self.ended.insert(host, 0);
+                }
+                None => {}
+            }
+            let Some(steps) = self.ended.get_mut(&host) else { continue };
+            *steps += 1;
+            if *steps > RESTART_STEPS {
+                self.ended.remove(&host);
+                self.start(host);
+            }
+        }
+    }
+
+    /// Brings links, frames, hosts, clocks and disks into the state that the active faults make.
+    fn apply(&mut self, now: u64) {
+        let (story, hosts) = (self.story, self.story.hosts);
+        let active: Vec<_> = self.active.iter().map(|p| &story.script.0[*p]).collect();
+        let mut conditions = story.conditions;
+        let mut links = BTreeSet::new();
+        for timed in &active {
+            conditions = conditions.worse(timed.fault.conditions());
+            let share = now.saturating_sub(timed.at) * 100 / timed.lasts.max(1);
+            links.extend(timed.fault.cuts(hosts, share.min(99)));
+        }
+        self.sim.cut_only(links);
+        self.sim.weather.set(conditions);
+        for host in 0..hosts {
+            let (mut paused, mut rest, mut disk, mut full, mut wrong) = (false, 0, 1, false, 0);
+            for timed in &active {
+                match &timed.fault {
+                    Fault::Pause(h) if *h == host => paused = true,
+                    Fault::Slow(h, ms) if *h == host => rest = rest.max(*ms),
+                    Fault::Disk(h, ms) if *h == host => disk = disk.max(*ms),
+                    Fault::Full(h) if *h == host => full = true,
+                    Fault::Clock(h, ms) if *h == host => wrong += *ms,
+                    _ => {}
+                }
+            }
+            self.sim.pause(host, paused);
+            self.sim.slow(host, Duration::from_millis(rest));
+            self.sim.clock_wrong_by(host, wrong);
+            self.sim.disk_takes(host, disk);
+            self.sim.disk(host).set_capacity(full.then_some(0));
+            self.sim.disk(host).skip_sync(story.skip_sync);
+        }
+    }
+
+    /// Everything that happens after the faults: all must work, then all is read.
+    async fn quiet(&mut self, plan: &Plan, mut aim: Aim, recorder: &Recorder) -> Looks {
+        let mut serving = Vec::new();
+        for host in 0..self.story.hosts {
+            if self.sim.serves(host) {
+                serving.push(host);
+            } else if !self.spoilt.contains(&host) {
+                let refused = self.sim.hosts[host].refused.borrow().clone();
+                self.violations.push(Violation::NotServing { host, why: refused });
+            }
+        }
+        aim.servers = serving.iter().map(|h| self.sim.servers()[*h].clone()).collect();
+        self.calm_from_ms = recorder.now_ms();
+        write_calmly(plan, &aim, &self.client(), recorder).await;
+        // Frames that are still under way from the worst hour.
+        sleep(Duration::from_millis(LATE_MS)).await;
+        let before = self.look(plan, &serving).await;
+        if self.spoilt.is_empty() {
+            let all = Aim { level: "all".to_string(), ..aim.clone() };
+            settle(plan, &all, &self.client(), recorder).await;
+        }
+        settle(plan, &aim, &self.client(), recorder).await;
+        sleep(Duration::from_secs(5)).await;
+        let after = self.look(plan, &serving).await;
+        Looks { before, after }
+    }
+
+    /// What each replica alone holds.
+    async fn look(&self, plan: &Plan, serving: &[usize]) -> Vec<Held> {
+        let mut held = Vec::new();
+        for number in 0..plan.keys {
+            let key = format!("key-{number}");
+            for host in serving {
+                if let Some(read) = self.sim.replica(*host, "check", &key).await {
+                    held.push(Held { key: key.clone(), read });
+                }
+            }
+        }
+        held
+    }
+}
