@@ -24,6 +24,7 @@ use super::hello::{Goodbye, HELLO_MAX_BYTES, Hello, Me};
 use super::message::{Refusal, Reply, Request};
 use super::outbox::{Outbox, Parcel, Wire};
 use super::reader::{FrameReader, ReadEnd};
+use super::repeats::Repeats;
 use super::stats::{PeerStats, add};
 use crate::seam::{BoxedStream, Listener, Net};
 
@@ -328,6 +329,7 @@ impl Shared {
         outbox: &Rc<Outbox>,
     ) -> Option<Goodbye> {
         let load = Rc::new(Load::default());
+        let mut repeats = Repeats::default();
         loop {
             // A peer that reads none of its answers stops the writer, whose stall time ends this.
             outbox.below(self.limits.reply_bytes).await;
@@ -345,6 +347,10 @@ impl Shared {
                 return Some(Goodbye::OtherCluster { cluster: self.me.hello().cluster });
             }
             match frame.header.kind {
+                // The first one answers, or has.
+                FrameKind::Request if !repeats.is_new(frame.header.request_id) => {
+                    tracing::debug!(node = %hello.node, "a request arrived twice");
+                }
                 FrameKind::Request | FrameKind::Notice => {
                     self.request(&frame, hello, outbox, &load);
                 }

@@ -7,7 +7,8 @@
 //!
 //! Invariants: nothing is allocated by a length that a peer merely claims; every wait has a
 //! deadline; every queue is bounded in bytes and in count; bytes that are no frame close the
-//! connection; a request whose bytes may have left is never sent again by this room.
+//! connection; a request whose bytes may have left is never sent again by this room, and one that arrives
+//! twice is worked on once.
 
 pub mod frame;
 pub mod hello;
@@ -18,6 +19,7 @@ pub mod message;
 mod outbox;
 pub mod pool;
 mod reader;
+mod repeats;
 pub mod stats;
 
 pub use frame::{Class, Route};
