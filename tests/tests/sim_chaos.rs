@@ -18,7 +18,7 @@ fn random_stories_break_no_rule() {
     if found.stories >= 60 {
         let kinds = [
             "crash", "pause", "slow", "disk", "full", "split", "oneway", "bridge", "swizzle",
-            "weather", "clock", "wipe", "rewind", "swap",
+            "weather", "clock", "wipe", "empty", "rewind", "swap",
         ];
         for kind in kinds {
             assert!(found.fired.contains_key(kind), "no {kind} in {} stories", found.stories);

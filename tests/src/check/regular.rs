@@ -95,9 +95,12 @@ impl Key<'_> {
 mod tests {
     use super::*;
 
-    /// Operations one after the other: (kind, token sent, token back, values).
-    fn history(steps: &[(Kind, Option<&str>, &str, &[u64], Outcome)]) -> History {
-        let operation = |(number, step): (usize, &(Kind, Option<&str>, &str, &[u64], Outcome))| {
+    /// Kind, token sent, token back, values, outcome.
+    type Step<'a> = (Kind, Option<&'a str>, &'a str, &'a [u64], Outcome);
+
+    /// Operations one after the other.
+    fn history(steps: &[Step<'_>]) -> History {
+        let operation = |(number, step): (usize, &Step<'_>)| {
             let id = number as u64 + 1;
             Operation {
                 id,

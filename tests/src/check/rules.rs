@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::causality::Causality;
 use super::history::{History, Kind, Operation, Outcome};
+use super::replicas;
 
 /// What a run must have done to count at all.
 #[derive(Clone, Copy, Debug)]
@@ -227,6 +228,8 @@ pub fn check(history: &History, demand: Demand) -> Report {
     vacuous(history, demand, &mut report);
     phantoms(history, &mut report);
     lost(history, &mut report);
+    report.violations.extend(replicas::false_conflicts(history));
+    report.violations.extend(replicas::honest(history, 0));
     report
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kvasir::peer::memory_net::Cut;
 use kvasir_core::admin_api::ReplicaRead;
-use kvasir_storage::{Lane, MemoryDisk, TableKey};
+use kvasir_storage::{Disk, Lane, MemoryDisk, TableKey};
 
 use super::cluster::Sim;
 
@@ -67,6 +67,16 @@ impl Sim {
         assert!(!self.runs(one) && !self.runs(other), "hosts {one} and {other} must not run");
         let disk: MemoryDisk = self.hosts[one].disk.clone();
         self.hosts[one].disk = std::mem::replace(&mut self.hosts[other].disk, disk);
+    }
+
+    /// Removes the data of a host that does not run; its identity and its votes stay.
+    pub fn empty_store(&self, host: usize) {
+        assert!(!self.runs(host), "host {host} runs");
+        let disk = &self.hosts[host].disk;
+        for path in disk.paths().iter().filter(|path| path.starts_with("data/store")) {
+            let parent = path.parent().expect("a file stands in a directory");
+            disk.remove(path).and_then(|()| disk.sync_dir(parent)).expect("a file that is there");
+        }
     }
 
     /// How the host's node ended by itself, if it did; it no longer counts as running then.

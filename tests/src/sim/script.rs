@@ -4,7 +4,7 @@
 //! is what makes shrinking possible. What is wrong at an instant is a function of the faults active then
 //! (`story`), so overlapping faults need no order of repair.
 //!
-//! What may be drawn together is bounded by what copies can bear: at most one volume is lost or put back
+//! What may be drawn together is bounded by what copies can bear: at most one volume is lost, emptied or put back
 //! in a script. Everything else may hit everybody at once.
 
 use std::collections::BTreeSet;
@@ -69,6 +69,8 @@ pub enum Fault {
     Clock(usize, i64),
     /// A host comes back with an empty disk.
     Wipe(usize),
+    /// A host comes back with its identity and without its data.
+    Empty(usize),
     /// A host comes back with the disk that it had when the fault began.
     Rewind(usize),
     /// Two hosts come back with each other's disk.
@@ -94,6 +96,7 @@ impl Fault {
             Self::Weather { .. } => "weather",
             Self::Clock(..) => "clock",
             Self::Wipe(_) => "wipe",
+            Self::Empty(_) => "empty",
             Self::Rewind(_) => "rewind",
             Self::Swap(..) => "swap",
         }
@@ -101,13 +104,13 @@ impl Fault {
 
     /// Whether a volume is lost or older for ever after it.
     pub fn spoils(&self) -> bool {
-        matches!(self, Self::Wipe(_) | Self::Rewind(_))
+        matches!(self, Self::Wipe(_) | Self::Empty(_) | Self::Rewind(_))
     }
 
     /// Whether the host is kept down while the fault is active.
     pub fn keeps_down(&self, host: usize) -> bool {
         match self {
-            Self::Crash(h, _) | Self::Wipe(h) => *h == host,
+            Self::Crash(h, _) | Self::Wipe(h) | Self::Empty(h) => *h == host,
             Self::Swap(a, b) => *a == host || *b == host,
             _ => false,
         }
@@ -191,7 +194,8 @@ impl Script {
         let mut script: Vec<Timed> = (0..count).map(|_| timed(rng, within_ms, hosts)).collect();
         if rng.random_range(0..4) == 0 {
             let host = rng.random_range(0..hosts);
-            let fault = if rng.random() { Fault::Wipe(host) } else { Fault::Rewind(host) };
+            let kinds = [Fault::Wipe(host), Fault::Empty(host), Fault::Rewind(host)];
+            let fault = kinds[rng.random_range(0..kinds.len())].clone();
             let at = rng.random_range(0..within_ms / 2);
             script.push(Timed { at, lasts: rng.random_range(5_000..40_000), fault });
         }

@@ -203,7 +203,6 @@ fn judge(story: &Story, history: &History, calm_from_ms: u64, held: &Looks) -> T
     if story.strict {
         violations.extend(regular::violations(history));
     }
-    violations.extend(replicas::false_conflicts(history));
     violations.extend(replicas::honest(history, story.copies / 2 + 1));
     violations.extend(calm::violations(history, calm_from_ms));
     let all: Vec<&Held> = held.before.iter().chain(&held.after).collect();
@@ -324,7 +323,7 @@ impl<'a> Stage<'a> {
                 }
                 vec![]
             }
-            Fault::Wipe(host) => {
+            Fault::Wipe(host) | Fault::Empty(host) => {
                 self.spoilt.insert(*host);
                 vec![*host]
             }
@@ -341,6 +340,9 @@ impl<'a> Stage<'a> {
         }
         if let Fault::Wipe(host) = fault {
             self.sim.replace_disk(*host, MemoryDisk::new());
+        }
+        if let Fault::Empty(host) = fault {
+            self.sim.empty_store(*host);
         }
         *self.fired.entry(fault.kind()).or_default() += 1;
     }
@@ -368,7 +370,7 @@ impl<'a> Stage<'a> {
                 }
                 self.start(*host);
             }
-            Fault::Crash(host, _) | Fault::Wipe(host) => self.start(*host),
+            Fault::Crash(host, _) | Fault::Wipe(host) | Fault::Empty(host) => self.start(*host),
             _ => {}
         }
     }
