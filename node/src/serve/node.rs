@@ -125,12 +125,13 @@ pub fn open(
     let parent = dir.parent().unwrap_or(Path::new(""));
     let made = world.disk.create_dir(dir).and_then(|()| world.disk.sync_dir(parent));
     made.map_err(|error| StartError::Directory { path: dir.display().to_string(), error })?;
+    let files = SmallFiles::new(world.disk.clone(), world.maintenance.clone(), dir);
+    identity::look_for_loss(&files, &*world.disk, &dir.join("store"))?;
     let options = config.storage.options(dir.join("store"));
     // The store takes the lock of the directory: from here on this process is alone with it.
     let store =
         Store::open(options, world.disk.clone(), world.maintenance.clone(), Arc::new(NoObserver))?;
     let mut rng = SmallRng::seed_from_u64(world.seed);
-    let files = SmallFiles::new(world.disk.clone(), world.maintenance.clone(), dir);
     let (identity, acceptor) = identity::establish(&files, &mut rng)?;
     let put_back = identity::put_back(&files)?;
     let (mut tag, nonce) = (rng.next_u64(), rng.next_u64());

@@ -4,8 +4,9 @@
 
 use kvasir_core::consensus::{Acceptor, AcceptorState, StateError};
 use kvasir_core::id::NodeId;
-use kvasir_storage::{IoFailure, OpenError};
+use kvasir_storage::{Disk, IoFailure, OpenError};
 use rand::Rng;
+use std::path::Path;
 
 use super::small_files::SmallFiles;
 
@@ -59,7 +60,8 @@ pub fn establish(
     Ok((identity, acceptor))
 }
 
-/// Name of the file that says that the volume was put back to an older state.
+/// Name of the file that says that the volume's data must not be used: it was put back to an older state,
+/// or lost.
 pub const PUT_BACK_FILE: &str = "put-back";
 
 /// Why this volume's data must not be used, if an earlier start found that it was put back. Blocks: for
@@ -72,13 +74,44 @@ pub fn put_back(files: &SmallFiles) -> Result<Option<String>, IdentityError> {
     Ok(reason.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
+/// Sets a volume aside, durably, that names a member of a cluster and holds no data: the store was removed
+/// under the identity, and what this node acknowledged is gone. Must be asked before the store is opened,
+/// since opening makes a new one. Blocks: for the start of a node only.
+///
+/// # Errors
+/// The member file is damaged, or the finding could not be stored.
+pub fn look_for_loss(
+    files: &SmallFiles,
+    disk: &dyn Disk,
+    store: &Path,
+) -> Result<(), IdentityError> {
+    let Some(bytes) = files.load(FILE)? else { return Ok(()) };
+    let member = AcceptorState::decode(&bytes)?.chosen.is_some();
+    let holds = |dir: &Path, file: &dyn Fn(&str) -> bool| match disk.list(dir) {
+        Ok(names) => names.iter().any(|name| file(name)),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    };
+    // What the engine takes for a new store: see its page about files.
+    let kept = holds(store, &|name| name == "MANIFEST")
+        || holds(&store.join("log"), &|name| name.ends_with(".log"))
+        || holds(&store.join("tables"), &|_| true);
+    if member && !kept {
+        tracing::error!(reason = EMPTIED, "this node serves no data any more");
+        files.replace_now(PUT_BACK_FILE, EMPTIED.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Why a volume without data is not used.
+const EMPTIED: &str = "the volume names a member of the cluster but its data is gone, so acknowledged writes \
+    are missing from it. try: remove the node's data directory and let it join as a new node";
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvasir_storage::{Disk, Manual, MemoryDisk};
+    use kvasir_storage::{Manual, MemoryDisk};
     use rand::SeedableRng;
     use rand::rngs::SmallRng;
-    use std::path::Path;
     use std::sync::Arc;
 
     fn files(disk: &MemoryDisk) -> SmallFiles {

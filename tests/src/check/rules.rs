@@ -110,6 +110,11 @@ pub enum Violation {
         /// Why its last start failed, if it did.
         why: Option<String>,
     },
+    /// A node serves data though its volume was lost.
+    ServesLost {
+        /// Which.
+        host: usize,
+    },
     /// A node, or the run itself, panicked.
     Panicked {
         /// Which node; the greatest number for the run itself.
@@ -136,6 +141,7 @@ impl Violation {
             Self::Acks { .. } => "acks",
             Self::Refused { .. } => "refused",
             Self::NotServing { .. } => "not serving",
+            Self::ServesLost { .. } => "serves lost",
             Self::Panicked { .. } => "panicked",
         }
     }
@@ -183,6 +189,9 @@ impl fmt::Display for Violation {
             }
             Self::NotServing { host, why } => {
                 write!(f, "not serving: host {host} in the calm; its last start: {why:?}")
+            }
+            Self::ServesLost { host } => {
+                write!(f, "serves lost: host {host} serves data though its volume was lost")
             }
             Self::Panicked { host, what } => write!(f, "panicked: host {host}: {what}"),
         }
@@ -318,10 +327,11 @@ fn lost(history: &History, report: &mut Report) {
 }
 
 /// A delete with a token covers what the token covers; one without read at quorum whatever had begun by then.
+/// One whose client gave up may have been read and done at any later time, by a node that stood still.
 pub(super) fn may_have_deleted(causality: &Causality, delete: &Operation, put: &Operation) -> bool {
     match delete.token_sent {
         Some(_) => causality.superseded(delete.id).any(|id| id == put.id),
-        None => put.start_ms <= delete.end_ms,
+        None => delete.outcome == Outcome::Unknown || put.start_ms <= delete.end_ms,
     }
 }
 
@@ -486,6 +496,17 @@ mod tests {
         let late = s.put(None, "t4", Outcome::Ok);
         s.read(&[], "t5", true);
         assert_eq!(s.violations(), vec![Violation::Lost { key: "k".into(), id: late }]);
+    }
+
+    #[test]
+    fn a_delete_whose_client_gave_up_may_come_late() {
+        for (outcome, lost) in [(Outcome::Unknown, 0), (Outcome::Ok, 1)] {
+            let mut s = story();
+            s.push(Kind::Delete, None, None, outcome);
+            s.put(None, "t1", Outcome::Ok);
+            s.read(&[], "t2", true);
+            assert_eq!(s.violations().len(), lost);
+        }
     }
 
     #[test]

@@ -460,7 +460,12 @@ impl<'a> Stage<'a> {
     /// Everything that happens after the faults: all must work, then all is read.
     async fn quiet(&mut self, plan: &Plan, mut aim: Aim, recorder: &Recorder) -> Looks {
         let mut serving = Vec::new();
+        // One that was put back while it was cut off from all others may be as new as it ever was.
+        let lost = !self.story.script.0.iter().any(|t| matches!(t.fault, Fault::Rewind(_)));
         for host in 0..self.story.hosts {
+            if lost && self.spoilt.contains(&host) && self.sim.serves(host) {
+                self.violations.push(Violation::ServesLost { host });
+            }
             if self.sim.serves(host) {
                 serving.push(host);
             } else if !self.spoilt.contains(&host) {
