@@ -396,9 +396,9 @@ fn a_peer_that_reads_no_answers_is_not_read_any_more() {
         let mut greedy = Raw::dial(&net, &b.address).await;
         greedy.send(&hello(3)).await;
         greedy.frame().await.unwrap();
-        let ask = request(1, &read("0", &"k".repeat(4096)));
+        let ask = |number| request(number, &read("0", &"k".repeat(4096)));
         let mut asked = 0;
-        while timeout(SECOND, greedy.stream.write_all(&ask)).await.is_ok_and(|w| w.is_ok()) {
+        while timeout(SECOND, greedy.stream.write_all(&ask(asked))).await.is_ok_and(|w| w.is_ok()) {
             asked += 1;
             assert!(asked < 1000, "it is read without end");
         }
