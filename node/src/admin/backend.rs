@@ -83,8 +83,19 @@ pub struct Figures {
     pub disk_free_bytes: Option<u64>,
     /// Members by what gossip thinks of them, this node included.
     pub members: MemberFigures,
+    /// What gossip counted.
+    pub gossip: GossipFigures,
     /// The cluster document.
     pub ring: RingFigures,
+}
+
+/// What gossip counted since the start.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GossipFigures {
+    /// Messages, refusals, changes, questions and alarms.
+    pub counters: kvasir_core::gossip::Counters,
+    /// How much the node doubts itself now.
+    pub doubt: u32,
 }
 
 /// Members by liveness.

@@ -12,11 +12,12 @@ use prometheus::proto::{
 };
 use prometheus::{Registry, TextEncoder};
 
-use super::backend::{Figures, RingFigures};
+use super::backend::{Figures, GossipFigures, RingFigures};
 use crate::http::problem::Code;
 use crate::http::stats::{HttpStats, LATENCY_BOUNDS_US, Operation};
 use crate::peer::PeerStats;
 use crate::tasks::Unfit;
+use kvasir_core::gossip;
 use kvasir_storage::StoreStats;
 
 /// Everything as Prometheus text.
@@ -35,6 +36,7 @@ pub fn page(figures: &Figures) -> Result<String, prometheus::Error> {
 fn gather(figures: &Figures) -> Vec<MetricFamily> {
     let mut page = Page(Vec::new());
     page.node(figures);
+    page.gossip(&figures.gossip);
     page.http(&figures.http);
     page.peers(&figures.peers);
     page.ring(&figures.ring);
@@ -121,6 +123,41 @@ impl Page {
         if let Some(free) = figures.disk_free_bytes {
             self.gauge("disk_free_bytes", "Bytes free on the volume.", free as f64);
         }
+    }
+
+    fn gossip(&mut self, figures: &GossipFigures) {
+        let counters = &figures.counters;
+        let help = "How much this node doubts itself, 0 to 4; it waits longer before it judges.";
+        self.gauge("gossip_doubt", help, figures.doubt);
+        for (name, help, value) in [
+            ("sent", "Gossip messages handed out to be sent.", counters.sent),
+            ("received", "Gossip messages that came in.", counters.received),
+            ("pings", "Questions to members that were silent.", counters.pings),
+            ("probes", "Questions to others about members that were silent.", counters.probes),
+            ("relayed", "Signs of life passed on to who had asked for them.", counters.relayed),
+            ("refutations", "Answers to those who believed this node down.", counters.refutations),
+        ] {
+            self.counter(&format!("gossip_{name}_total"), help, value);
+        }
+        let labels = gossip::Refusal::ALL.map(|reason| {
+            let count = counters.refused.get(&reason).copied().unwrap_or(0);
+            ([("reason", reason.name())], count)
+        });
+        let rows = labels.each_ref().map(|(label, count)| (&label[..], *count));
+        self.counters("gossip_refused_total", "Gossip that was not taken, by reason.", &rows);
+        let labels = gossip::Alarm::ALL.map(|alarm| {
+            let count = counters.alarms.get(&alarm).copied().unwrap_or(0);
+            ([("reason", alarm.name())], count)
+        });
+        let rows = labels.each_ref().map(|(label, count)| (&label[..], *count));
+        self.counters("gossip_alarms_total", "What a person has to look at, by reason.", &rows);
+        let labels = gossip::Status::ALL.map(|to| {
+            let changes = counters.changes.iter().filter(|((_, status), _)| *status == to);
+            ([("to", to.name())], changes.map(|(_, count)| count).sum())
+        });
+        let rows = labels.each_ref().map(|(label, count)| (&label[..], *count));
+        let help = "Changes of what is thought of a member, by what it is thought to be since.";
+        self.counters("gossip_changes_total", help, &rows);
     }
 
     fn http(&mut self, stats: &HttpStats) {

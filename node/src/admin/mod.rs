@@ -10,7 +10,7 @@ pub mod metrics;
 pub mod routes;
 
 pub use access::Access;
-pub use backend::{AdminBackend, Answered, Figures, MemberFigures, RingFigures};
+pub use backend::{AdminBackend, Answered, Figures, GossipFigures, MemberFigures, RingFigures};
 pub use routes::Admin;
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use kvasir_core::admin_api::{
     OperationState, OperationStatus, PartitionHealth, PartitionName, Probe, Problem, ReplicaRead,
     Risk, RiskLevel, Status,
 };
+use kvasir_core::gossip;
 use kvasir_core::id::NodeId;
 use kvasir_core::quorum::Level;
 use kvasir_storage::StoreStats;
@@ -396,6 +397,14 @@ fn figures() -> Figures {
         unfit: Some("other_cluster"),
         disk_free_bytes: Some(1 << 40),
         members: MemberFigures { alive: 2, suspect: 0, down: 1 },
+        gossip: GossipFigures {
+            counters: gossip::Counters {
+                pings: 5,
+                alarms: BTreeMap::from([(gossip::Alarm::Twin, 1)]),
+                ..gossip::Counters::default()
+            },
+            doubt: 2,
+        },
         ring: RingFigures { epoch: 3, members: 3, ..RingFigures::default() },
     }
 }
@@ -414,6 +423,10 @@ async fn the_page_says_what_was_counted() {
         r#"kvasir_request_duration_seconds_sum{api="http",op="get"} 30.003"#,
         r#"kvasir_problems_total{api="http",code="quorum_not_reached"} 1"#,
         r#"kvasir_gossip_members{state="down"} 1"#,
+        "kvasir_gossip_pings_total 5",
+        "kvasir_gossip_doubt 2",
+        r#"kvasir_gossip_alarms_total{reason="twin"} 1"#,
+        r#"kvasir_gossip_refused_total{reason="superseded"} 0"#,
         r#"kvasir_storage_tables{level="0"} 2"#,
         "kvasir_storage_flushes_total 7",
         "kvasir_ring_epoch 3",

@@ -9,7 +9,7 @@ use kvasir_core::id::NodeId;
 use kvasir_core::ring::Ring;
 
 use super::node::Shared;
-use crate::admin::{Figures, MemberFigures, RingFigures};
+use crate::admin::{Figures, GossipFigures, MemberFigures, RingFigures};
 use crate::tasks::{Control, Unfit};
 
 fn health(control: &Control, members: &[MemberView]) -> PartitionHealth {
@@ -87,6 +87,10 @@ pub fn figures(shared: &Shared, control: &Control) -> Figures {
             alive: count(gossip::Status::Alive),
             suspect: count(gossip::Status::Suspect),
             down: count(gossip::Status::Down),
+        },
+        gossip: GossipFigures {
+            counters: control.gossip.borrow().counters().clone(),
+            doubt: control.gossip.borrow().doubt(),
         },
         ring: ring_figures(shared, control, &members),
     }

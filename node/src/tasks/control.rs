@@ -191,6 +191,11 @@ fn answer(control: &Rc<Control>, question: Question) {
                 gossip::receive(&control, from, &body);
                 Reply::Message(Bytes::new())
             }
+            // Two processes on copies of one volume must not both vote under one name.
+            Request::Ballot(_) if control.gossip.borrow().twin().is_some() => {
+                let why = Unfit::of(&control).map(|reason| reason.to_string());
+                Reply::Refused(Refusal::NotServing(why.unwrap_or_default()))
+            }
             Request::Ballot(body) => ballots::answer(&control, from, &body).await,
             Request::FetchDocument { have_epoch } => Reply::Document(
                 control

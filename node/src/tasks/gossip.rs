@@ -116,6 +116,15 @@ fn tell(event: &Event) {
                 one: the volume was copied or put back. Stop the older one"
             );
         }
+        Event::Twin { boot, address } => {
+            tracing::error!(
+                boot,
+                address,
+                "another process runs on a copy of this volume, and the others listen to that one: \
+                 no data is served here. Stop it and start this one again, or start this one with \
+                 an empty data directory"
+            );
+        }
         Event::MarkBehind { id, heard, remembered } => {
             tracing::error!(%id, heard, remembered, "the volume of a member was put back to an older state");
         }

@@ -11,6 +11,19 @@ pub enum Unfit {
     /// The volume was put back to an older state. Final: the data must be made anew.
     #[error("{0}")]
     PutBack(String),
+    /// Another process runs on a copy of this volume, and the cluster listens to that one. Final for
+    /// this start.
+    #[error(
+        "another process at {address} runs on a copy of this volume (boot {boot}), and the others \
+         listen to that one. try: stop it and start this node again, or start this one with an \
+         empty data directory"
+    )]
+    Twin {
+        /// The boot of the other.
+        boot: u64,
+        /// Its peer address.
+        address: String,
+    },
     /// The volume belongs to another cluster than the nodes that it was told to ask. Passes when a
     /// member of its own cluster is heard, or at the next start with other seeds.
     #[error(
@@ -40,15 +53,17 @@ pub enum Unfit {
 
 impl Unfit {
     /// Every stable code.
-    pub const CODES: [&'static str; 4] = ["put_back", "other_cluster", "not_member", "starting"];
+    pub const CODES: [&'static str; 5] =
+        ["put_back", "twin", "other_cluster", "not_member", "starting"];
 
     /// A stable word for metrics.
     pub fn code(&self) -> &'static str {
         let number = match self {
             Self::PutBack(_) => 0,
-            Self::OtherCluster { .. } => 1,
-            Self::NotMember { .. } => 2,
-            Self::Starting => 3,
+            Self::Twin { .. } => 1,
+            Self::OtherCluster { .. } => 2,
+            Self::NotMember { .. } => 3,
+            Self::Starting => 4,
         };
         Self::CODES[number]
     }
@@ -57,6 +72,9 @@ impl Unfit {
     pub fn of(control: &Control) -> Option<Self> {
         if let Some(reason) = control.put_back.borrow().clone() {
             return Some(Self::PutBack(reason));
+        }
+        if let Some((boot, address)) = control.gossip.borrow().twin() {
+            return Some(Self::Twin { boot, address: address.to_string() });
         }
         let formed = control.formed.borrow().clone()?;
         let (document, node) = (formed.ring.document(), control.identity.node);

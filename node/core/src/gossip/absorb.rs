@@ -1,8 +1,8 @@
 //! Receiving: of two heartbeats of one member the larger is taken.
 
-use crate::gossip::member::{Ghost, Member, RETIRED_TAGS_MAX};
+use crate::gossip::member::{Member, RETIRED_TAGS_MAX};
 use crate::gossip::message::{Body, Entry, Message, Part, Pulse, Send, Standing, Target};
-use crate::gossip::profile::{Profile, Tag};
+use crate::gossip::profile::Tag;
 use crate::gossip::rows::{Row, Unreadable};
 use crate::gossip::spread::STANDINGS_MAX;
 use crate::gossip::state::{Gossip, TagPlace, is_ours};
@@ -17,10 +17,6 @@ const WANTS_AT_ONCE: usize = 8;
 const ENTRIES_MAX: usize = 10_000;
 /// Foreign clusters that are told of by name.
 const FOREIGN_TOLD_MAX: usize = 16;
-/// Intervals for which a process with an older boot must go on beating before it counts as a copy
-/// of the volume: longer than a message can be late.
-const GHOST_INTERVALS: u64 = 5;
-
 /// What the sender of a list knows of a member.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Known {
@@ -67,9 +63,16 @@ impl Gossip {
         };
         if (listed.profile.boot, listed.profile.nonce) != process {
             // The sender is not the process that the list leads to: tell it which one is.
+            self.refuse(Refusal::Superseded);
             let body = Body::Profiles { entries: vec![listed] };
             return vec![self.reply(Target::Address(peer), body)];
         }
+        let mut sends = self.relay(from);
+        sends.extend(self.take_body(now_ms, from, body));
+        sends
+    }
+
+    fn take_body(&mut self, now_ms: u64, from: NodeId, body: Body) -> Vec<Send> {
         match body {
             Body::List { part, standings, rows } => {
                 self.take_list(now_ms, from, part, &standings, &rows)
@@ -106,6 +109,14 @@ impl Gossip {
             self.refuse(Refusal::Malformed);
             return Vec::new();
         }
+        self.hear_helper(from);
+        if part == Part::Ping {
+            // Whatever the asker knew of this node, the answer carries more.
+            self.beat();
+            return vec![
+                self.reply(Target::Node(from), self.list(std::iter::empty(), Part::Answer)),
+            ];
+        }
         let mut sends = Vec::new();
         for tags in seen.unknown.chunks(WANT_MAX).take(WANTS_AT_ONCE) {
             self.asked.extend(tags.iter().map(|tag| (*tag, self.lived_ms)));
@@ -113,6 +124,12 @@ impl Gossip {
         }
         if part != Part::Answer {
             sends.extend(self.answer_list(from, part, &seen.news));
+        }
+        if part == Part::Probe {
+            let no_more =
+                |(index, known): (usize, &Known)| (*known == Known::Enough).then_some(index);
+            let silent = seen.news.iter().enumerate().filter_map(no_more).collect();
+            sends.extend(self.ask_for(from, silent));
         }
         sends
     }
@@ -179,6 +196,8 @@ impl Gossip {
         if accused && !self.pulse.leaving && row.refutation >= self.pulse.refutation {
             self.pulse.refutation = row.refutation.saturating_add(1);
             self.beat();
+            self.doubt.raise();
+            self.counters.refutations += 1;
             let refutation = self.pulse.refutation;
             self.tell(Event::Refuted { accuser, refutation });
         }
@@ -214,6 +233,9 @@ impl Gossip {
             let mut indexes = self.by_tag.iter().filter(wanted).map(|place| place.index as usize);
             if let Some(first) = indexes.next() {
                 body = Some(self.list(std::iter::once(first).chain(indexes), Part::Answer));
+            } else if part == Part::Probe {
+                // Who asks about others learns at least that it is heard.
+                body = Some(self.list(std::iter::empty(), Part::Answer));
             }
         }
         body.map(|body| self.reply(Target::Node(from), body))
@@ -264,7 +286,7 @@ impl Gossip {
             return false;
         }
         if profile.id == self.me.id {
-            self.absorb_own_id(profile);
+            self.absorb_own_id(&entry);
             return true;
         }
         match self.by_id.get(&profile.id) {
@@ -344,6 +366,7 @@ impl Gossip {
         let member = &mut self.members[index];
         member.retired.retain(|other| *other != tag);
         (member.profile, member.tag) = (entry.profile.clone(), tag);
+        member.news_ms = self.lived_ms;
         self.insert_tag(TagPlace { tag, index: index as u32, current: true });
         self.retire_tag(index, old);
     }
@@ -381,47 +404,6 @@ impl Gossip {
         }
         if heard > remembered {
             self.remember_mark(id, heard);
-        }
-    }
-
-    fn absorb_own_id(&mut self, profile: &Profile) {
-        let (theirs, mine) = ((profile.boot, profile.nonce), (self.me.boot, self.me.nonce));
-        if profile.boot < mine.0 || theirs == mine {
-            let tag = profile.tag();
-            if tag != self.my_tag && !self.my_retired.contains(&tag) {
-                self.my_retired.insert(0, tag);
-                self.my_retired.truncate(RETIRED_TAGS_MAX);
-            }
-        } else if self.rival_told != Some(theirs) {
-            self.rival_told = Some(theirs);
-            let address = profile.addresses.peer.clone();
-            self.tell(Event::OwnIdInUse { boot: profile.boot, address });
-        }
-    }
-
-    /// A process with an older boot says by itself that it is this member. One message may be late;
-    /// one that goes on beating is a second process.
-    fn notice_ghost(&mut self, index: usize, entry: &Entry) {
-        let (lived, wait) = (self.lived_ms, GHOST_INTERVALS * self.config.interval_ms);
-        let process = (entry.profile.boot, entry.profile.nonce);
-        let counter = entry.pulse.counter;
-        let ghost = &mut self.members[index].ghost;
-        match ghost.filter(|ghost| ghost.process == process) {
-            None => *ghost = Some(Ghost { process, counter, first_ms: lived }),
-            Some(known) if counter > known.counter && lived - known.first_ms >= wait => {
-                self.tell_of_clone(index, &entry.profile);
-            }
-            Some(_) => {}
-        }
-    }
-
-    fn tell_of_clone(&mut self, index: usize, other: &Profile) {
-        let member = &mut self.members[index];
-        if !member.clone_told {
-            member.clone_told = true;
-            let name = |profile: &Profile| (profile.boot, profile.addresses.peer.clone());
-            let (id, listed) = (other.id, name(&member.profile));
-            self.tell(Event::Cloned { id, listed, other: name(other) });
         }
     }
 }

@@ -16,6 +16,11 @@ pub struct GossipConfig {
     /// The least standard deviation that phi reckons with, in milliseconds: without a floor a very
     /// regular link would be called dead after one late message.
     pub deviation_floor_ms: u64,
+    /// Members through which a suspected one is asked before it is held for down; at most 16.
+    pub probe_helpers: usize,
+    /// Rows of other members in one periodic list; the whole list where that has no more. 64 to
+    /// 32,768.
+    pub rows_max: usize,
     /// A member that is down for this long and that no document names is forgotten.
     pub forget_after_ms: u64,
     /// Most members that are remembered; those that the document names are always taken.
@@ -33,6 +38,8 @@ impl Default for GossipConfig {
             phi_down: 8.0,
             pause_ms: 2_500,
             deviation_floor_ms: 500,
+            probe_helpers: 3,
+            rows_max: 700,
             forget_after_ms: 3_600_000,
             members_max: 4_096,
             message_max_bytes: 64 * 1024,
@@ -62,6 +69,8 @@ impl GossipConfig {
             ),
             ("pause_ms", "at most 600000", self.pause_ms <= 600_000),
             ("deviation_floor_ms", "10 to 60000", (10..=60_000).contains(&self.deviation_floor_ms)),
+            ("probe_helpers", "at most 16", self.probe_helpers <= 16),
+            ("rows_max", "64 to 32768", (64..=32_768).contains(&self.rows_max)),
             (
                 "forget_after_ms",
                 "at least 60 intervals",

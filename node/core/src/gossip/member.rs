@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::gossip::config::GossipConfig;
 use crate::gossip::message::{Entry, Pulse};
 use crate::gossip::phi::Arrivals;
+use crate::gossip::probe::ANSWER_INTERVALS;
 use crate::gossip::profile::{Profile, Tag};
 use crate::gossip::view::Status;
 
@@ -28,6 +29,11 @@ pub(super) struct Member {
     pub arrivals: Arrivals,
     pub status: Status,
     pub since_ms: u64,
+    /// When something about it changed that everybody must learn: it became known, its profile was
+    /// replaced, or another thing is believed of it. On the lived clock.
+    pub news_ms: u64,
+    /// Since when it is asked itself and through others, on the lived clock; none while it is heard.
+    pub probed_ms: Option<u64>,
     pub retired: Vec<Tag>,
     pub ghost: Option<Ghost>,
     /// Whether a copy of its volume was told of in this start.
@@ -48,6 +54,8 @@ impl Member {
             arrivals: Arrivals::new(lived_ms, interval_ms),
             status,
             since_ms: now_ms,
+            news_ms: lived_ms,
+            probed_ms: None,
             retired: Vec::new(),
             ghost: None,
             clone_told: false,
@@ -55,13 +63,16 @@ impl Member {
         }
     }
 
-    /// What its silence up to `lived_ms` says.
-    pub fn assess(&self, lived_ms: u64, config: &GossipConfig) -> Status {
-        if self.pulse.leaving {
+    /// What its silence up to `lived_ms` says. Nobody is down who was not asked in vain before.
+    pub fn assess(&self, lived_ms: u64, config: &GossipConfig, pause_ms: u64) -> Status {
+        // Only a heartbeat brings back who is down; doubt that came later does not.
+        if self.pulse.leaving || self.status == Status::Down {
             return Status::Down;
         }
-        let phi = self.arrivals.phi(lived_ms, config);
-        if phi >= config.phi_down {
+        let phi = self.arrivals.phi(lived_ms, config, pause_ms);
+        let patience = ANSWER_INTERVALS * config.interval_ms;
+        let asked = |since: u64| lived_ms.saturating_sub(since) >= patience;
+        if phi >= config.phi_down && self.probed_ms.is_some_and(asked) {
             Status::Down
         } else if phi >= config.phi_suspect {
             Status::Suspect
@@ -73,6 +84,7 @@ impl Member {
     /// Takes a newer pulse of the same process; the caller has compared their ages.
     pub fn advance(&mut self, pulse: Pulse, lived_ms: u64) {
         self.arrivals.heard(lived_ms, self.status.is_up());
+        self.probed_ms = None;
         self.pulse = pulse;
     }
 

@@ -119,6 +119,11 @@ pub enum Part {
     Some,
     /// What the sender of another list did not know, or knew less of. Not answered again.
     Answer,
+    /// Members of whom the sender hears nothing: the receiver answers with what it knows besides,
+    /// asks those of whom it knows no more, and tells what it hears.
+    Probe,
+    /// The receiver's own row: it answers at once with a larger counter.
+    Ping,
 }
 
 /// Where a message goes.

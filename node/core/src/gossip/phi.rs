@@ -46,17 +46,22 @@ impl Arrivals {
         self.last_ms = now_ms;
     }
 
-    /// Suspicion at `now_ms`; never negative.
-    pub fn phi(&self, now_ms: u64, config: &GossipConfig) -> f64 {
+    /// When the last heartbeat came.
+    pub fn last_ms(&self) -> u64 {
+        self.last_ms
+    }
+
+    /// Suspicion at `now_ms`; never negative. `pause_ms` of silence beyond the mean are accepted.
+    pub fn phi(&self, now_ms: u64, config: &GossipConfig, pause_ms: u64) -> f64 {
         let silence = now_ms.saturating_sub(self.last_ms);
-        if silence <= config.pause_ms {
+        if silence <= pause_ms {
             return 0.0;
         }
         let count = f64::from(self.filled.max(1));
         let mean = f64::from(self.sum) / count;
         let variance = (self.squares as f64 / count - mean * mean).max(0.0);
         let deviation = variance.sqrt().max(config.deviation_floor_ms as f64);
-        phi_of((silence as f64 - config.pause_ms as f64 - mean) / deviation)
+        phi_of((silence as f64 - pause_ms as f64 - mean) / deviation)
     }
 
     fn push(&mut self, interval_ms: u64) {
@@ -121,7 +126,7 @@ mod tests {
         }
         let mut last = 0.0;
         for silence in (0..30_000).step_by(10) {
-            let phi = arrivals.phi(99_000 + silence, &config);
+            let phi = arrivals.phi(99_000 + silence, &config, 2_500);
             assert!(phi >= last, "at {silence}");
             last = phi;
         }
@@ -138,7 +143,9 @@ mod tests {
             regular.heard(now, true);
             irregular.heard(now + if round % 2 == 0 { 900 } else { 0 }, true);
         }
-        assert!(regular.phi(now + 6_000, &config) > irregular.phi(now + 6_900, &config));
+        let phi = |arrivals: &Arrivals, at| arrivals.phi(at, &config, 2_500);
+        assert!(phi(&regular, now + 6_000) > phi(&irregular, now + 6_900));
+        assert!(phi(&regular, now + 6_000) > regular.phi(now + 6_000, &config, 3_500));
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(super) const STANDINGS_MAX: usize = 64;
 const RESERVED_BYTES: usize = 8 * 1024;
 /// How often a seed is asked besides, although members are known: one time in so many.
 const SEED_ONE_IN: u32 = 10;
+/// Intervals for which news of a member has a place in every list.
+const NEWS_INTERVALS: u64 = 10;
 /// Members that are told of a clean stop.
 const FAREWELLS: usize = 8;
 
@@ -23,10 +25,13 @@ impl Gossip {
     /// returns the list for a few of them. May be called early, to spread something new at once.
     pub fn tick<R: Rng + ?Sized>(&mut self, now_ms: u64, rng: &mut R) -> Vec<Send> {
         self.live_until(now_ms);
+        self.doubt.tick(now_ms, self.config.interval_ms);
         self.beat();
         self.judge_silence(now_ms);
+        let mut sends = self.probes(rng);
         let targets = self.targets(rng);
-        self.list_to(targets, rng)
+        sends.extend(self.list_to(targets, rng));
+        sends
     }
 
     /// This node stops in good order: says so to some members, who hold it for down at once and
@@ -36,7 +41,8 @@ impl Gossip {
         self.pulse.leaving = true;
         self.beat();
         let count = self.config.fanout.max(FAREWELLS);
-        let targets = self.sample(rng, count, |status, leaving| status.is_up() && !leaving);
+        let targets =
+            self.sample(rng, count, |member| member.status.is_up() && !member.pulse.leaving);
         self.list_to(targets, rng)
     }
 
@@ -52,8 +58,9 @@ impl Gossip {
     }
 
     fn judge_silence(&mut self, now_ms: u64) {
+        let pause_ms = self.doubt.stretch(self.config.pause_ms);
         for index in 0..self.members.len() {
-            let status = self.members[index].assess(self.lived_ms, &self.config);
+            let status = self.members[index].assess(self.lived_ms, &self.config, pause_ms);
             self.believe(index, status, now_ms);
         }
         let patience = self.config.forget_after_ms;
@@ -83,10 +90,10 @@ impl Gossip {
     /// while nobody is known.
     fn targets<R: Rng + ?Sized>(&self, rng: &mut R) -> Vec<Target> {
         let fanout = self.config.fanout;
-        let is_up = |status: Status, leaving: bool| status.is_up() && !leaving;
-        let is_lost = |status: Status, leaving: bool| !status.is_up() && !leaving;
-        let count = |wanted: &dyn Fn(Status, bool) -> bool| {
-            self.members.iter().filter(|m| wanted(m.status, m.pulse.leaving)).count() as u32
+        let is_up = |member: &Member| member.status.is_up() && !member.pulse.leaving;
+        let is_lost = |member: &Member| !member.status.is_up() && !member.pulse.leaving;
+        let count = |wanted: &dyn Fn(&Member) -> bool| {
+            self.members.iter().filter(|member| wanted(member)).count() as u32
         };
         let mut targets = self.sample(rng, fanout, is_up);
         let (up, lost) = (count(&is_up), count(&is_lost));
@@ -99,21 +106,16 @@ impl Gossip {
     }
 
     /// Up to `count` different members for which `wanted` holds.
-    fn sample<R: Rng + ?Sized>(
+    pub(super) fn sample<R: Rng + ?Sized>(
         &self,
         rng: &mut R,
         count: usize,
-        wanted: impl Fn(Status, bool) -> bool,
+        wanted: impl Fn(&Member) -> bool,
     ) -> Vec<Target> {
-        let mut pool: Vec<usize> = (0..self.members.len())
-            .filter(|&index| wanted(self.members[index].status, self.members[index].pulse.leaving))
-            .collect();
-        let count = count.min(pool.len());
-        for place in 0..count {
-            let other = rng.random_range(place..pool.len());
-            pool.swap(place, other);
-        }
-        pool[..count].iter().map(|&index| Target::Node(self.members[index].profile.id)).collect()
+        let mut pool: Vec<usize> =
+            (0..self.members.len()).filter(|&index| wanted(&self.members[index])).collect();
+        draw(&mut pool, count, rng);
+        pool.into_iter().map(|index| Target::Node(self.members[index].profile.id)).collect()
     }
 
     /// Up to `count` seeds that are neither this node nor a member that is up.
@@ -141,14 +143,58 @@ impl Gossip {
         if targets.is_empty() {
             return Vec::new();
         }
-        // Where to begin matters only when not all members fit into one message.
+        let chosen = self.chosen(&targets, rng);
+        // Where to begin matters only when not all of them fit into one message.
         let start = rng.random_range(0..self.by_tag.len().max(1));
         let rounds = self.by_tag.len();
         let order = (0..rounds).map(|step| self.by_tag[(start + step) % rounds]);
         let current = order.filter(|place| place.current).map(|place| place.index as usize);
-        let message = self.message(self.list(current, Part::All));
+        let message = match chosen {
+            None => self.message(self.list(current, Part::All)),
+            Some(chosen) => {
+                let current = current.filter(|&index| chosen[index]);
+                self.message(self.list(current, Part::Some))
+            }
+        };
         self.counters.sent += targets.len() as u64;
         targets.into_iter().map(|to| Send { to, message: message.clone() }).collect()
+    }
+
+    /// Which members a list names, where it cannot name all. A quarter of the rows is for those of
+    /// whom there is news, a quarter for those that are up and were silent for longest, as a
+    /// question, and the rest is drawn. Who gets the list is named too, since it must learn what is
+    /// believed of it.
+    fn chosen<R: Rng + ?Sized>(&self, targets: &[Target], rng: &mut R) -> Option<Vec<bool>> {
+        let (rows, quarter) = (self.config.rows_max, self.config.rows_max / 4);
+        if self.members.len() <= rows {
+            return None;
+        }
+        let fresh = self.lived_ms.saturating_sub(NEWS_INTERVALS * self.config.interval_ms);
+        let (mut news, mut up, mut down) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, member) in self.members.iter().enumerate() {
+            match member.status {
+                _ if member.news_ms >= fresh => news.push(index),
+                Status::Alive | Status::Suspect => up.push(index),
+                Status::Down => down.push(index),
+            }
+        }
+        let mut rest = draw(&mut news, quarter, rng);
+        let asked = quarter.min(up.len());
+        if asked < up.len() {
+            up.select_nth_unstable_by_key(asked, |&i| self.members[i].arrivals.last_ms());
+        }
+        rest.extend(up.split_off(asked));
+        rest.append(&mut down);
+        let drawn = rows - news.len() - up.len();
+        draw(&mut rest, drawn, rng);
+        let named = targets.iter().filter_map(|target| match target {
+            Target::Node(id) => self.by_id.get(id).copied(),
+            Target::Address(_) => None,
+        });
+        let mut chosen = vec![false; self.members.len()];
+        let all = news.into_iter().chain(up).chain(rest).chain(named);
+        all.for_each(|index| chosen[index] = true);
+        Some(chosen)
     }
 
     /// The list of these members, as far as they fit. A `part` of all becomes one of some when they
@@ -183,4 +229,14 @@ impl Gossip {
         self.counters.sent += 1;
         Send { to, message }
     }
+}
+
+/// Leaves up to `count` drawn elements in `pool`, in no order, and returns the others.
+fn draw<R: Rng + ?Sized>(pool: &mut Vec<usize>, count: usize, rng: &mut R) -> Vec<usize> {
+    let count = count.min(pool.len());
+    for place in 0..count {
+        let other = rng.random_range(place..pool.len());
+        pool.swap(place, other);
+    }
+    pool.split_off(count)
 }

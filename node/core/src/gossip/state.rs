@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::gossip::config::{ConfigError, GossipConfig};
+use crate::gossip::doubt::Doubt;
 use crate::gossip::member::{Member, RETIRED_TAGS_MAX};
 use crate::gossip::message::{DocumentId, Entry, Message, Pulse, Standing};
+use crate::gossip::probe::{Relay, Round};
 use crate::gossip::profile::{Addresses, Heartbeat, Labels, Profile, ProfileError, Tag};
-use crate::gossip::view::{Counters, Event, MemberView, Refusal, Status};
+use crate::gossip::view::{Alarm, Counters, Event, MemberView, Refusal, Status};
 use crate::id::{ClusterId, NodeId};
 
 /// Events kept until [`Gossip::take_events`]; more are dropped and counted.
@@ -49,6 +51,18 @@ pub enum GossipError {
     Profile(#[from] ProfileError),
 }
 
+/// Another process with this node's id, at its boot or a later one.
+#[derive(Debug)]
+pub(super) struct Rival {
+    pub process: (u64, u64),
+    pub address: String,
+    /// The counter that it was first heard with, and when.
+    pub counter: u64,
+    pub first_ms: u64,
+    /// It goes on beating: it is no memory of a start before the volume was put back.
+    pub beats: bool,
+}
+
 /// Where a tag leads in the list.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TagPlace {
@@ -78,10 +92,15 @@ pub struct Gossip {
     pub(super) marks: BTreeMap<NodeId, u64>,
     /// Profiles that were asked for, and when.
     pub(super) asked: BTreeMap<Tag, u64>,
+    /// Members about which others asked, and who.
+    pub(super) relays: BTreeMap<NodeId, Relay>,
+    /// Whom this node asked about its suspects last.
+    pub(super) round: Round,
+    pub(super) doubt: Doubt,
     /// Clusters that were told of as foreign.
     pub(super) foreign_told: BTreeSet<ClusterId>,
     /// The other process with this node's id that was told of last.
-    pub(super) rival_told: Option<(u64, u64)>,
+    pub(super) rival: Option<Rival>,
     pub(super) started_ms: Option<u64>,
     pub(super) last_now_ms: u64,
     pub(super) lived_ms: u64,
@@ -122,8 +141,11 @@ impl Gossip {
             pinned: BTreeSet::new(),
             marks: BTreeMap::new(),
             asked: BTreeMap::new(),
+            relays: BTreeMap::new(),
+            round: Round::default(),
+            doubt: Doubt::default(),
             foreign_told: BTreeSet::new(),
-            rival_told: None,
+            rival: None,
             started_ms: None,
             last_now_ms: 0,
             lived_ms: 0,
@@ -209,12 +231,13 @@ impl Gossip {
     /// of the last tick or message.
     pub fn members(&self, now_ms: u64) -> Vec<MemberView> {
         let lived = self.lived_at(now_ms);
+        let pause_ms = self.doubt.stretch(self.config.pause_ms);
         let mut views: Vec<MemberView> = self
             .by_id
             .values()
             .map(|&index| {
                 let member = &self.members[index];
-                let phi = member.arrivals.phi(lived, &self.config);
+                let phi = member.arrivals.phi(lived, &self.config, pause_ms);
                 self.view(&member.profile, &member.pulse, member.status, phi, member.since_ms)
             })
             .collect();
@@ -279,6 +302,19 @@ impl Gossip {
         self.events.drain(..).collect()
     }
 
+    /// How much this node doubts itself, 0 to 4: the more, the longer it waits before it judges
+    /// others.
+    pub fn doubt(&self) -> u32 {
+        self.doubt.level()
+    }
+
+    /// The other process that goes on claiming this node's id, if it is the one that the cluster
+    /// listens to: its boot and peer address. Final for this start.
+    pub fn twin(&self) -> Option<(u64, &str)> {
+        let rival = self.rival.as_ref().filter(|rival| rival.beats)?;
+        Some((rival.process.0, &rival.address))
+    }
+
     /// Counts since the start.
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -338,6 +374,9 @@ impl Gossip {
     }
 
     pub(super) fn tell(&mut self, event: Event) {
+        if let Some(alarm) = Alarm::of(&event) {
+            *self.counters.alarms.entry(alarm).or_default() += 1;
+        }
         if self.events.len() < EVENTS_MAX {
             self.events.push_back(event);
         } else {
@@ -357,6 +396,7 @@ impl Gossip {
         }
         let from = std::mem::replace(&mut member.status, status);
         member.since_ms = now_ms;
+        member.news_ms = self.lived_ms;
         let id = member.profile.id;
         *self.counters.changes.entry((from, status)).or_default() += 1;
         self.tell(Event::Changed { id, from, to: status });

@@ -10,7 +10,7 @@ use super::*;
 use crate::id::{ClusterId, NodeId};
 
 mod network;
-mod thousand;
+mod probes;
 
 use network::{Network, me, node};
 
@@ -189,6 +189,41 @@ fn a_copied_volume_is_told_of() {
     net.run(30);
     assert!(!cloned(&net, 2).is_empty(), "others noticed");
     assert!(net.events.iter().any(|event| own(20)(&event)), "the older one was told");
+}
+
+#[test]
+fn of_two_processes_with_one_id_and_boot_exactly_one_goes_on() {
+    let mut net = Network::formed(35, 4, GossipConfig::default());
+    net.run(10);
+    net.start_copy(20, 2, 1);
+    net.run(60);
+    let twin =
+        |at: u32| net.events.iter().any(|(who, e)| *who == at && matches!(e, Event::Twin { .. }));
+    let (left, right) = (twin(2), twin(20));
+    assert!(left != right, "the process that is not listed is told, the other is not");
+    let (listed, other) = if left { (20, 2) } else { (2, 20) };
+    let address = format!("n{listed}.kvasir.example:8099");
+    assert!((0..2).all(|at| net.peer_address(at, 2) == Some(address.clone())));
+    assert_eq!(net.gossip(other).twin(), Some((1, address.as_str())));
+    assert_eq!(net.gossip(listed).twin(), None);
+    let refused = net.gossip(0).counters().refused.get(&Refusal::Superseded).copied();
+    assert!(refused.unwrap_or(0) + net.gossip(1).counters().refused[&Refusal::Superseded] > 0);
+    assert_eq!(net.gossip(other).counters().alarms[&Alarm::Twin], 1);
+}
+
+#[test]
+fn a_memory_of_a_later_start_is_no_twin() {
+    let mut net = Network::formed(36, 5, GossipConfig::default());
+    net.kill(2);
+    net.start(2, &[0]);
+    net.run(10);
+    net.kill(2);
+    net.boots.insert(2, 0);
+    net.start(2, &[0]);
+    net.run(60);
+    let told = |wanted: fn(&Event) -> bool| net.events.iter().any(|(at, e)| *at == 2 && wanted(e));
+    assert!(told(|e| matches!(e, Event::OwnIdInUse { boot: 2, .. })));
+    assert!(!told(|e| matches!(e, Event::Twin { .. })), "nobody beats there any more");
 }
 
 #[test]

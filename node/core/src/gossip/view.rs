@@ -23,6 +23,9 @@ impl Status {
         self != Self::Down
     }
 
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Alive, Self::Suspect, Self::Down];
+
     /// The word for it in metrics and answers.
     pub fn name(self) -> &'static str {
         match self {
@@ -112,6 +115,15 @@ pub enum Event {
         /// The peer address that it was heard with.
         address: String,
     },
+    /// The other process that claims this node's id goes on beating, so it is no memory of an
+    /// earlier start: two processes run on copies of one volume, and the cluster listens to the
+    /// other. Told once; this one must serve nothing.
+    Twin {
+        /// The boot of the other.
+        boot: u64,
+        /// The peer address of the other.
+        address: String,
+    },
     /// A member was heard with a mark below what is remembered of it: its volume was put back to an
     /// older state. Told once per start of the node.
     MarkBehind {
@@ -151,9 +163,21 @@ pub enum Refusal {
     Oversize,
     /// The list is full.
     Full,
+    /// It comes from a process that another one of the same node id superseded.
+    Superseded,
 }
 
 impl Refusal {
+    /// Every reason.
+    pub const ALL: [Self; 6] = [
+        Self::Foreign,
+        Self::NotItsSender,
+        Self::Malformed,
+        Self::Oversize,
+        Self::Full,
+        Self::Superseded,
+    ];
+
     /// The word for it in metrics.
     pub fn name(self) -> &'static str {
         match self {
@@ -162,6 +186,55 @@ impl Refusal {
             Self::Malformed => "malformed",
             Self::Oversize => "oversize",
             Self::Full => "full",
+            Self::Superseded => "superseded",
+        }
+    }
+}
+
+/// An event that a person has to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Alarm {
+    /// A node of another cluster talks to this one.
+    Foreign,
+    /// Two processes claim one node id.
+    Cloned,
+    /// Another process claims this node's id.
+    OwnIdInUse,
+    /// It goes on doing so.
+    Twin,
+    /// The volume of a member was put back to an older state.
+    MarkBehind,
+}
+
+impl Alarm {
+    /// Every one.
+    pub const ALL: [Self; 5] =
+        [Self::Foreign, Self::Cloned, Self::OwnIdInUse, Self::Twin, Self::MarkBehind];
+
+    /// The word for it in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Foreign => "foreign",
+            Self::Cloned => "cloned",
+            Self::OwnIdInUse => "own_id_in_use",
+            Self::Twin => "twin",
+            Self::MarkBehind => "mark_behind",
+        }
+    }
+
+    /// The alarm that an event is, if it is one.
+    pub(super) fn of(event: &Event) -> Option<Self> {
+        match event {
+            Event::Foreign { .. } => Some(Self::Foreign),
+            Event::Cloned { .. } => Some(Self::Cloned),
+            Event::OwnIdInUse { .. } => Some(Self::OwnIdInUse),
+            Event::Twin { .. } => Some(Self::Twin),
+            Event::MarkBehind { .. } => Some(Self::MarkBehind),
+            Event::Joined(_)
+            | Event::Changed { .. }
+            | Event::Restarted { .. }
+            | Event::Forgotten(_)
+            | Event::Refuted { .. } => None,
         }
     }
 }
@@ -175,6 +248,16 @@ pub struct Counters {
     pub received: u64,
     /// What was not taken, by reason.
     pub refused: BTreeMap<Refusal, u64>,
+    /// Questions to members that are silent, for this node or for others.
+    pub pings: u64,
+    /// Questions to other members about silent ones.
+    pub probes: u64,
+    /// Signs of life that were passed on to who had asked for them.
+    pub relayed: u64,
+    /// Answers to those who believed this node to be down.
+    pub refutations: u64,
+    /// What a person has to look at, by reason.
+    pub alarms: BTreeMap<Alarm, u64>,
     /// Changes of belief, by from and to.
     pub changes: BTreeMap<(Status, Status), u64>,
     /// Events dropped because nobody took them away.

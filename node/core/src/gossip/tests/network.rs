@@ -56,9 +56,6 @@ pub struct Network {
     pub boots: BTreeMap<u32, u64>,
     /// Every event with the place where it was told.
     pub events: Vec<(u32, Event)>,
-    /// Bytes and messages sent since they were last reset.
-    pub sent: (u64, u64),
-    pub measure: bool,
     config: GossipConfig,
     places: BTreeMap<u32, Gossip>,
     paused: BTreeSet<u32>,
@@ -79,8 +76,6 @@ impl Network {
             cluster: CLUSTER,
             boots: BTreeMap::new(),
             events: Vec::new(),
-            sent: (0, 0),
-            measure: false,
             config,
             places: BTreeMap::new(),
             paused: BTreeSet::new(),
@@ -243,10 +238,6 @@ impl Network {
                     None => continue,
                 },
             };
-            if self.measure {
-                self.sent.0 += postcard::to_stdvec(&send.message).unwrap().len() as u64;
-            }
-            self.sent.1 += 1;
             let Some(&to) = self.by_address.get(&address) else { continue };
             if !(self.passes)(from, to) || self.rng.random_bool(self.loss) {
                 continue;
@@ -259,6 +250,10 @@ impl Network {
 
     pub fn status(&self, at: u32, of: u32) -> Option<Status> {
         self.places[&at].status_of(node(of))
+    }
+
+    pub fn peer_address(&self, at: u32, of: u32) -> Option<String> {
+        self.places[&at].peer_address(node(of)).map(str::to_owned)
     }
 
     pub fn views(&self, at: u32) -> Vec<MemberView> {
