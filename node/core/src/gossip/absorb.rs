@@ -186,7 +186,14 @@ impl Gossip {
             self.advance(index, pulse, now_ms);
             return Known::Enough;
         }
-        if age < member.pulse.age() { Known::Less } else { Known::Enough }
+        if age < member.pulse.age() {
+            return Known::Less;
+        }
+        // Both suspect it and neither has newer word: the sender has asked in vain for long enough.
+        if row.opinion == Status::Down && member.status == Status::Suspect {
+            self.believe(index, Status::Down, now_ms);
+        }
+        Known::Enough
     }
 
     /// Somebody's row of this very node: if it is not held for alive, and the belief is not older

@@ -5,7 +5,7 @@
 //! own counter and sends the list to a few random members, who answer with the rows of which they
 //! know a larger counter; of two counters for one member the larger is taken. A member whose counter
 //! stands still is suspected; it is then asked, by this node and through others, and held for down
-//! if nobody hears of it. What is believed here steers requests and stand-ins only: it never decides
+//! if nobody hears of it; who suspects it too and has no newer word takes that over. What is believed here steers requests and stand-ins only: it never decides
 //! who owns data (that is the cluster document).
 //!
 //! [`Gossip`] is a state machine: time, messages and randomness go in, messages and [`Event`]s come

@@ -94,6 +94,32 @@ fn an_answered_ping_ends_suspicion_and_nobody_is_down_unasked() {
 }
 
 #[test]
+fn who_suspects_takes_over_that_somebody_asked_in_vain_and_nobody_else_does() {
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(6);
+    let mut all = acquainted(3);
+    let accuse = |by: &mut Gossip| {
+        let index = by.by_id[&node(2)];
+        by.members[index].status = Status::Down;
+        by.message(by.list(std::iter::once(index), Part::Answer))
+    };
+    let accusation = accuse(&mut all[1]);
+    all[0].receive(500, node(1), accusation.clone());
+    assert_eq!(all[0].status_of(node(2)), Some(Status::Alive), "it was heard just now");
+    let (now, _) = until_probed(&mut all, &mut rng);
+    all[0].receive(now, node(1), accusation);
+    assert_eq!(all[0].status_of(node(2)), Some(Status::Down));
+    // Who has newer word of it is not convinced by an older belief.
+    let mut all = acquainted(3);
+    let accusation = accuse(&mut all[1]);
+    all[2].beat();
+    let heard = all[2].message(Body::Want { tags: vec![] });
+    all[0].receive(0, node(2), heard);
+    let (now, _) = until_probed(&mut all, &mut rng);
+    all[0].receive(now, node(1), accusation);
+    assert_eq!(all[0].status_of(node(2)), Some(Status::Suspect));
+}
+
+#[test]
 fn a_node_whose_helpers_are_silent_too_doubts_itself() {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
     let mut all = acquainted(3);
