@@ -16,6 +16,7 @@ use kvasir_storage::StoreStats;
 
 use crate::http::stats::HttpStats;
 use crate::peer::PeerStats;
+use crate::replica::Shelves;
 
 /// An answer of the node, or the problem that the client gets instead. Boxed, because problems are
 /// large and rare.
@@ -73,6 +74,8 @@ pub struct Figures {
     pub peers: Arc<PeerStats>,
     /// The engine.
     pub store: StoreStats,
+    /// What is kept for others.
+    pub shelves: Arc<Shelves>,
     /// Whether the engine gave up after a failed sync.
     pub store_failed: bool,
     /// Why the node serves no data, as one of [`Unfit::CODES`].

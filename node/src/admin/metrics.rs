@@ -16,6 +16,7 @@ use super::backend::{Figures, GossipFigures, RingFigures};
 use crate::http::problem::Code;
 use crate::http::stats::{HttpStats, LATENCY_BOUNDS_US, Operation};
 use crate::peer::PeerStats;
+use crate::replica::Shelves;
 use crate::tasks::Unfit;
 use kvasir_core::gossip;
 use kvasir_storage::StoreStats;
@@ -40,6 +41,7 @@ fn gather(figures: &Figures) -> Vec<MetricFamily> {
     page.http(&figures.http);
     page.peers(&figures.peers);
     page.ring(&figures.ring);
+    page.handoff(&figures.shelves);
     page.store(&figures.store);
     page.0
 }
@@ -306,6 +308,32 @@ impl Page {
         self.gauge("ring_owned_partitions", help, ring.owned_partitions as f64);
         let help = "This node's share of all partition replicas.";
         self.gauge("ring_owned_ratio", help, ring.owned_ratio);
+    }
+
+    fn handoff(&mut self, shelves: &Shelves) {
+        let (copies, hints) = shelves.held();
+        for (name, help, value) in [
+            ("copies", "Stand-in copies held for owners that were down.", copies.entries),
+            ("copy_bytes", "Bytes of stand-in copies.", copies.bytes),
+            ("hints", "Hints held for owners that missed a write.", hints.entries),
+            ("hint_bytes", "Bytes of hints.", hints.bytes),
+        ] {
+            self.gauge(&format!("handoff_{name}"), help, value as f64);
+        }
+        for (name, help, count) in [
+            ("copies_refused", "Stand-in copies refused at the cap.", &shelves.copies_refused),
+            ("hints_overflowed", "Hints dropped at the cap.", &shelves.hints_overflowed),
+            ("hints_expired", "Hints dropped for their age.", &shelves.hints_expired),
+            (
+                "copies_returned",
+                "Stand-in copies that every owner stored.",
+                &shelves.copies_handed_back,
+            ),
+            ("hints_returned", "Hints whose owner caught up.", &shelves.hints_handed_back),
+            ("taken_back", "Sets that others handed back to this node.", &shelves.taken_back),
+        ] {
+            self.counter(&format!("handoff_{name}_total"), help, count.load(Relaxed));
+        }
     }
 
     fn store(&mut self, stats: &StoreStats) {

@@ -19,6 +19,7 @@ use kvasir_core::admin_api::{
     Risk, RiskLevel, Status,
 };
 use kvasir_core::gossip;
+use kvasir_core::handoff::Cap;
 use kvasir_core::id::NodeId;
 use kvasir_core::quorum::Level;
 use kvasir_storage::StoreStats;
@@ -27,6 +28,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::http::stats::{HttpStats, Operation};
 use crate::peer::PeerStats;
+use crate::replica::Shelves;
 
 const NODE: NodeId = NodeId::from_bytes([1; 16]);
 const N1: &str = "01010101-0101-0101-0101-010101010101";
@@ -393,6 +395,7 @@ fn figures() -> Figures {
         http,
         peers: Arc::new(PeerStats::default()),
         store: StoreStats { tables_by_level: vec![2, 1], flushes: 7, ..StoreStats::default() },
+        shelves: Arc::new(Shelves::new(Cap { max_bytes: 1 }, Cap { max_bytes: 1 })),
         store_failed: false,
         unfit: Some("other_cluster"),
         disk_free_bytes: Some(1 << 40),

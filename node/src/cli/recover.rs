@@ -35,16 +35,22 @@ pub struct Recover {
 /// # Errors
 /// The directory holds no store, is in use, or the disk failed.
 pub fn run(arguments: &Recover) -> Result<Exit, Failure> {
-    let store = arguments.quarantine.join("store");
-    if !store.join("MANIFEST").exists() {
+    let dir = &arguments.quarantine;
+    if !dir.join("store").join("MANIFEST").exists() {
         return Err(Failure::new(
             Exit::Error,
-            format!("{} holds no store of a node", arguments.quarantine.display()),
+            format!("{} holds no store of a node", dir.display()),
             "name the directory that node.data_dir names",
         ));
     }
-    let told = salvage(&store, Arc::new(RealDisk), arguments.accept_loss);
-    output::say(&report(&store, &told.map_err(|error| failed(&error))?))?;
+    // Owned data, and beside it what is kept for other nodes.
+    for store in ["store", "standins"].map(|name| dir.join(name)) {
+        if !store.join("MANIFEST").exists() {
+            continue;
+        }
+        let told = salvage(&store, Arc::new(RealDisk), arguments.accept_loss);
+        output::say(&report(&store, &told.map_err(|error| failed(&error))?))?;
+    }
     Ok(Exit::Ok)
 }
 

@@ -38,6 +38,8 @@ pub struct Config {
     pub gossip: GossipSection,
     /// The engine.
     pub storage: StorageConfig,
+    /// Copies and notes kept for owners that are down.
+    pub handoff: HandoffConfig,
     /// Threads that serve.
     pub workers: WorkersConfig,
     /// Logs, to standard error.
@@ -248,6 +250,50 @@ impl StorageConfig {
             scrub_interval_ms: self.scrub_interval.as_millis(),
             scrub_bytes_per_s: self.scrub_rate.0,
             ..StoreOptions::new(dir)
+        }
+    }
+}
+
+/// Copies and notes kept for owners that are down.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HandoffConfig {
+    /// Bytes of stand-in copies that this node keeps for others; beyond that it refuses to stand in.
+    pub standins_max_bytes: Size,
+    /// Bytes of hints; beyond that, further ones are dropped and counted.
+    pub hints_max_bytes: Size,
+    /// A hint this old is dropped.
+    pub hints_max_age: Duration,
+    /// How many bytes a second this node takes back from all others together.
+    pub rate: Size,
+}
+
+impl Default for HandoffConfig {
+    fn default() -> Self {
+        Self {
+            standins_max_bytes: Size(4 << 30),
+            hints_max_bytes: Size(64 << 20),
+            hints_max_age: Duration::from_millis(3 * 3_600_000),
+            rate: Size(32 << 20),
+        }
+    }
+}
+
+impl HandoffConfig {
+    /// Options of the store that keeps them: small, since it is empty while all nodes are up.
+    pub fn options(&self, dir: PathBuf, storage: &StorageConfig) -> StoreOptions {
+        let built_in = StoreOptions::new(dir);
+        StoreOptions {
+            memtable_bytes: built_in.memtable_bytes.min(4 << 20),
+            cache_bytes: 4 << 20,
+            resident_bytes: 2 << 20,
+            log_segment_bytes: 4 << 20,
+            table_bytes: 8 << 20,
+            level1_bytes: 32 << 20,
+            periodic_sync_ms: storage.periodic_sync.as_millis(),
+            scrub_interval_ms: storage.scrub_interval.as_millis(),
+            scrub_bytes_per_s: storage.scrub_rate.0,
+            ..built_in
         }
     }
 }

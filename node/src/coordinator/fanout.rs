@@ -28,6 +28,8 @@ pub enum Failure {
     Unknown(String),
     /// Its disk takes no writes; nothing was applied.
     DiskFull,
+    /// It keeps as many stand-in copies as it may; nothing was applied.
+    StandInsFull,
     /// It has too much in flight and asks for a pause of so many milliseconds; nothing was applied.
     Overloaded(u64),
 }
@@ -45,6 +47,9 @@ pub fn shared_cause(failures: &[Failure], may_be_stored: bool) -> Option<Coordin
     }
     if failures.iter().all(|failure| *failure == Failure::DiskFull) {
         return Some(CoordinateError::DiskFull { may_be_stored });
+    }
+    if !may_be_stored && failures.iter().all(|failure| *failure == Failure::StandInsFull) {
+        return Some(CoordinateError::StandInsFull);
     }
     let pauses: Option<Vec<u64>> = failures.iter().map(pause).collect();
     let retry_after_ms = pauses?.into_iter().max().filter(|_| !may_be_stored)?;
@@ -86,6 +91,73 @@ impl<T: 'static> Answers<T> {
 }
 
 impl Coordinate {
+    /// Has an owner merge what a client wrote. If that fails for another reason than that the owner
+    /// refused, a hint says that it missed the write; only an owner writes hints, since what they point
+    /// at is its own record.
+    pub fn send_write(
+        &self,
+        plan: &Rc<Plan>,
+        node: NodeId,
+        delta: &Rc<SiblingSet>,
+        durability: Durability,
+        answers: &Answers<()>,
+    ) {
+        let (this, plan, delta) = (self.clone(), plan.clone(), delta.clone());
+        let deadline = answers.deadline;
+        answers.ask(node, async move {
+            let call = this.merge_there(&plan, node, &delta, durability, deadline);
+            let said = match tokio::time::timeout_at(deadline, call).await {
+                Ok(said) => said,
+                Err(_) => Err(Failure::Unknown("no answer before the deadline".to_string())),
+            };
+            let missed = matches!(said, Err(Failure::NotApplied(_) | Failure::Unknown(_)));
+            if missed && plan.owns() {
+                this.standins.hint(node, &plan.table_key);
+            }
+            said
+        });
+    }
+
+    /// Has a stand-in keep a set.
+    pub fn send_stand_in(
+        &self,
+        plan: &Rc<Plan>,
+        node: NodeId,
+        set: &Rc<SiblingSet>,
+        durability: Durability,
+        answers: &Answers<()>,
+    ) {
+        let (this, plan, set) = (self.clone(), plan.clone(), set.clone());
+        let deadline = answers.deadline;
+        answers.ask(node, async move {
+            let request = Request::StandIn {
+                bucket: plan.bucket.clone(),
+                key: plan.key.clone(),
+                delta: set.encode().into(),
+                durability,
+            };
+            match this.call(&plan, node, request, deadline).await? {
+                Reply::Applied => Ok(()),
+                other => Err(Failure::Unknown(format!("unexpected answer {}", other.name()))),
+            }
+        });
+    }
+
+    /// Asks a stand-in, which may be this node, for what it keeps.
+    pub fn send_stand_in_read(&self, plan: &Rc<Plan>, node: NodeId, answers: &Answers<SiblingSet>) {
+        let (this, plan) = (self.clone(), plan.clone());
+        let deadline = answers.deadline;
+        answers.ask(node, async move {
+            if node == plan.view.me {
+                let read = this.standins.read(&plan.table_key).await;
+                return read.map_err(|e| Failure::NotApplied(e.to_string()));
+            }
+            let (bucket, key) = (plan.bucket.clone(), plan.key.clone());
+            let request = Request::ReadStandIn { bucket, key };
+            set_of(this.call(&plan, node, request, deadline).await?)
+        });
+    }
+
     /// Has an owner merge a set.
     pub fn send_merge(
         &self,
@@ -101,17 +173,28 @@ impl Coordinate {
             if node == plan.view.me {
                 return this.merge_here(&plan, &set, durability).await;
             }
-            let request = Request::Apply {
-                bucket: plan.bucket.clone(),
-                key: plan.key.clone(),
-                delta: set.encode().into(),
-                durability,
-            };
-            match this.call(&plan, node, request, deadline).await? {
-                Reply::Applied => Ok(()),
-                other => Err(Failure::Unknown(format!("unexpected answer {}", other.name()))),
-            }
+            this.merge_there(&plan, node, &set, durability, deadline).await
         });
+    }
+
+    async fn merge_there(
+        &self,
+        plan: &Plan,
+        node: NodeId,
+        set: &SiblingSet,
+        durability: Durability,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        let request = Request::Apply {
+            bucket: plan.bucket.clone(),
+            key: plan.key.clone(),
+            delta: set.encode().into(),
+            durability,
+        };
+        match self.call(plan, node, request, deadline).await? {
+            Reply::Applied => Ok(()),
+            other => Err(Failure::Unknown(format!("unexpected answer {}", other.name()))),
+        }
     }
 
     async fn merge_here(
@@ -135,11 +218,7 @@ impl Coordinate {
                 return read.map_err(|e| Failure::NotApplied(e.to_string()));
             }
             let request = Request::Read { bucket: plan.bucket.clone(), key: plan.key.clone() };
-            match this.call(&plan, node, request, deadline).await? {
-                Reply::Set(bytes) => SiblingSet::decode(&bytes)
-                    .map_err(|e| Failure::NotApplied(format!("an unreadable set: {e}"))),
-                other => Err(Failure::NotApplied(format!("unexpected answer {}", other.name()))),
-            }
+            set_of(this.call(&plan, node, request, deadline).await?)
         });
     }
 
@@ -157,6 +236,7 @@ impl Coordinate {
         let reply = self.peers.call(node, address, plan.route, request, deadline).await;
         match reply {
             Ok(Reply::Refused(Refusal::DiskFull)) => Err(Failure::DiskFull),
+            Ok(Reply::Refused(Refusal::StandInsFull)) => Err(Failure::StandInsFull),
             Ok(Reply::Refused(Refusal::Overloaded { retry_after_ms })) => {
                 Err(Failure::Overloaded(retry_after_ms))
             }
@@ -168,6 +248,15 @@ impl Coordinate {
             Err(error) if error.not_applied() => Err(Failure::NotApplied(error.to_string())),
             Err(error) => Err(Failure::Unknown(error.to_string())),
         }
+    }
+}
+
+/// The set in the answer to a read.
+fn set_of(reply: Reply) -> Result<SiblingSet, Failure> {
+    match reply {
+        Reply::Set(bytes) => SiblingSet::decode(&bytes)
+            .map_err(|e| Failure::NotApplied(format!("an unreadable set: {e}"))),
+        other => Err(Failure::NotApplied(format!("unexpected answer {}", other.name()))),
     }
 }
 
@@ -185,6 +274,9 @@ mod tests {
         assert_eq!(shared_cause(&[busy, Failure::DiskFull], false), None);
         let full = CoordinateError::DiskFull { may_be_stored: true };
         assert_eq!(shared_cause(&[Failure::DiskFull, Failure::DiskFull], true), Some(full));
+        let cap = [Failure::StandInsFull];
+        assert_eq!(shared_cause(&cap, false), Some(CoordinateError::StandInsFull));
+        assert_eq!(shared_cause(&cap, true), None, "the write may be stored");
         assert_eq!(shared_cause(&[], false), None);
     }
 }

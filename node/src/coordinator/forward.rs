@@ -3,6 +3,9 @@
 //! Owners are tried in the order of the plan. A write goes to the next owner only when the one
 //! before said, or proved, that nothing was applied: forwarding never doubles a write. A forwarded
 //! request is never forwarded again.
+//!
+//! When no owner could be asked at all and the request is sloppy, the next healthy nodes on the ring are
+//! tried in the same way, to coordinate as stand-ins; this node, if it is one of them, does it itself.
 
 use std::rc::Rc;
 
@@ -25,9 +28,11 @@ pub(super) async fn get(
     request: GetRequest,
 ) -> Result<GetOutcome, CoordinateError> {
     let deadline = request.deadline;
-    match any_owner(this, plan, &Order::get(&request), deadline, Retry::Always).await? {
-        Answer::Get(found) => wire::get_outcome(found),
-        _ => Err(wire::mismatch(false)),
+    let sloppy = plan.sloppy(request.sloppy);
+    match any(this, plan, (&Order::get(&request), sloppy), deadline, Retry::Always).await? {
+        Some(Answer::Get(found)) => wire::get_outcome(found),
+        Some(_) => Err(wire::mismatch(false)),
+        None => super::get::at(this, plan, request).await,
     }
 }
 
@@ -38,9 +43,11 @@ pub(super) async fn put(
     request: PutRequest,
 ) -> Result<PutOutcome, CoordinateError> {
     let deadline = request.deadline;
-    match any_owner(this, plan, &Order::put(&request), deadline, Retry::NotApplied).await? {
-        Answer::Put(stored) => wire::put_outcome(stored),
-        _ => Err(wire::mismatch(true)),
+    let sloppy = plan.sloppy(request.sloppy);
+    match any(this, plan, (&Order::put(&request), sloppy), deadline, Retry::NotApplied).await? {
+        Some(Answer::Put(stored)) => wire::put_outcome(stored),
+        Some(_) => Err(wire::mismatch(true)),
+        None => super::put::at(this, plan, request).await,
     }
 }
 
@@ -51,9 +58,11 @@ pub(super) async fn delete(
     request: DeleteRequest,
 ) -> Result<DeleteOutcome, CoordinateError> {
     let deadline = request.deadline;
-    match any_owner(this, plan, &Order::delete(&request), deadline, Retry::NotApplied).await? {
-        Answer::Delete(stored) => Ok(wire::delete_outcome(stored)),
-        _ => Err(wire::mismatch(true)),
+    let sloppy = plan.sloppy(request.sloppy);
+    match any(this, plan, (&Order::delete(&request), sloppy), deadline, Retry::NotApplied).await? {
+        Some(Answer::Delete(stored)) => Ok(wire::delete_outcome(stored)),
+        Some(_) => Err(wire::mismatch(true)),
+        None => super::delete::at(this, plan, request).await,
     }
 }
 
@@ -70,12 +79,15 @@ impl Coordinate {
         &self,
         plan: &Plan,
         node: NodeId,
-        order: &Order,
+        (order, stand_in): (&Order, bool),
         deadline: Instant,
     ) -> Result<Answer, Failure> {
         let order = postcard::to_allocvec(order)
             .map_err(|e| Failure::NotApplied(format!("the request does not encode: {e}")))?;
-        let request = Request::Coordinate(order.into());
+        let request = match stand_in {
+            true => Request::CoordinateAsStandIn(order.into()),
+            false => Request::Coordinate(order.into()),
+        };
         match self.call(plan, node, request, deadline).await? {
             Reply::Coordinated(bytes) => postcard::from_bytes(&bytes)
                 .map_err(|e| Failure::Unknown(format!("an unreadable answer: {e}"))),
@@ -84,45 +96,62 @@ impl Coordinate {
     }
 }
 
-async fn any_owner(
+/// Whom to try, in order, and whether as a stand-in.
+fn targets(plan: &Plan, sloppy: bool) -> Vec<(NodeId, bool)> {
+    let owners = plan.owners.iter().map(|owner| (owner.node, false));
+    let bench = sloppy.then(|| plan.bench().coordinators(&plan.view.datacenter));
+    owners.chain(bench.into_iter().flatten().map(|node| (node, true))).collect()
+}
+
+/// The answer of whoever coordinated; nothing if it is for this node to do as a stand-in.
+async fn any(
     this: &Coordinate,
     plan: &Rc<Plan>,
-    order: &Order,
+    (order, sloppy): (&Order, bool),
     deadline: Instant,
     retry: Retry,
-) -> Result<Answer, CoordinateError> {
+) -> Result<Option<Answer>, CoordinateError> {
     let mut last = CoordinateError::QuorumNotReached { acks: 0, required: 1, may_be_stored: false };
     let mut failures = Vec::new();
-    for (tried, owner) in plan.owners.iter().enumerate() {
+    let targets = targets(plan, sloppy);
+    // An owner that was reached, whatever it said, leaves no room for stand-ins: what it refused, for
+    // want of room or time, must not be stored around it.
+    let mut met_owner = false;
+    for (tried, (node, stand_in)) in targets.iter().copied().enumerate() {
+        if stand_in && met_owner {
+            break;
+        }
+        if node == plan.view.me {
+            return Ok(None);
+        }
         let now = Instant::now();
         if now >= deadline {
             return Err(CoordinateError::Deadline { acks: 0, required: 1, may_be_stored: false });
         }
-        // A read leaves time for the owners that are left; a write that was sent is not sent again.
-        let left = (plan.owners.len() - tried) as u32;
+        // A read leaves time for those that are left; a write that was sent is not sent again.
+        let left = (targets.len() - tried) as u32;
         let until = match retry {
             Retry::Always => now + (deadline - now) / left,
             Retry::NotApplied => deadline,
         };
-        match this.hand_over(plan, owner.node, order, until).await {
-            Ok(Answer::Error(error)) if error.is_elsewhere() => last = error.into(),
+        match this.hand_over(plan, node, (order, stand_in), until).await {
+            Ok(Answer::Error(error)) if error.is_elsewhere() => {
+                met_owner |= !stand_in;
+                last = error.into();
+            }
             Ok(Answer::Error(error)) => return Err(error.into()),
-            Ok(answer) => return Ok(answer),
+            Ok(answer) => return Ok(Some(answer)),
             Err(Failure::Unknown(reason)) if retry == Retry::NotApplied => {
-                tracing::debug!(owner = %owner.node, reason, "a forwarded write is unknown");
-                let may_be_stored = true;
-                return Err(CoordinateError::QuorumNotReached {
-                    acks: 0,
-                    required: 1,
-                    may_be_stored,
-                });
+                tracing::debug!(%node, reason, "a forwarded write is unknown");
+                return Err(wire::mismatch(true));
             }
             Err(failure) => {
-                tracing::debug!(owner = %owner.node, ?failure, "forwarding failed, trying the next owner");
+                tracing::debug!(%node, ?failure, "forwarding failed, trying the next node");
+                met_owner |= matches!(failure, Failure::DiskFull | Failure::Overloaded(_));
                 failures.push(failure);
             }
         }
     }
-    let all = failures.len() == plan.owners.len();
+    let all = failures.len() >= plan.owners.len();
     Err(shared_cause(&failures, false).filter(|_| all).unwrap_or(last))
 }

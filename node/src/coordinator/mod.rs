@@ -2,7 +2,8 @@
 //!
 //! [`plan`] says who owns the key and what was asked for, [`fanout`] sends to owners and collects
 //! what they say, and [`put`], [`get`] and [`delete`] read like the story. A node that owns nothing
-//! of the key hands the whole request to one that does ([`forward`]).
+//! of the key hands the whole request to one that does ([`forward`]); where none is reachable, a
+//! stand-in coordinates ([`seats`] says who answers in the place of whom).
 //!
 //! Invariants: a write that was refused before it was minted is `not applied`; from the mint on,
 //! anything but success is `unknown`. A read at a quorum level answers only when as many replicas as
@@ -15,6 +16,7 @@ pub mod get;
 pub mod plan;
 pub mod put;
 pub mod request;
+mod seats;
 pub mod wire;
 
 use std::rc::Rc;
@@ -29,7 +31,7 @@ pub use request::{
 
 use crate::peer::Peers;
 use crate::planted::Planted;
-use crate::replica::{LocalError, Replica, Views};
+use crate::replica::{LocalError, Replica, StandIns, Views};
 
 /// A local failure before anything was applied.
 impl From<LocalError> for CoordinateError {
@@ -43,6 +45,8 @@ impl From<LocalError> for CoordinateError {
             LocalError::TooManySiblings { siblings, limit } => {
                 Self::TooManySiblings { siblings, limit }
             }
+            LocalError::StandInsFull => Self::StandInsFull,
+            LocalError::NotCounted => Self::NotServing { reason: error.to_string() },
             LocalError::Write(error @ WriteError::Abandoned) => {
                 Self::DiskFailed { reason: error.to_string(), may_be_stored: true }
             }
@@ -58,10 +62,23 @@ pub struct Coordinate {
     pub replica: Arc<Replica>,
     /// Document and member list.
     pub views: Arc<Views>,
+    /// What is kept for others.
+    pub standins: Arc<StandIns>,
     /// This worker's connections.
     pub peers: Rc<Peers>,
     /// A mistake made on purpose; none but in tests.
     pub planted: Planted,
+}
+
+impl Coordinate {
+    /// Coordinates on this node a request that another handed over, though it may own nothing of the key.
+    pub async fn here(&self, ask: wire::Ask) -> wire::Answer {
+        match ask {
+            wire::Ask::Get(request) => get::here(self, request).await.into(),
+            wire::Ask::Put(request) => put::here(self, request).await.into(),
+            wire::Ask::Delete(request) => delete::here(self, request).await.into(),
+        }
+    }
 }
 
 impl Coordinator for Coordinate {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kvasir_core::handoff::Bench;
 use kvasir_core::id::NodeId;
 use kvasir_core::quorum::{Level, LevelError, Tally};
 use kvasir_core::ring::{BucketSettings, Owner};
@@ -60,6 +61,17 @@ impl Plan {
         let table_key = TableKey::new(hash, bucket, key);
         let (bucket, key) = (bucket.clone(), key.clone());
         Ok(Self { view, formed, bucket, key, hash, table_key, route, owners, settings })
+    }
+
+    /// Whether stand-ins count: asked for, else as the bucket says.
+    pub fn sloppy(&self, asked: Option<bool>) -> bool {
+        asked.unwrap_or(self.settings.sloppy)
+    }
+
+    /// Who may stand in for owners of the key: nodes that are held for alive.
+    pub fn bench(&self) -> Bench {
+        let partition = self.route.partition;
+        Bench::new(&self.formed.ring, partition, |node| self.view.rank(node) == 0)
     }
 
     /// Whether this node holds a copy of the key.

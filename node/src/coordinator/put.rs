@@ -1,7 +1,12 @@
 //! A write: mint here, send to the other owners, answer at W.
+//!
+//! Where the request is sloppy, stand-ins answer in the place of owners that are down, as many as W
+//! needs. This node may itself be one: then its copy is minted into what it keeps for others.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
+use kvasir_core::id::NodeId;
 use kvasir_core::quorum::{Progress, Tally};
 use kvasir_core::version::{Payload, SiblingSet};
 use tokio::time::Instant;
@@ -13,8 +18,9 @@ use super::plan::Plan;
 use super::request::{
     Acks, CoordinateError, Durability, GetOutcome, PutOutcome, PutRequest, Showing,
 };
+use super::seats::{LOOK, Seats};
 use crate::planted::{Bug, Planted};
-use crate::replica::Order;
+use crate::replica::{Order, View};
 
 /// Stores one value.
 ///
@@ -25,7 +31,25 @@ pub async fn put(this: &Coordinate, request: PutRequest) -> Result<PutOutcome, C
     if !plan.owns() {
         return forward::put(this, &plan, request).await;
     }
-    let tally = plan.tally(request.w.unwrap_or(plan.settings.w))?;
+    at(this, &plan, request).await
+}
+
+/// Stores one value with this node as the coordinator, be it an owner or a stand-in.
+///
+/// # Errors
+/// As [`put`].
+pub async fn here(this: &Coordinate, request: PutRequest) -> Result<PutOutcome, CoordinateError> {
+    let plan = Rc::new(Plan::new(this.views.load(), &request.bucket, &request.key)?);
+    at(this, &plan, request).await
+}
+
+/// As [`here`], by a plan that was made before.
+pub(super) async fn at(
+    this: &Coordinate,
+    plan: &Rc<Plan>,
+    request: PutRequest,
+) -> Result<PutOutcome, CoordinateError> {
+    let mut tally = plan.tally(request.w.unwrap_or(plan.settings.w))?;
     let order = Order {
         context: plan.context(request.token.as_deref())?,
         payload: Payload::Value { bytes: request.value, content_type: request.content_type },
@@ -34,7 +58,8 @@ pub async fn put(this: &Coordinate, request: PutRequest) -> Result<PutOutcome, C
     let durability = plan.durability(request.durability);
     let seen = order.context.clone();
     plan.token_fits(&seen)?;
-    let written = write(this, &plan, order, tally, durability, request.deadline).await?;
+    let seats = Seats::new(plan, plan.sloppy(request.sloppy), &mut tally)?;
+    let written = write(this, plan, order, (tally, seats), durability, request.deadline).await?;
     let mut context = seen;
     context.join(written.delta.context());
     if this.planted.is(Bug::CoordinatorToken) {
@@ -46,7 +71,7 @@ pub async fn put(this: &Coordinate, request: PutRequest) -> Result<PutOutcome, C
             token: plan.token(written.set.context()).ok(),
             set: written.set,
             showing: Showing::Siblings,
-            agreed: written.acks.owners.len() as u32,
+            agreed: (written.acks.owners.len() + written.acks.standins.len()) as u32,
             replicas: plan.owners.len() as u32,
             now_ms: this.replica.now_ms(),
         }),
@@ -65,16 +90,22 @@ pub(super) struct Written {
     pub acks: Acks,
 }
 
-/// Mints on this node, sends the delta to the other owners, and waits for the tally.
+/// Mints on this node, sends the delta to the other owners, and waits for the tally, with stand-ins
+/// in the seats of owners that are down.
 pub(super) async fn write(
     this: &Coordinate,
     plan: &Rc<Plan>,
     order: Order,
-    mut tally: Tally,
+    (mut tally, mut seats): (Tally, Seats),
     durability: Durability,
     deadline: Instant,
 ) -> Result<Written, CoordinateError> {
-    let mint = this.replica.mint(&plan.table_key, order, durability);
+    let mint = async {
+        match plan.owns() {
+            true => this.replica.mint(&plan.table_key, order, durability).await,
+            false => this.standins.mint(&plan.table_key, order, durability).await,
+        }
+    };
     let applied = match tokio::time::timeout_at(deadline, mint).await {
         Ok(minted) => minted?,
         // The read of the old record is still under way: whether it will be minted is not known.
@@ -86,48 +117,62 @@ pub(super) async fn write(
         applied.durable.await.map_err(|e| Failure::Unknown(e.to_string()))
     });
     for owner in plan.owners.iter().filter(|o| o.node != plan.view.me) {
-        this.send_merge(plan, owner.node, &delta, durability, &answers);
+        this.send_write(plan, owner.node, &delta, durability, &answers);
     }
-    collect(&mut tally, answers, deadline, this.planted).await?;
-    let owners = tally.acks().to_vec();
+    let call = |node, answers: &Answers<()>| {
+        this.send_stand_in(plan, node, &delta, durability, answers);
+    };
+    let outside = (call, || this.views.load(), this.planted);
+    collect(&mut tally, &mut seats, answers, deadline, outside).await?;
+    let (owners, standins) = (tally.owner_acks().collect(), tally.stand_in_acks().collect());
     Ok(Written {
-        delta: Rc::unwrap_or_clone(delta),
+        delta: (*delta).clone(),
         set: applied.out.set,
-        acks: Acks { owners, standins: Vec::new(), durability },
+        acks: Acks { owners, standins, durability },
     })
 }
 
-/// Waits for the level. The value is in this node's log by now, so no failure here is "not stored".
+/// Waits for the level, calling upon stand-ins where it needs them. The value is in this node's log by
+/// now, so no failure here is "not stored".
 async fn collect(
     tally: &mut Tally,
+    seats: &mut Seats,
     mut answers: Answers<()>,
     deadline: Instant,
-    planted: Planted,
+    (call, view, planted): (impl Fn(NodeId, &Answers<()>), impl Fn() -> Arc<View>, Planted),
 ) -> Result<(), CoordinateError> {
     let mut failures = Vec::new();
+    let mut next_look = Instant::now() + LOOK;
     loop {
+        for node in seats.call(tally)? {
+            call(node, &answers);
+        }
         match reached(tally, true) {
             Ok(true) => return Ok(()),
             Ok(false) => {}
             Err(error) => return Err(shared_cause(&failures, true).unwrap_or(error)),
         }
-        let Some((node, said)) = answers.next(deadline).await else {
-            return Err(late(tally, true));
-        };
-        match said {
-            Ok(()) => {
+        let until = if seats.looks() { deadline.min(next_look) } else { deadline };
+        match answers.next(until).await {
+            Some((node, Ok(()))) => {
                 if planted.is(Bug::CountTwice)
                     && let Some(other) = tally.outstanding().into_iter().find(|o| *o != node)
                 {
                     tally.ack(other)?;
                 }
-                tally.ack(node)?
+                tally.ack(node)?;
             }
-            Err(why) => {
+            Some((node, Err(why))) => {
+                tally.fail(node)?;
+                seats.failed(node, &why);
                 failures.push(why);
-                tally.fail(node)?
             }
-        };
+            None if Instant::now() >= deadline => return Err(late(tally, true)),
+            None => {
+                next_look = Instant::now() + LOOK;
+                seats.look(&view(), tally)?;
+            }
+        }
     }
 }
 
@@ -156,7 +201,6 @@ pub(super) fn late(tally: &Tally, may_be_stored: bool) -> CoordinateError {
 mod tests {
     use std::time::Duration;
 
-    use kvasir_core::id::NodeId;
     use kvasir_core::quorum::Level;
 
     use super::*;
@@ -171,7 +215,10 @@ mod tests {
         for ((node, _), reason) in owners[1..].iter().zip(reasons) {
             answers.ask(*node, async move { Err(reason) });
         }
-        collect(&mut tally, answers, deadline, Planted::default()).await
+        let view = || Arc::new(View::blank(owners[0].0, "a"));
+        let nobody = |_, _: &Answers<()>| panic!("the request is strict");
+        let outside = (nobody, view, Planted::default());
+        collect(&mut tally, &mut Seats::strict(), answers, deadline, outside).await
     }
 
     #[tokio::test(start_paused = true)]

@@ -192,6 +192,10 @@ pub enum CoordinateError {
         /// Whether the write may be stored on replicas that had room.
         may_be_stored: bool,
     },
+    /// Too few owners are up, and whoever could stand in keeps as many copies as it may. Nothing was
+    /// applied. A retry helps once owners are back or others have room.
+    #[error("a stand-in keeps as many copies as it may")]
+    StandInsFull,
     /// A disk failed under this node. Another node can serve the request.
     #[error("the disk failed: {reason}")]
     DiskFailed {

@@ -196,6 +196,8 @@ pub enum Failed {
     NotFormed,
     /// See [`CoordinateError::NotServing`], or the node owns nothing of the key either.
     NotServing(String),
+    /// See [`CoordinateError::StandInsFull`].
+    StandInsFull,
 }
 
 /// The levels that cannot be met, as far as a client can cause them.
@@ -219,6 +221,7 @@ impl Failed {
                 | Self::DiskFailed(_, false)
                 | Self::NotFormed
                 | Self::NotServing(_)
+                | Self::StandInsFull
         )
     }
 }
@@ -248,6 +251,7 @@ impl From<CoordinateError> for Failed {
                 Self::TooManySiblings(siblings as u64, limit as u64)
             }
             E::DiskFull { may_be_stored } => Self::DiskFull(may_be_stored),
+            E::StandInsFull => Self::StandInsFull,
             E::DiskFailed { reason, may_be_stored } => Self::DiskFailed(reason, may_be_stored),
             E::NotFormed => Self::NotFormed,
             E::NotServing { reason } => Self::NotServing(reason),
@@ -280,6 +284,7 @@ impl From<Failed> for CoordinateError {
                 Self::TooManySiblings { siblings: siblings as usize, limit: limit as usize }
             }
             Failed::DiskFull(may_be_stored) => Self::DiskFull { may_be_stored },
+            Failed::StandInsFull => Self::StandInsFull,
             Failed::DiskFailed(reason, may_be_stored) => Self::DiskFailed { reason, may_be_stored },
             Failed::NotFormed => Self::NotFormed,
             Failed::NotServing(reason) => Self::NotServing { reason },

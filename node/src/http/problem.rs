@@ -101,6 +101,8 @@ codes! {
         "Form it once by POST /v1/cluster/init on the admin port."
     NotServing "not_serving" 503 "This node does not serve requests now."
         "Use another node."
+    StandInsFull "standins_full" 503 "Too few owners are up and the stand-ins keep as much as they may; nothing was applied."
+        "Try again when nodes are back, or raise handoff.standins_max_bytes on the nodes that are up."
     Deadline "deadline" 504 "The deadline passed before enough replicas answered."
         "Try again, or allow more time with timeout=."
     DiskFull "disk_full" 507 "The disks of the key's replicas are full."

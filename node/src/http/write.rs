@@ -74,6 +74,7 @@ pub fn problem(error: &CoordinateError, is_write: bool) -> Problem {
         CoordinateError::ContextRefused { .. } => Code::ContextRefused,
         CoordinateError::Level(_) => Code::BadLevel,
         CoordinateError::TooManySiblings { .. } => Code::TooManySiblings,
+        CoordinateError::StandInsFull => Code::StandInsFull,
         CoordinateError::DiskFull { .. } => Code::DiskFull,
         CoordinateError::DiskFailed { .. } => Code::DiskFailed,
         CoordinateError::NotFormed => Code::NotFormed,

@@ -51,6 +51,35 @@ pub enum Request {
     },
     /// Coordinate a client's request, which the coordinator room encoded.
     Coordinate(Bytes),
+    /// Merge this set into the stand-in copy of the key, in the place of an owner that is down.
+    StandIn {
+        /// The bucket, 1 to 255 bytes.
+        bucket: Bytes,
+        /// The key, 1 to 4,096 bytes.
+        key: Bytes,
+        /// A canonical encoded set.
+        delta: Bytes,
+        /// What the acknowledgement promises.
+        durability: Durability,
+    },
+    /// Send the set of the stand-in copy of the key.
+    ReadStandIn {
+        /// The bucket, 1 to 255 bytes.
+        bucket: Bytes,
+        /// The key, 1 to 4,096 bytes.
+        key: Bytes,
+    },
+    /// Coordinate a client's request though no owner: none of them is reachable.
+    CoordinateAsStandIn(Bytes),
+    /// Merge what was kept for this owner into the record of the key, durably.
+    HandBack {
+        /// The bucket, 1 to 255 bytes.
+        bucket: Bytes,
+        /// The key, 1 to 4,096 bytes.
+        key: Bytes,
+        /// A canonical encoded set.
+        set: Bytes,
+    },
 }
 
 /// What a node answers.
@@ -70,6 +99,11 @@ pub enum Reply {
     Coordinated(Bytes),
     /// It was not done, or nobody can say. See the variant.
     Refused(Refusal),
+    /// What was handed back is stored and synced.
+    HandedBack {
+        /// How long to wait before handing back more.
+        pause_ms: u64,
+    },
 }
 
 /// Why a node did not do what was asked. Nothing was applied, except where the variant says so.
@@ -132,6 +166,9 @@ pub enum Refusal {
     /// The work began and its outcome is not known: it may be applied.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
+    /// The node keeps as many stand-in copies as it may. Another may stand in.
+    #[error("the node keeps as many stand-in copies as it may")]
+    StandInsFull,
 }
 
 impl Refusal {
@@ -170,7 +207,11 @@ impl Request {
             Self::Apply { .. }
             | Self::Read { .. }
             | Self::ReadDigest { .. }
-            | Self::Coordinate(_) => Class::Data,
+            | Self::Coordinate(_)
+            | Self::StandIn { .. }
+            | Self::ReadStandIn { .. }
+            | Self::CoordinateAsStandIn(_)
+            | Self::HandBack { .. } => Class::Data,
         }
     }
 
@@ -184,6 +225,10 @@ impl Request {
             Self::Read { .. } => "read",
             Self::ReadDigest { .. } => "read_digest",
             Self::Coordinate(_) => "coordinate",
+            Self::StandIn { .. } => "stand_in",
+            Self::ReadStandIn { .. } => "read_stand_in",
+            Self::CoordinateAsStandIn(_) => "coordinate_as_stand_in",
+            Self::HandBack { .. } => "hand_back",
         }
     }
 
@@ -201,14 +246,18 @@ impl Request {
         match &request {
             Self::Apply { bucket, key, .. }
             | Self::Read { bucket, key }
-            | Self::ReadDigest { bucket, key } => {
+            | Self::ReadDigest { bucket, key }
+            | Self::StandIn { bucket, key, .. }
+            | Self::ReadStandIn { bucket, key }
+            | Self::HandBack { bucket, key, .. } => {
                 bounded("bucket", bucket, BUCKET_MAX_BYTES)?;
                 bounded("key", key, KEY_MAX_BYTES)?;
             }
             Self::Gossip(_)
             | Self::Ballot(_)
             | Self::FetchDocument { .. }
-            | Self::Coordinate(_) => {}
+            | Self::Coordinate(_)
+            | Self::CoordinateAsStandIn(_) => {}
         }
         Ok(request)
     }
@@ -225,6 +274,7 @@ impl Reply {
             Self::Digest(_) => "digest",
             Self::Coordinated(_) => "coordinated",
             Self::Refused(_) => "refused",
+            Self::HandedBack { .. } => "handed_back",
         }
     }
 
@@ -284,11 +334,19 @@ mod tests {
             Request::Gossip(Bytes::from_static(b"g")),
             Request::FetchDocument { have_epoch: u64::MAX },
             Request::Coordinate(Bytes::new()),
+            Request::CoordinateAsStandIn(Bytes::new()),
+            Request::HandBack {
+                bucket: Bytes::from_static(b"b"),
+                key: Bytes::from_static(b"k"),
+                set: Bytes::from_static(b"set"),
+            },
         ] {
             assert_eq!(Request::decode(&request.encode()), Ok(request));
         }
         for reply in [
             Reply::Applied,
+            Reply::HandedBack { pause_ms: 7 },
+            Reply::Refused(Refusal::StandInsFull),
             Reply::Digest(Some([7; 16])),
             Reply::Refused(Refusal::StaleEntry { epoch: 3, document: None }),
         ] {

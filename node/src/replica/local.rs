@@ -63,6 +63,12 @@ pub enum LocalError {
         /// How many there may be: fewer than the usual limit when their values are large.
         limit: usize,
     },
+    /// This node keeps as many stand-in copies as it may. Another may stand in.
+    #[error("this node keeps as many stand-in copies as it may")]
+    StandInsFull,
+    /// Stand-in copies of an earlier start are still being counted. A retry helps in a moment.
+    #[error("the stand-in copies of an earlier start are still being counted")]
+    NotCounted,
 }
 
 /// The local side of every owner. One per process, shared by its workers.
@@ -100,10 +106,28 @@ impl Replica {
         self.stamps.lock().unwrap_or_else(PoisonError::into_inner).now(now)
     }
 
-    fn observe(&self, set: &SiblingSet) {
+    /// Keeps the clock of stamps ahead of what was seen.
+    pub(super) fn observe(&self, set: &SiblingSet) {
         if let Some(highest) = set.siblings().values().map(|s| s.stamp).max() {
             self.stamps.lock().unwrap_or_else(PoisonError::into_inner).observe(highest);
         }
+    }
+
+    /// A mistake made on purpose; none but in tests.
+    pub(super) fn planted(&self) -> Planted {
+        self.planted
+    }
+
+    /// Makes the dots of this start.
+    pub(super) fn minter(&self) -> &Arc<Minter> {
+        &self.minter
+    }
+
+    /// What an order writes over, and the sibling that it writes.
+    pub(super) fn sibling(&self, order: Order) -> (Context, Sibling) {
+        let (stamp, now) = (self.stamp(), self.now_ms());
+        let expires_ms = order.ttl_ms.map(|ttl| now.saturating_add(ttl));
+        (order.context, Sibling { stamp, payload: order.payload, expires_ms })
     }
 
     /// The record of a key; an empty one when nothing is stored.
@@ -137,14 +161,7 @@ impl Replica {
         order: Order,
         durability: Durability,
     ) -> Result<Applied<Minted>, LocalError> {
-        let stamp = self.stamp();
-        let now = self.now_ms();
-        let sibling = Sibling {
-            stamp,
-            payload: order.payload,
-            expires_ms: order.ttl_ms.map(|ttl| now.saturating_add(ttl)),
-        };
-        let context = order.context;
+        let (context, sibling) = self.sibling(order);
         let minter = self.minter.clone();
         let applied = self
             .store
@@ -171,7 +188,8 @@ impl Replica {
         let applied = self
             .store
             .update(key, engine(durability), move |old| {
-                split(merge_into(old, &minter, &delta, planted))
+                let merged = merge_into(old, &minter, &delta, planted);
+                split(merged.map(|(record, changed)| (changed.then_some(record), changed)))
             })
             .await?;
         Ok(Applied { out: applied.out?, durable: applied.durable })
@@ -179,7 +197,7 @@ impl Replica {
 }
 
 /// The engine's word for a durability.
-fn engine(durability: Durability) -> kvasir_storage::Durability {
+pub(super) fn engine(durability: Durability) -> kvasir_storage::Durability {
     match durability {
         Durability::Memory => kvasir_storage::Durability::Memory,
         Durability::Periodic => kvasir_storage::Durability::Periodic,
@@ -188,10 +206,8 @@ fn engine(durability: Durability) -> kvasir_storage::Durability {
     }
 }
 
-type Outcome<T> = Result<(Option<Record>, T), LocalError>;
-
 /// What the engine is to do, and what the caller is told.
-fn split<T>(outcome: Outcome<T>) -> (Change, Result<T, LocalError>) {
+fn split<T>(outcome: Result<(Option<Record>, T), LocalError>) -> (Change, Result<T, LocalError>) {
     match outcome {
         Ok((Some(record), out)) => (Change::Put(Bytes::from(record.encode())), Ok(out)),
         Ok((None, out)) => (Change::Keep, Ok(out)),
@@ -203,7 +219,7 @@ fn decode(old: Option<&[u8]>) -> Result<Option<Record>, LocalError> {
     Ok(old.map(Record::decode).transpose()?)
 }
 
-fn mint_into(
+pub(super) fn mint_into(
     old: Option<&[u8]>,
     minter: &Minter,
     context: &Context,
@@ -236,15 +252,16 @@ fn value_bytes(set: &SiblingSet) -> usize {
     set.siblings().values().map(bytes).sum()
 }
 
-fn merge_into(
+/// The record with a set merged in, and whether that changed it.
+pub(super) fn merge_into(
     old: Option<&[u8]>,
     minter: &Minter,
     delta: &SiblingSet,
     planted: Planted,
-) -> Outcome<bool> {
+) -> Result<(Record, bool), LocalError> {
     let (mut record, changed) = minter.accept(decode(old)?, SerialFloor::default(), delta)?;
     record.set = spoilt(record.set, planted);
-    Ok(if changed { (Some(record), true) } else { (None, false) })
+    Ok((record, changed))
 }
 
 /// The set as a planted bug leaves it; without one, as it is.

@@ -8,7 +8,11 @@
 //! newest document and the member list arrive here as a [`view::View`]).
 
 pub mod local;
+pub mod shelves;
+pub mod standins;
 pub mod view;
 
 pub use local::{LocalError, Minted, Order, Replica};
+pub use shelves::{Shelf, Shelves};
+pub use standins::StandIns;
 pub use view::{Formed, Member, View, Views};

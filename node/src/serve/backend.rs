@@ -46,8 +46,7 @@ impl AdminBackend for Backend {
     }
 
     fn readyz(&self) -> Probe {
-        let store = self.shared.replica.store();
-        let failed = store.failed().or_else(|| self.control.failed.borrow().clone());
+        let failed = self.shared.disk_failed().or_else(|| self.control.failed.borrow().clone());
         let storage = Check::new(CHECK_STORAGE, failed.is_none());
         let storage = match failed {
             Some(reason) => storage.detail(reason),

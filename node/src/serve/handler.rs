@@ -2,9 +2,12 @@
 //! entry, hands it to the room that answers it, and turns that room's errors into refusals.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
+use kvasir_core::handoff::Pace;
 use kvasir_core::id::NodeId;
 use kvasir_core::ring::Durability;
 use kvasir_core::version::SiblingSet;
@@ -12,8 +15,8 @@ use kvasir_storage::error::{ReadError, WriteError};
 use kvasir_storage::key::TableKey;
 use tokio::time::Instant;
 
-use crate::coordinator::wire::{Answer, Ask, Order};
-use crate::coordinator::{Coordinate, Coordinator};
+use crate::coordinator::Coordinate;
+use crate::coordinator::wire::{Answer, Order};
 use crate::peer::{Incoming, PeerHandler, Refusal, Reply, Request, Route};
 use crate::replica::{LocalError, View};
 use crate::tasks::ControlHandle;
@@ -24,6 +27,10 @@ pub struct Handler {
     pub coordinate: Rc<Coordinate>,
     /// The control thread.
     pub control: ControlHandle,
+    /// How fast this node takes things back, shared by all workers.
+    pub pace: Arc<Mutex<Pace>>,
+    /// From when the pace counts.
+    pub started: Instant,
 }
 
 impl PeerHandler for Handler {
@@ -45,7 +52,15 @@ impl Handler {
             }
             Request::Read { bucket, key } => self.read(route, &bucket, &key).await,
             Request::ReadDigest { bucket, key } => self.digest(route, &bucket, &key).await,
-            Request::Coordinate(order) => self.coordinate(order, deadline).await,
+            Request::Coordinate(order) => self.coordinate(order, deadline, false).await,
+            Request::CoordinateAsStandIn(order) => self.coordinate(order, deadline, true).await,
+            Request::StandIn { bucket, key, delta, durability } => {
+                self.stand_in(route, &bucket, &key, &delta, durability).await
+            }
+            Request::ReadStandIn { bucket, key } => self.read_stand_in(route, &bucket, &key).await,
+            Request::HandBack { bucket, key, set } => {
+                self.take_back(route, &bucket, &key, &set).await
+            }
         };
         done.unwrap_or_else(Reply::Refused)
     }
@@ -89,16 +104,64 @@ impl Handler {
         Ok(Reply::Digest((!set.context().is_empty()).then(|| set.digest().0)))
     }
 
-    async fn coordinate(&self, order: Bytes, deadline: Instant) -> Result<Reply, Refusal> {
+    async fn stand_in(
+        &self,
+        route: Option<Route>,
+        bucket: &Bytes,
+        key: &Bytes,
+        delta: &Bytes,
+        durability: Durability,
+    ) -> Result<Reply, Refusal> {
+        let table_key = self.admit_stand_in(route, bucket, key)?;
+        let set = SiblingSet::decode_shared(delta)
+            .map_err(|e| Refusal::Malformed(format!("sibling set: {e}")))?;
+        let standins = &self.coordinate.standins;
+        let applied = standins.merge(&table_key, set, durability).await.map_err(refusal)?;
+        applied.durable.await.map_err(|e| Refusal::Unknown(e.to_string()))?;
+        Ok(Reply::Applied)
+    }
+
+    async fn read_stand_in(
+        &self,
+        route: Option<Route>,
+        bucket: &Bytes,
+        key: &Bytes,
+    ) -> Result<Reply, Refusal> {
+        let table_key = self.admit_stand_in(route, bucket, key)?;
+        let set = self.coordinate.standins.read(&table_key).await.map_err(refusal)?;
+        Ok(Reply::Set(set.encode().into()))
+    }
+
+    /// Takes back what another node kept, and says when it may hand back more.
+    async fn take_back(
+        &self,
+        route: Option<Route>,
+        bucket: &Bytes,
+        key: &Bytes,
+        set: &Bytes,
+    ) -> Result<Reply, Refusal> {
+        self.apply(route, bucket, key, set, Durability::Group).await?;
+        self.coordinate.standins.shelves().taken_back.fetch_add(1, Ordering::Relaxed);
+        let now_ms = self.started.elapsed().as_millis() as u64;
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = (bucket.len() + key.len() + set.len()) as u64;
+        Ok(Reply::HandedBack { pause_ms: pace.take(now_ms, bytes) })
+    }
+
+    async fn coordinate(
+        &self,
+        order: Bytes,
+        deadline: Instant,
+        stand_in: bool,
+    ) -> Result<Reply, Refusal> {
         let order: Order =
             postcard::from_bytes(&order).map_err(|e| Refusal::Malformed(format!("order: {e}")))?;
-        must_own(&self.coordinate.views.load(), order.bucket(), order.key())?;
+        if !stand_in {
+            must_own(&self.coordinate.views.load(), order.bucket(), order.key())?;
+        }
         let ask = order.ask(deadline).map_err(|e| Refusal::Malformed(e.to_string()))?;
-        let answer = match ask {
-            Ask::Get(request) => Answer::from(self.coordinate.get(request).await),
-            Ask::Put(request) => Answer::from(self.coordinate.put(request).await),
-            Ask::Delete(request) => Answer::from(self.coordinate.delete(request).await),
-        };
+        // Never handed over again, whoever owns the key by now.
+        let answer: Answer = self.coordinate.here(ask).await;
         let bytes = postcard::to_allocvec(&answer)
             .map_err(|e| Refusal::Unknown(format!("the answer does not encode: {e}")))?;
         Ok(Reply::Coordinated(bytes.into()))
@@ -106,6 +169,32 @@ impl Handler {
 
     /// Both sides must mean the same entry of the partition, and this node must own it.
     fn admit(&self, route: Option<Route>, bucket: &[u8], key: &[u8]) -> Result<TableKey, Refusal> {
+        let (table_key, owner, epoch) = self.same_entry(route, bucket, key)?;
+        if owner { Ok(table_key) } else { Err(Refusal::NotOwner { epoch }) }
+    }
+
+    /// Both sides must mean the same entry of the partition, and this node must not own it.
+    fn admit_stand_in(
+        &self,
+        route: Option<Route>,
+        bucket: &[u8],
+        key: &[u8],
+    ) -> Result<TableKey, Refusal> {
+        let (table_key, owner, _) = self.same_entry(route, bucket, key)?;
+        if owner {
+            let why = "an owner of the key does not stand in for another";
+            return Err(Refusal::Malformed(why.to_string()));
+        }
+        Ok(table_key)
+    }
+
+    /// The key, whether this node owns it, and the epoch here.
+    fn same_entry(
+        &self,
+        route: Option<Route>,
+        bucket: &[u8],
+        key: &[u8],
+    ) -> Result<(TableKey, bool, u64), Refusal> {
         let view = self.coordinate.views.load();
         if let Some(reason) = &view.retired {
             return Err(Refusal::NotServing(reason.clone()));
@@ -123,10 +212,8 @@ impl Handler {
         if (route.partition, route.version, route.entry_hash) != (partition, version, entry_hash) {
             return Err(Refusal::StaleEntry { epoch, document: None });
         }
-        if !ring.is_owner(partition, view.me) {
-            return Err(Refusal::NotOwner { epoch });
-        }
-        Ok(TableKey::new(hash, bucket, key))
+        let owner = ring.is_owner(partition, view.me);
+        Ok((TableKey::new(hash, bucket, key), owner, epoch))
     }
 }
 
@@ -148,6 +235,8 @@ fn refusal(error: LocalError) -> Refusal {
         LocalError::Write(WriteError::Overloaded) | LocalError::Read(ReadError::Overloaded) => {
             Refusal::Overloaded { retry_after_ms: 100 }
         }
+        LocalError::StandInsFull => Refusal::StandInsFull,
+        LocalError::NotCounted => Refusal::NotServing(error.to_string()),
         LocalError::Write(WriteError::Full(_)) => Refusal::DiskFull,
         LocalError::Context(refused) => Refusal::ContextRefused(refused.to_string()),
         LocalError::Write(error @ WriteError::Abandoned) => Refusal::Unknown(error.to_string()),

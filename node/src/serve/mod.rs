@@ -229,7 +229,11 @@ async fn join(workers: Vec<thread::JoinHandle<()>>, grace: Duration) {
 
 async fn close(shared: &Shared, code: u8) -> ExitCode {
     if code == 0 {
-        match tokio::time::timeout(Duration::from_secs(30), shared.replica.store().close()).await {
+        let both = async {
+            shared.standins.store().close().await?;
+            shared.replica.store().close().await
+        };
+        match tokio::time::timeout(Duration::from_secs(30), both).await {
             Ok(Ok(())) => tracing::info!("stopped in good order"),
             Ok(Err(error)) => tracing::warn!(%error, "the store did not close in good order"),
             Err(_) => tracing::warn!(

@@ -5,10 +5,11 @@ use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kvasir_core::gossip::{Addresses, Gossip, GossipConfig, Labels, Me as GossipMe};
+use kvasir_core::handoff::{Cap, Pace};
 use kvasir_core::version::Minter;
 use kvasir_storage::{NoObserver, OpenError, Store};
 use rand::rngs::SmallRng;
@@ -25,10 +26,12 @@ use crate::http::server::Server;
 use crate::http::stats::HttpStats;
 use crate::peer::{Hello, ListenerLimits, Me, PeerListener, PeerStats, Peers, PoolLimits};
 use crate::planted::Bug;
-use crate::replica::{Replica, View, Views};
+use crate::replica::{Replica, StandIns, View, Views};
 use crate::seam::World;
 use crate::tasks::control::Inbox;
-use crate::tasks::{Control, ControlHandle, Identity, IdentityError, SmallFiles, identity};
+use crate::tasks::{
+    Control, ControlHandle, HandingBack, Identity, IdentityError, SmallFiles, identity,
+};
 
 /// What every thread of a node shares.
 pub struct Shared {
@@ -40,6 +43,12 @@ pub struct Shared {
     pub me: Me,
     /// The local side.
     pub replica: Arc<Replica>,
+    /// What is kept for others.
+    pub standins: Arc<StandIns>,
+    /// How fast this node takes back what others kept for it.
+    pace: Arc<std::sync::Mutex<Pace>>,
+    /// One worker hands back; the first to run.
+    handing_back: AtomicBool,
     /// Document and member list.
     pub views: Arc<Views>,
     /// The control thread.
@@ -52,6 +61,13 @@ pub struct Shared {
     pub drain: watch::Receiver<bool>,
     /// The node will stop: probes say so before anything else changes.
     pub leaving: AtomicBool,
+}
+
+impl Shared {
+    /// Why one of the two stores takes no more writes, for good, if so.
+    pub fn disk_failed(&self) -> Option<String> {
+        self.replica.store().failed().or_else(|| self.standins.failed())
+    }
 }
 
 /// What only the control thread needs.
@@ -131,6 +147,9 @@ pub fn open(
     // The store takes the lock of the directory: from here on this process is alone with it.
     let store =
         Store::open(options, world.disk.clone(), world.maintenance.clone(), Arc::new(NoObserver))?;
+    let kept = config.handoff.options(dir.join("standins"), &config.storage);
+    let kept =
+        Store::open(kept, world.disk.clone(), world.maintenance.clone(), Arc::new(NoObserver))?;
     let mut rng = SmallRng::seed_from_u64(world.seed);
     let (identity, acceptor) = identity::establish(&files, &mut rng)?;
     let put_back = identity::put_back(&files)?;
@@ -142,10 +161,17 @@ pub fn open(
     let minter = Arc::new(Minter::new(tag));
     let (control, inbox) = ControlHandle::new();
     let datacenter = &config.node.datacenter;
+    let replica = Arc::new(Replica::new(store, minter, world.clock.clone(), world.planted));
+    let cap = |size: crate::config::Size| Cap { max_bytes: size.0 };
+    let (copies, hints) =
+        (cap(config.handoff.standins_max_bytes), cap(config.handoff.hints_max_bytes));
     let shared = Shared {
         identity,
         me: Me::new(Hello::blank(identity.node, nonce, identity.boot)),
-        replica: Arc::new(Replica::new(store, minter, world.clock.clone(), world.planted)),
+        standins: Arc::new(StandIns::new(kept, replica.clone(), copies, hints)),
+        pace: Arc::new(std::sync::Mutex::new(Pace::new(config.handoff.rate.0))),
+        handing_back: AtomicBool::new(false),
+        replica,
         views: Arc::new(Views::new(View::blank(identity.node, datacenter))),
         control,
         http_stats: Arc::default(),
@@ -222,7 +248,8 @@ pub async fn tend(shared: &Shared, control: &Control) {
         tick.tick().await;
         let store = shared.replica.store();
         store.tick(control.now_ms());
-        let failed = store.failed().or_else(|| control.failed.borrow().clone());
+        shared.standins.store().tick(control.now_ms());
+        let failed = shared.disk_failed().or_else(|| control.failed.borrow().clone());
         if let Some(reason) = failed {
             tracing::error!(reason, "the disk failed: the node stops");
             return;
@@ -304,12 +331,18 @@ impl Worker {
         let Self { http, peer, shared, world } = self;
         let coordinate = Rc::new(Coordinate {
             replica: shared.replica.clone(),
+            standins: shared.standins.clone(),
             views: shared.views.clone(),
             peers: Rc::new(peers(&shared, &world)),
             planted: world.planted,
         });
-        let handler =
-            Rc::new(Handler { coordinate: coordinate.clone(), control: shared.control.clone() });
+        let handler = Rc::new(Handler {
+            coordinate: coordinate.clone(),
+            control: shared.control.clone(),
+            pace: shared.pace.clone(),
+            started: Instant::now(),
+        });
+        let handing_back = hand_back(&shared, &coordinate);
         let limits = ListenerLimits::default();
         let stats = shared.peer_stats.clone();
         let listener =
@@ -332,5 +365,23 @@ impl Worker {
         server.run(super::accept::Accepting(http), shared.drain.clone(), grace).await;
         listener.drain(Instant::now() + grace).await;
         peers_task.abort();
+        if let Some(task) = handing_back {
+            task.abort();
+        }
     }
+}
+
+/// Starts the hand-back, on the first worker that asks.
+fn hand_back(shared: &Shared, coordinate: &Coordinate) -> Option<tokio::task::JoinHandle<()>> {
+    if shared.handing_back.swap(true, Ordering::Relaxed) {
+        return None;
+    }
+    let task = HandingBack {
+        replica: coordinate.replica.clone(),
+        standins: coordinate.standins.clone(),
+        views: coordinate.views.clone(),
+        peers: coordinate.peers.clone(),
+        hints_max_age: shared.config.handoff.hints_max_age.0,
+    };
+    Some(tokio::task::spawn_local(task.run()))
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kvasir_core::admin_api::assemble::Answering;
-use kvasir_core::admin_api::{NodeLoad, PartitionHealth, Status};
+use kvasir_core::admin_api::{HandoffLoad, NodeLoad, PartitionHealth, Status};
 use kvasir_core::gossip::{self, MemberView};
 use kvasir_core::id::NodeId;
 use kvasir_core::ring::Ring;
@@ -55,13 +55,24 @@ pub fn status(shared: &Shared, control: &Control) -> Status {
 
 fn load(shared: &Shared, control: &Control) -> NodeLoad {
     let store = shared.replica.store();
-    let stats = store.stats();
+    let (stats, kept) = (store.stats(), shared.standins.store().stats());
     NodeLoad {
-        disk_bytes: stats.table_bytes + stats.log_bytes,
-        memory_bytes: stats.memtable_bytes + stats.cache_bytes,
+        disk_bytes: stats.table_bytes + stats.log_bytes + kept.table_bytes + kept.log_bytes,
+        memory_bytes: stats.memtable_bytes + stats.cache_bytes + kept.memtable_bytes,
         free_bytes: control.disk_free.get(),
-        failure: store.failed(),
+        failure: shared.disk_failed(),
+        handoff: handoff(shared),
     }
+}
+
+fn handoff(shared: &Shared) -> Option<HandoffLoad> {
+    let (copies, hints) = shared.standins.shelves().held();
+    (copies.entries + hints.entries > 0).then_some(HandoffLoad {
+        stand_in_copies: copies.entries,
+        stand_in_bytes: copies.bytes,
+        hints: hints.entries,
+        hint_bytes: hints.bytes,
+    })
 }
 
 /// Everything that is counted.
@@ -80,7 +91,8 @@ pub fn figures(shared: &Shared, control: &Control) -> Figures {
         http: shared.http_stats.clone(),
         peers: shared.peer_stats.clone(),
         store: store.stats(),
-        store_failed: store.failed().is_some(),
+        store_failed: shared.disk_failed().is_some(),
+        shelves: shared.standins.shelves().clone(),
         unfit: control.unfit.borrow().as_ref().map(Unfit::code),
         disk_free_bytes: control.disk_free.get(),
         members: MemberFigures {

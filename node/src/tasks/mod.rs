@@ -1,10 +1,11 @@
-//! The long-running loops of a node, all on the control thread: gossip, ballots, marks, ticks of the
-//! store. Workers reach them through a [`ControlHandle`] and read what they publish from
-//! [`crate::replica::Views`].
+//! The long-running loops of a node. On the control thread: gossip, ballots, marks, ticks of the store;
+//! workers reach them through a [`ControlHandle`] and read what they publish from
+//! [`crate::replica::Views`]. On one of the workers: [`hand_back`].
 
 pub mod ballots;
 pub mod control;
 pub mod gossip;
+pub mod hand_back;
 pub mod identity;
 pub mod marks;
 mod seeds;
@@ -12,6 +13,7 @@ pub mod small_files;
 pub mod unfit;
 
 pub use control::{Control, ControlHandle};
+pub use hand_back::HandingBack;
 pub use identity::{Identity, IdentityError};
 pub use small_files::{SmallFileError, SmallFiles};
 pub use unfit::Unfit;

@@ -33,7 +33,9 @@ pub use problem::Problem;
 pub use repair::{RepairRequest, RepairStatus};
 pub use replica::{ActorName, DotName, ReplicaRead, ReplicaSibling, VersionRow};
 pub use sharing::SharedMachine;
-pub use status::{ClusterStatus, DefaultsStatus, Liveness, NodeLoad, NodeStatus, Status};
+pub use status::{
+    ClusterStatus, DefaultsStatus, HandoffLoad, Liveness, NodeLoad, NodeStatus, Status,
+};
 
 #[cfg(test)]
 mod tests;

@@ -190,6 +190,23 @@ pub struct NodeLoad {
     /// Why writes are refused, if they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// What it keeps for owners that are or were down; left out where it keeps nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handoff: Option<HandoffLoad>,
+}
+
+/// What a node keeps for others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HandoffLoad {
+    /// Stand-in copies: counted writes whose owners do not all have them yet.
+    pub stand_in_copies: u64,
+    /// Their bytes.
+    pub stand_in_bytes: u64,
+    /// Notes that an owner missed a write which others have.
+    pub hints: u64,
+    /// Their bytes.
+    pub hint_bytes: u64,
 }
 
 impl Status {

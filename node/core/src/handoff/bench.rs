@@ -40,6 +40,11 @@ impl Bench {
         self.waiting.get_mut(datacenter)?.pop_front()
     }
 
+    /// Whether there is a candidate left for an owner of a data center.
+    pub fn offers(&self, datacenter: &str) -> bool {
+        self.waiting.get(datacenter).is_some_and(|waiting| !waiting.is_empty())
+    }
+
     /// Takes a node off, because it has its place already.
     pub fn remove(&mut self, node: NodeId) {
         for waiting in self.waiting.values_mut() {
@@ -94,6 +99,7 @@ mod tests {
             let mut bench = Bench::new(&ring, partition, usable);
             let coordinators = bench.coordinators("dc1");
             prop_assert!(coordinators.len() <= copies as usize);
+            prop_assert_eq!(bench.offers("dc1"), !coordinators.is_empty());
             let taken: Vec<_> = std::iter::from_fn(|| bench.take("dc1")).collect();
             prop_assert_eq!(&taken[..coordinators.len()], &coordinators[..]);
             let mut machines: BTreeSet<_> = owners.iter().map(machine).collect();

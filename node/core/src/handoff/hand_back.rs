@@ -13,18 +13,23 @@ use crate::id::NodeId;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HandBack {
     /// Version and hash of the entry, and what the copy held.
-    under: Option<((u64, u64), u64)>,
+    under: Option<((u64, u64), u128)>,
     stored: BTreeSet<NodeId>,
 }
 
 impl HandBack {
     /// Who still has to store a copy with this fingerprint under this entry (version and hash).
-    pub fn missing(&mut self, entry: (u64, u64), copy: u64, owners: &[NodeId]) -> Vec<NodeId> {
+    pub fn missing(&mut self, entry: (u64, u64), copy: u128, owners: &[NodeId]) -> Vec<NodeId> {
         if self.under != Some((entry, copy)) {
             self.under = Some((entry, copy));
             self.stored.clear();
         }
         owners.iter().copied().filter(|owner| !self.stored.contains(owner)).collect()
+    }
+
+    /// Whether it is this entry and this copy that acknowledgements count for.
+    pub fn is_under(&self, entry: (u64, u64), copy: u128) -> bool {
+        self.under == Some((entry, copy))
     }
 
     /// An owner stored, durably, what [`Self::missing`] was last asked about.
@@ -34,8 +39,8 @@ impl HandBack {
 
     /// Whether the copy may be deleted: all `owners` of this very entry stored this very copy, and
     /// there is at least one.
-    pub fn complete(&self, entry: (u64, u64), copy: u64, owners: &[NodeId]) -> bool {
-        self.under == Some((entry, copy))
+    pub fn complete(&self, entry: (u64, u64), copy: u128, owners: &[NodeId]) -> bool {
+        self.is_under(entry, copy)
             && !owners.is_empty()
             && owners.iter().all(|owner| self.stored.contains(owner))
     }
@@ -91,7 +96,7 @@ mod tests {
             };
             let (mut version, mut copy) = (0, 0);
             let mut back = HandBack::default();
-            let mut model: BTreeSet<(u64, u64, NodeId)> = BTreeSet::new();
+            let mut model: BTreeSet<(u64, u128, NodeId)> = BTreeSet::new();
             for step in steps {
                 match step {
                     Step::Entry(to) => version = to,

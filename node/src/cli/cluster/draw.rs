@@ -40,6 +40,18 @@ pub fn status(status: &Status, colour: bool) -> String {
             nodes.join(", ")
         ));
     }
+    let kept =
+        status.nodes.iter().filter_map(|node| Some((node, node.load.as_ref()?.handoff.as_ref()?)));
+    for (node, kept) in kept {
+        parts.push(format!(
+            "  node {} keeps {} stand-in copies ({}) and {} hints ({}) for owners that were down",
+            short(node.id),
+            kept.stand_in_copies,
+            bytes(kept.stand_in_bytes),
+            kept.hints,
+            bytes(kept.hint_bytes)
+        ));
+    }
     if !status.nodes.is_empty() {
         let titles =
             ["ST", "NODE", "MACHINE", "ZONE", "OWNS", "LOAD", "HTTP", "ADMIN", "VERSION", "FOR"];

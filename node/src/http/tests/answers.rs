@@ -297,6 +297,7 @@ fn what_the_coordinator_cannot_do() {
                 "disk_failed",
                 true,
             ),
+            (CoordinateError::StandInsFull, 503, "standins_full", false),
             (CoordinateError::NotFormed, 503, "not_formed", false),
             (
                 CoordinateError::NotServing { reason: "draining".to_owned() },

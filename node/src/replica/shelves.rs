@@ -1,0 +1,239 @@
+//! How much is kept for others: by kind for the caps, and by the first bits of the hash, so that a
+//! hand-back looks only where something is.
+//!
+//! Invariants: the sums are those of the store's entries once [`Shelves::counted`] was told what was
+//! there at the start; no growth passes a cap, because the check and the sum are one step. Nothing is
+//! taken before the count.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use kvasir_core::handoff::Cap;
+use kvasir_storage::TableKey;
+
+/// A 65,536th of the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shelf(u16);
+
+impl Shelf {
+    /// Where a key lies.
+    pub fn of(key: &TableKey) -> Self {
+        Self((key.hash() >> 48) as u16)
+    }
+
+    /// Its keys: from the first to before the second, or to the end.
+    pub fn range(self) -> (TableKey, Option<TableKey>) {
+        let first = |number: u16| TableKey::first_of(u64::from(number) << 48);
+        (first(self.0), self.0.checked_add(1).map(first))
+    }
+}
+
+/// What one shelf holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    entries: u64,
+    /// Rises with everything that is put there.
+    pub puts: u64,
+}
+
+/// Entries of one kind and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Kind {
+    /// How many.
+    pub entries: u64,
+    /// How many bytes, keys and a fixed part for each included.
+    pub bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    copies: Kind,
+    hints: Kind,
+    shelves: BTreeMap<Shelf, Held>,
+}
+
+/// The books of everything that is kept for others.
+#[derive(Debug)]
+pub struct Shelves {
+    books: Mutex<Books>,
+    counted: AtomicBool,
+    copies_cap: Cap,
+    hints_cap: Cap,
+    /// Stand-in copies refused at the cap.
+    pub copies_refused: AtomicU64,
+    /// Hints dropped at the cap.
+    pub hints_overflowed: AtomicU64,
+    /// Hints dropped because they were too old.
+    pub hints_expired: AtomicU64,
+    /// Stand-in copies that every owner stored.
+    pub copies_handed_back: AtomicU64,
+    /// Hints whose owner caught up.
+    pub hints_handed_back: AtomicU64,
+    /// Sets that others handed back to this node.
+    pub taken_back: AtomicU64,
+}
+
+impl Shelves {
+    /// Empty, and not counted yet.
+    pub fn new(copies_cap: Cap, hints_cap: Cap) -> Self {
+        Self {
+            books: Mutex::default(),
+            counted: AtomicBool::new(false),
+            copies_cap,
+            hints_cap,
+            copies_refused: AtomicU64::new(0),
+            hints_overflowed: AtomicU64::new(0),
+            hints_expired: AtomicU64::new(0),
+            copies_handed_back: AtomicU64::new(0),
+            hints_handed_back: AtomicU64::new(0),
+            taken_back: AtomicU64::new(0),
+        }
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the count of what an earlier start left is done.
+    pub fn is_counted(&self) -> bool {
+        self.counted.load(Relaxed)
+    }
+
+    /// Takes over what an earlier start left: where it lies, whether it is a hint, its bytes.
+    pub fn counted(&self, found: Vec<(Shelf, bool, u64)>) {
+        let mut books = self.books();
+        for (shelf, hint, bytes) in found {
+            let kind = if hint { &mut books.hints } else { &mut books.copies };
+            kind.add(0, bytes);
+            books.put(shelf, true);
+        }
+        drop(books);
+        self.counted.store(true, Relaxed);
+    }
+
+    /// Stand-in copies and hints that are held.
+    pub fn held(&self) -> (Kind, Kind) {
+        let books = self.books();
+        (books.copies, books.hints)
+    }
+
+    /// Every shelf that holds something.
+    pub fn filled(&self) -> Vec<(Shelf, Held)> {
+        self.books().shelves.iter().map(|(shelf, held)| (*shelf, *held)).collect()
+    }
+
+    /// Makes room for a copy that is to be `after` bytes long and was `before` (0: not there). False,
+    /// and counted, at the cap.
+    pub fn grow_copy(&self, shelf: Shelf, before: u64, after: u64) -> bool {
+        let mut books = self.books();
+        let taken = self.copies_cap.takes(books.copies.bytes, before, after);
+        if taken {
+            books.copies.add(before, after);
+            books.put(shelf, before == 0);
+        } else {
+            self.copies_refused.fetch_add(1, Relaxed);
+        }
+        taken
+    }
+
+    /// As [`Self::grow_copy`], for a hint.
+    pub fn grow_hint(&self, shelf: Shelf, before: u64, after: u64) -> bool {
+        let mut books = self.books();
+        let taken = self.hints_cap.takes(books.hints.bytes, before, after);
+        if taken {
+            books.hints.add(before, after);
+            books.put(shelf, before == 0);
+        } else {
+            self.overflowed();
+        }
+        taken
+    }
+
+    /// A hint was dropped for want of room.
+    pub fn overflowed(&self) {
+        self.hints_overflowed.fetch_add(1, Relaxed);
+    }
+
+    /// A copy of so many bytes is gone.
+    pub fn shrink_copy(&self, shelf: Shelf, bytes: u64) {
+        let mut books = self.books();
+        books.copies.remove(bytes);
+        books.take(shelf);
+    }
+
+    /// A hint of so many bytes is gone.
+    pub fn shrink_hint(&self, shelf: Shelf, bytes: u64) {
+        let mut books = self.books();
+        books.hints.remove(bytes);
+        books.take(shelf);
+    }
+}
+
+impl Kind {
+    fn add(&mut self, before: u64, after: u64) {
+        self.entries += u64::from(before == 0);
+        self.bytes = self.bytes.saturating_sub(before) + after;
+    }
+
+    fn remove(&mut self, bytes: u64) {
+        self.entries = self.entries.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+impl Books {
+    fn put(&mut self, shelf: Shelf, new: bool) {
+        let held = self.shelves.entry(shelf).or_default();
+        held.entries += u64::from(new);
+        held.puts += 1;
+    }
+
+    fn take(&mut self, shelf: Shelf) {
+        if let Some(held) = self.shelves.get_mut(&shelf) {
+            held.entries = held.entries.saturating_sub(1);
+            if held.entries == 0 {
+                self.shelves.remove(&shelf);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_past_a_cap_is_refused_and_counted_and_a_shelf_empties() {
+        let shelves = Shelves::new(Cap { max_bytes: 100 }, Cap { max_bytes: 10 });
+        let shelf = Shelf::of(&TableKey::first_of(7 << 48));
+        assert!(!shelves.is_counted());
+        shelves.counted(vec![(shelf, false, 60)]);
+        assert!(shelves.is_counted());
+        assert!(shelves.grow_copy(shelf, 60, 70), "there is room");
+        assert!(!shelves.grow_copy(shelf, 0, 31), "there is none");
+        assert!(shelves.grow_copy(shelf, 0, 30));
+        assert!(shelves.grow_hint(shelf, 0, 10));
+        assert!(!shelves.grow_hint(shelf, 0, 1));
+        let counts = (&shelves.copies_refused, &shelves.hints_overflowed);
+        assert_eq!((counts.0.load(Relaxed), counts.1.load(Relaxed)), (1, 1));
+        let (copies, hints) = shelves.held();
+        assert_eq!(copies, Kind { entries: 2, bytes: 100 });
+        assert_eq!(hints, Kind { entries: 1, bytes: 10 });
+        assert_eq!(shelves.filled()[0].1.puts, 4);
+        shelves.shrink_copy(shelf, 70);
+        shelves.shrink_copy(shelf, 30);
+        assert_eq!(shelves.filled().len(), 1, "the hint is left");
+        shelves.shrink_hint(shelf, 10);
+        assert_eq!((shelves.held(), shelves.filled().len()), Default::default());
+    }
+
+    #[test]
+    fn the_shelves_cover_the_ring_without_gaps() {
+        let (first, end) = Shelf(3).range();
+        assert_eq!(end, Some(Shelf(4).range().0));
+        assert_eq!(Shelf::of(&first), Shelf(3));
+        assert_eq!(Shelf(u16::MAX).range().1, None);
+        assert_eq!(Shelf::of(&TableKey::first_of(u64::MAX)), Shelf(u16::MAX));
+    }
+}

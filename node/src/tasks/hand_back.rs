@@ -1,0 +1,311 @@
+//! Hand-back: brings what this node kept for others to the owners of the day.
+//!
+//! One worker of the node runs it. A pass looks at every shelf that holds something and whose owners or
+//! entries changed since it was last looked at. A stand-in copy goes to every owner of its partition and
+//! is deleted when all of them stored it under one version of the entry ([`HandBack`]); a hint sends
+//! what this owner holds itself. Each answer says how long to pause: the receiver sets the pace.
+//!
+//! Nothing is handed back while this node serves no data: what it keeps may be of an older state.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt};
+use kvasir_core::handoff::HandBack;
+use kvasir_core::id::NodeId;
+use kvasir_core::ring::Durability;
+use kvasir_core::version::{Record, SiblingSet};
+use kvasir_storage::TableKey;
+use tokio::time::Instant;
+
+use crate::peer::{Peers, Refusal, Reply, Request, Route};
+use crate::replica::standins::{Entry, Hint};
+use crate::replica::{Formed, Replica, Shelf, StandIns, View, Views};
+
+/// Between two looks at whether anything changed.
+const ROUND: Duration = Duration::from_millis(500);
+/// A shelf on which something did not get through, or on which entries were put, waits this long.
+const AGAIN: Duration = Duration::from_secs(3);
+/// So long if the last look found nothing to give: its owners are down, and looking costs reading.
+const LATER: Duration = Duration::from_secs(15);
+/// Longest wait for one answer.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Entries on their way at once.
+const AT_ONCE: usize = 16;
+/// Copies of which it is remembered who stored them; beyond that some are sent once more.
+const REMEMBERED: usize = 65_536;
+
+/// The loop and what it works with.
+pub struct HandingBack {
+    /// The local side, for hints and for copies that this node came to own.
+    pub replica: Arc<Replica>,
+    /// What is kept for others.
+    pub standins: Arc<StandIns>,
+    /// Document and member list.
+    pub views: Arc<Views>,
+    /// Connections of the worker that runs this.
+    pub peers: Rc<Peers>,
+    /// A hint this old is dropped.
+    pub hints_max_age: Duration,
+}
+
+/// What a shelf was last looked at with.
+#[derive(Debug, Clone, PartialEq)]
+struct Seen {
+    epoch: u64,
+    up: Vec<NodeId>,
+    puts: u64,
+    through: bool,
+    gave: bool,
+    at: Instant,
+}
+
+/// One pass: who did not answer in it, and how far each copy has come.
+struct Pass<'a> {
+    view: &'a View,
+    formed: &'a Formed,
+    silent: RefCell<BTreeSet<NodeId>>,
+    gave: Cell<bool>,
+    copies: &'a RefCell<BTreeMap<TableKey, HandBack>>,
+}
+
+impl HandingBack {
+    /// Runs until the node stops.
+    pub async fn run(self) {
+        while let Err(error) = self.standins.count().await {
+            tracing::warn!(%error, "what was kept for others could not be counted");
+            tokio::time::sleep(AGAIN).await;
+        }
+        let mut seen: BTreeMap<Shelf, Seen> = BTreeMap::new();
+        let copies = RefCell::new(BTreeMap::new());
+        loop {
+            tokio::time::sleep(ROUND).await;
+            let filled = self.standins.shelves().filled();
+            seen.retain(|shelf, _| filled.iter().any(|(other, _)| other == shelf));
+            for (shelf, held) in filled {
+                let view = self.views.load();
+                let Some(formed) = view.formed.clone().filter(|_| view.retired.is_none()) else {
+                    break;
+                };
+                let now = Seen {
+                    epoch: formed.ring.epoch(),
+                    up: view.members.keys().copied().filter(|n| view.rank(*n) < 2).collect(),
+                    puts: held.puts,
+                    through: true,
+                    gave: true,
+                    at: Instant::now(),
+                };
+                if !due(seen.get(&shelf), &now) {
+                    continue;
+                }
+                let (silent, gave) = (RefCell::default(), Cell::new(false));
+                let pass = Pass { view: &view, formed: &formed, silent, gave, copies: &copies };
+                let through = self.shelf(&pass, shelf).await;
+                let gave = pass.gave.get();
+                seen.insert(shelf, Seen { through, gave, at: Instant::now(), ..now });
+            }
+        }
+    }
+
+    /// Looks at everything on a shelf. False if something is worth trying again soon.
+    async fn shelf(&self, pass: &Pass<'_>, shelf: Shelf) -> bool {
+        let mut from = None;
+        loop {
+            let chunk = match self.standins.piece(shelf, from.as_ref()).await {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    tracing::warn!(%error, "what is kept for others could not be read");
+                    return false;
+                }
+            };
+            let each = |(key, value)| self.entry(pass, key, value);
+            let work = stream::iter(chunk.entries).for_each_concurrent(AT_ONCE, each);
+            work.await;
+            match chunk.next {
+                Some(next) => from = Some(next),
+                None => return pass.silent.borrow().is_empty(),
+            }
+        }
+    }
+
+    async fn entry(&self, pass: &Pass<'_>, key: TableKey, value: Bytes) {
+        let done = match Entry::of(&key) {
+            Some(Entry::Copy) => self.copy(pass, &key, value).await,
+            Some(Entry::Hint { target, of }) => self.hint(pass, (&key, value), target, &of).await,
+            None => Err("an entry that this version does not know".to_string()),
+        };
+        if let Err(error) = done {
+            tracing::warn!(error, "something that is kept for another node stays where it is");
+        }
+    }
+
+    /// One stand-in copy.
+    async fn copy(&self, pass: &Pass<'_>, key: &TableKey, value: Bytes) -> Result<(), String> {
+        let record = Record::decode_shared(&value).map_err(|e| e.to_string())?;
+        let Some((route, owners)) = pass.owners(key) else { return Ok(()) };
+        let (entry, print) = ((route.version, route.entry_hash), fingerprint(&record.set));
+        let missing = {
+            let mut copies = pass.copies.borrow_mut();
+            if copies.len() >= REMEMBERED && !copies.contains_key(key) {
+                copies.pop_first();
+            }
+            copies.entry(key.clone()).or_default().missing(entry, print, &owners)
+        };
+        for owner in missing {
+            if self.give(pass, route, key, &record.set, owner).await
+                && let Some(copy) = pass.copies.borrow_mut().get_mut(key)
+                && copy.is_under(entry, print)
+            {
+                copy.stored(owner);
+            }
+        }
+        let complete =
+            pass.copies.borrow().get(key).is_some_and(|copy| copy.complete(entry, print, &owners));
+        if complete {
+            pass.copies.borrow_mut().remove(key);
+            if self.standins.erase_copy(key, value).await.map_err(|e| e.to_string())? {
+                self.standins.shelves().copies_handed_back.fetch_add(1, Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// One hint: the target is sent what this node holds, if both still own the key.
+    async fn hint(
+        &self,
+        pass: &Pass<'_>,
+        (key, value): (&TableKey, Bytes),
+        target: NodeId,
+        of: &TableKey,
+    ) -> Result<(), String> {
+        let hint = Hint::decode(&value).ok_or("an unreadable hint")?;
+        let Some((route, owners)) = pass.owners(of) else { return Ok(()) };
+        let age = self.replica.now_ms().saturating_sub(hint.since_ms);
+        let old = u128::from(age) > self.hints_max_age.as_millis();
+        let both = owners.contains(&target) && owners.contains(&pass.view.me);
+        let mut handed_back = false;
+        if both && !old {
+            let set = self.replica.read(of).await.map_err(|e| e.to_string())?;
+            handed_back = self.give(pass, route, of, &set, target).await;
+            if !handed_back {
+                return Ok(());
+            }
+        }
+        if self.standins.erase_hint(key, value).await.map_err(|e| e.to_string())? {
+            let shelves = self.standins.shelves();
+            if handed_back {
+                shelves.hints_handed_back.fetch_add(1, Relaxed);
+            } else if both {
+                shelves.hints_expired.fetch_add(1, Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has an owner store a set durably; false if it did not, as far as is known.
+    async fn give(
+        &self,
+        pass: &Pass<'_>,
+        route: Route,
+        key: &TableKey,
+        set: &SiblingSet,
+        owner: NodeId,
+    ) -> bool {
+        if owner == pass.view.me {
+            return self.take(key, set).await;
+        }
+        let Some(address) = pass.view.reachable(owner) else { return false };
+        if pass.silent.borrow().contains(&owner) {
+            return false;
+        }
+        let request = Request::HandBack {
+            bucket: Bytes::copy_from_slice(key.bucket()),
+            key: Bytes::copy_from_slice(key.key()),
+            set: set.encode().into(),
+        };
+        let deadline = Instant::now() + ANSWER;
+        match self.peers.call(owner, address, route, request, deadline).await {
+            Ok(Reply::HandedBack { pause_ms }) => {
+                pass.gave.set(true);
+                tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+                true
+            }
+            Ok(Reply::Refused(Refusal::Overloaded { retry_after_ms })) => {
+                pass.silent.borrow_mut().insert(owner);
+                tokio::time::sleep(Duration::from_millis(retry_after_ms.min(2_000))).await;
+                false
+            }
+            other => {
+                tracing::debug!(%owner, ?other, "a hand-back did not get through");
+                pass.silent.borrow_mut().insert(owner);
+                false
+            }
+        }
+    }
+
+    /// This node came to own what it had kept for another.
+    async fn take(&self, key: &TableKey, set: &SiblingSet) -> bool {
+        match self.replica.merge(key, set.clone(), Durability::Group).await {
+            Ok(applied) => applied.durable.await.is_ok(),
+            Err(error) => {
+                tracing::warn!(%error, "a stand-in copy of this node's own data was not merged");
+                false
+            }
+        }
+    }
+}
+
+impl Pass<'_> {
+    /// The entry of a key's partition, and whom it names.
+    fn owners(&self, key: &TableKey) -> Option<(Route, Vec<NodeId>)> {
+        let ring = &self.formed.ring;
+        let partition = ring.document().partition_of(key.hash());
+        let (version, entry_hash) = ring.version(partition)?;
+        let owners = ring.owners(partition).iter().map(|owner| owner.node).collect();
+        Some((Route { partition, version, entry_hash }, owners))
+    }
+}
+
+/// Whether a shelf is to be looked at: for the first time, when somebody came or went or the document
+/// changed, or after a while when entries were put there or something did not get through.
+fn due(seen: Option<&Seen>, now: &Seen) -> bool {
+    let Some(seen) = seen else { return true };
+    let pause = if seen.gave || !seen.through { AGAIN } else { LATER };
+    let waited = now.at.duration_since(seen.at) >= pause;
+    seen.epoch != now.epoch
+        || seen.up != now.up
+        || (waited && (seen.puts != now.puts || !seen.through))
+}
+
+fn fingerprint(set: &SiblingSet) -> u128 {
+    u128::from_be_bytes(set.digest().0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shelf_is_looked_at_when_something_changed() {
+        let at = Instant::now();
+        let seen = Seen { epoch: 1, up: Vec::new(), puts: 1, through: true, gave: true, at };
+        let later = Seen { at: at + AGAIN, ..seen.clone() };
+        assert!(due(None, &seen));
+        assert!(!due(Some(&seen), &later), "nothing changed");
+        assert!(due(Some(&seen), &Seen { epoch: 2, ..seen.clone() }));
+        let up = vec![NodeId::from_bytes([1; 16])];
+        assert!(due(Some(&seen), &Seen { up, ..seen.clone() }));
+        assert!(!due(Some(&seen), &Seen { puts: 2, ..seen.clone() }), "too soon");
+        assert!(due(Some(&seen), &Seen { puts: 2, ..later.clone() }));
+        let blocked = Seen { gave: false, ..seen.clone() };
+        assert!(!due(Some(&blocked), &Seen { puts: 2, ..later.clone() }), "its owners are down");
+        let much_later = Seen { puts: 2, at: at + LATER, ..seen.clone() };
+        assert!(due(Some(&blocked), &much_later));
+        assert!(due(Some(&Seen { through: false, ..seen.clone() }), &later));
+    }
+}
