@@ -94,7 +94,7 @@ impl Engine {
     pub(super) fn flush_then(self: &Arc<Self>, then: Waiter) {
         let target = {
             let _gate = exclusive(&self.gate);
-            self.log.last()
+            self.state.load().last_in_memory(self.log.last())
         };
         let now = {
             let mut flushing = lock(&self.flushing);

@@ -3,7 +3,7 @@
 //! Order (rule R2): the table and the observer's state are written and synced, their names are
 //! synced, the manifest is replaced; only then is the memtable dropped and the log released.
 
-use super::engine::Engine;
+use super::engine::{Engine, State};
 use super::ranges::{FLUSH_DROP_AFTER_MS, Ranges};
 use crate::error::{IoFailure, WriteError};
 use crate::guard::{exclusive, lock};
@@ -61,6 +61,17 @@ impl Flushing {
             .extract_if(.., |(target, _)| *target <= floor)
             .map(|(_, waiter)| waiter)
             .collect()
+    }
+}
+
+impl State {
+    /// The last change that a flush has to bring to tables, of which `last` is the last of all; 0 if memory
+    /// holds none. Numbers that a damaged log lacks come after it, and no flush ever reaches them.
+    pub(super) fn last_in_memory(&self, last: u64) -> u64 {
+        match self.active.is_empty() && !self.has_unfrozen_drop() {
+            true => self.frozen.last().map_or(0, |frozen| frozen.last),
+            false => last,
+        }
     }
 }
 

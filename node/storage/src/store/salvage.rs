@@ -20,6 +20,7 @@ use crate::error::{Damage, IoFailure, SalvageError};
 use crate::key::TableKey;
 use crate::maintenance::Manual;
 use crate::manifest::Named;
+use crate::memtable::Frozen;
 use crate::meta;
 use crate::observer::NoObserver;
 use crate::options::StoreOptions;
@@ -139,8 +140,19 @@ fn name_aside(
 
 /// Takes the unreadable tables out of the manifest and says there what may be missing.
 fn mark(engine: &Arc<Engine>, found: &Found, accept_loss: bool) -> Result<(), IoFailure> {
-    let state = engine.state.load_full();
-    let idle = state.active.is_empty() && state.frozen.is_empty() && !state.has_unfrozen_drop();
+    let last = engine.log.last();
+    engine.change_state(|state| {
+        // Nothing comes behind the last frozen memtable but numbers that are missing: its flush passes
+        // over them.
+        if state.active.is_empty()
+            && !state.has_unfrozen_drop()
+            && let Some(frozen) = state.frozen.last_mut()
+        {
+            let (memtable, checkpoint) = (frozen.memtable.clone(), frozen.checkpoint.clone());
+            *frozen = Arc::new(Frozen { memtable, last, checkpoint });
+        }
+    });
+    let idle = engine.state.load().last_in_memory(last) == 0;
     engine.install(&[], Vec::new(), 0, |manifest| {
         for table in &found.tables {
             let (from, to) =
@@ -154,11 +166,11 @@ fn mark(engine: &Arc<Engine>, found: &Found, accept_loss: bool) -> Result<(), Io
         }
         if idle {
             // Nothing to flush: the numbers of what is missing are passed over here.
-            manifest.floor = manifest.floor.max(engine.log.last());
+            manifest.floor = manifest.floor.max(last);
         }
     })?;
     if idle {
-        engine.log.release(engine.log.last());
+        engine.log.release(last);
     }
     Ok(())
 }

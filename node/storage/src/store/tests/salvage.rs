@@ -173,3 +173,42 @@ fn a_sound_store_is_left_as_it_is_and_a_bad_manifest_is_refused() {
     let refused = salvage(dir(), Arc::new(disk), false);
     assert!(matches!(refused, Err(crate::error::SalvageError::Open(OpenError::Damaged(_)))));
 }
+
+/// Whatever sound records stand before the damage, none at all too: it ends.
+#[test]
+fn a_log_with_nothing_sound_behind_the_damage_is_salvaged_too() {
+    for kept in 0..4 {
+        let disk = MemoryDisk::new();
+        disk.set_warm_page_cache(true);
+        let (work, observer) = (Manual::new(), Arc::new(NoObserver));
+        let open = |work: Arc<Manual>| {
+            Store::open(options(), Arc::new(disk.clone()), work, observer.clone()).unwrap()
+        };
+        let store = open(work.clone());
+        for number in 0..6 {
+            let put = move |_: Option<&[u8]>| (Change::Put(value(number).into()), ());
+            let put = store.update(&key(number), Durability::Group, put);
+            put.wait().unwrap().durable.wait().unwrap();
+        }
+        work.drop_all();
+        drop(store);
+        let segment = logs(&disk).remove(0);
+        let bytes = disk.content(&segment).unwrap();
+        let mut at = 36;
+        for _ in 0..kept {
+            at += 21 + crate::sealed::u32_at(&bytes, at + 4) as usize;
+        }
+        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        let mut bad = bytes.clone();
+        bad[at..=end].iter_mut().for_each(|byte| *byte ^= 0x55);
+        disk.plant(&segment, &bad);
+        // A second segment says that the first was complete once.
+        let head = crate::sealed::Kind { magic: *b"KVLOG\0\0\n", version: 1 };
+        let head = crate::sealed::seal(&head, 2, &7u64.to_le_bytes());
+        disk.plant(&segment.with_file_name("0000000000000002.log"), &head);
+        let told = salvage(dir(), Arc::new(disk.clone()), false).unwrap();
+        assert_eq!((told.records, told.missing, told.lost_ranges), (kept, 6 - kept, 1));
+        let store = open(Manual::new());
+        assert_eq!(store.lost_ranges().len(), 1, "it opens, and says what it lacks");
+    }
+}
