@@ -8,6 +8,7 @@
 //! passes is read as a record.
 
 use super::record::{self, decode};
+use super::segment::START as HEAD_END;
 use crate::sealed::u32_at;
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, checksum};
@@ -54,6 +55,12 @@ impl<'a> Search<'a> {
             let synced = u32_at(self.segment, at + 9) as usize;
             synced > bad && synced <= at && self.is_sound(at)
         })
+    }
+
+    /// Whether the head of the segment was durable once: it is before the first record is written, so
+    /// any sound record proves it.
+    pub(super) fn proves_head(&self) -> bool {
+        self.next_sound(HEAD_END).is_some()
     }
 
     /// The first sound record at or behind an offset.

@@ -122,7 +122,7 @@ fn replay_segment(
             START
         }
         Ok(_) => return Err(damaged(0, "its head has an unknown shape".into())),
-        Err(OpenError::Damaged(_)) if is_last && !Search::new(&bytes, id).proves_damage(0) => {
+        Err(OpenError::Damaged(_)) if is_last && !Search::new(&bytes, id).proves_head() => {
             all.torn_bytes += bytes.len() as u64;
             let failed = |error| IoFailure::new(&path, "remove a torn segment", &error);
             return Ok(disk.remove(&path).map_err(failed)?);

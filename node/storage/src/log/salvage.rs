@@ -88,7 +88,7 @@ impl Reading<'_> {
         match sealed::open(path, &SEGMENT, id, bytes) {
             Ok(body) if body.len() == 8 => self.reaches(sealed::u64_at(body, 0)),
             Err(error @ OpenError::NewerVersion { .. }) => return Err(error),
-            _ if is_last && !search.proves_damage(0) => {}
+            _ if is_last && !search.proves_head() => {}
             _ => self.damage(path, 0, "its head is not sound"),
         }
         let mut at = START;

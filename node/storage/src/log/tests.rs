@@ -263,6 +263,23 @@ fn a_damaged_segment_whose_every_record_is_in_tables_harms_nobody() {
 }
 
 #[test]
+fn a_damaged_head_before_sound_records_is_no_torn_tail() {
+    let disk = disk();
+    let (log, _) = log(&disk);
+    // One batch and one sync: none of the records says that anything was synced before it.
+    put(&log, Durability::Memory);
+    assert_eq!(put(&log, Durability::Group).durable.wait(), Ok(()));
+    let path = segment_path(Path::new(DIR), 1);
+    for offset in 0..segment::START as u64 {
+        let image = disk.image(Crash::DropAll, 0);
+        image.flip_bit(&path, offset, 1);
+        assert!(replayed(&image, 0).is_err(), "offset {offset}");
+        assert!(image.content(&path).is_some(), "a refusal takes nothing away");
+    }
+    assert_eq!(replayed(&disk.image(Crash::DropAll, 0), 0).unwrap().0, to(2));
+}
+
+#[test]
 fn a_newer_segment_is_refused_by_version() {
     let disk = disk();
     let newer = crate::sealed::Kind { version: 2, ..segment::SEGMENT };
