@@ -3,7 +3,7 @@
 //! [`plan`] says who owns the key and what was asked for, [`fanout`] sends to owners and collects
 //! what they say, and [`put`], [`get`] and [`delete`] read like the story. A node that owns nothing
 //! of the key hands the whole request to one that does ([`forward`]); where none is reachable, a
-//! stand-in coordinates ([`seats`] says who answers in the place of whom).
+//! stand-in coordinates (`seats` says who answers in the place of whom).
 //!
 //! Invariants: a write that was refused before it was minted is `not applied`; from the mint on,
 //! anything but success is `unknown`. A read at a quorum level answers only when as many replicas as

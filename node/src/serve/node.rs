@@ -18,6 +18,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::handler::Handler;
+use super::report;
 use crate::config::{Config, HttpConfig};
 use crate::coordinator::Coordinate;
 use crate::http::api::Api;
@@ -240,15 +241,21 @@ pub fn control(
 
 /// How often the store is told the time and its health is looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// Ticks from one look for damaged tables to the next.
+const DAMAGE_EVERY: u64 = 10;
 
 /// Tells the store the time until the disk fails in a way that the node must not survive.
 pub async fn tend(shared: &Shared, control: &Control) {
     let mut tick = tokio::time::interval(TICK);
-    loop {
+    let mut told = None;
+    for number in 0_u64.. {
         tick.tick().await;
         let store = shared.replica.store();
         store.tick(control.now_ms());
         shared.standins.store().tick(control.now_ms());
+        if number % DAMAGE_EVERY == 0 {
+            report::tell_damage(shared, &mut told);
+        }
         let failed = shared.disk_failed().or_else(|| control.failed.borrow().clone());
         if let Some(reason) = failed {
             tracing::error!(reason, "the disk failed: the node stops");

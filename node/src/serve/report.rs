@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kvasir_core::admin_api::assemble::Answering;
-use kvasir_core::admin_api::{HandoffLoad, NodeLoad, PartitionHealth, Status};
+use kvasir_core::admin_api::{DiskDamage, HandoffLoad, NodeLoad, PartitionHealth, Status};
 use kvasir_core::gossip::{self, MemberView};
 use kvasir_core::id::NodeId;
 use kvasir_core::ring::Ring;
+use kvasir_storage::StoreStats;
 
 use super::node::Shared;
 use crate::admin::{Figures, GossipFigures, MemberFigures, RingFigures};
@@ -61,7 +62,39 @@ fn load(shared: &Shared, control: &Control) -> NodeLoad {
         memory_bytes: stats.memtable_bytes + stats.cache_bytes + kept.memtable_bytes,
         free_bytes: control.disk_free.get(),
         failure: shared.disk_failed(),
+        damage: damage(&[&stats, &kept]),
         handoff: handoff(shared),
+    }
+}
+
+/// What the disk lost; none while it is sound.
+pub(super) fn damage(stores: &[&StoreStats]) -> Option<DiskDamage> {
+    let sum = |of: fn(&StoreStats) -> u64| stores.iter().map(|stats| of(stats)).sum();
+    let damage = DiskDamage {
+        quarantined_tables: sum(|stats| stats.quarantined_tables),
+        damaged_tables: sum(|stats| stats.damaged_tables),
+        lost_ranges: sum(|stats| stats.lost_ranges),
+    };
+    (damage != DiskDamage::default()).then_some(damage)
+}
+
+/// Says in the log what the disk lost, once for each change of it.
+pub(super) fn tell_damage(shared: &Shared, told: &mut Option<DiskDamage>) {
+    let (owned, kept) = (shared.replica.store().stats(), shared.standins.store().stats());
+    let now = damage(&[&owned, &kept]);
+    if now == *told {
+        return;
+    }
+    *told = now;
+    match now {
+        Some(DiskDamage { quarantined_tables, damaged_tables, lost_ranges }) => tracing::warn!(
+            quarantined_tables,
+            damaged_tables,
+            lost_ranges,
+            "damaged tables: what was sound is kept, the files are in store/quarantine with a report, and \
+             other copies answer for lost ranges; check this disk"
+        ),
+        None => tracing::info!("no key range counts as lost any more"),
     }
 }
 

@@ -34,7 +34,7 @@ pub use repair::{RepairRequest, RepairStatus};
 pub use replica::{ActorName, DotName, ReplicaRead, ReplicaSibling, VersionRow};
 pub use sharing::SharedMachine;
 pub use status::{
-    ClusterStatus, DefaultsStatus, HandoffLoad, Liveness, NodeLoad, NodeStatus, Status,
+    ClusterStatus, DefaultsStatus, DiskDamage, HandoffLoad, Liveness, NodeLoad, NodeStatus, Status,
 };
 
 #[cfg(test)]

@@ -190,9 +190,24 @@ pub struct NodeLoad {
     /// Why writes are refused, if they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// What its disk lost, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<DiskDamage>,
     /// What it keeps for owners that are or were down; left out where it keeps nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handoff: Option<HandoffLoad>,
+}
+
+/// Damaged files that a node met. Reads of a lost range are answered by the other copies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskDamage {
+    /// Tables set aside since the node started; their reports are in `quarantine` beside its data.
+    pub quarantined_tables: u64,
+    /// Damaged tables that are still in use because they could not be set aside yet.
+    pub damaged_tables: u64,
+    /// Key ranges of which this copy may lack changes. Kept over restarts.
+    pub lost_ranges: u64,
 }
 
 /// What a node keeps for others.

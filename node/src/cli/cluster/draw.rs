@@ -6,7 +6,8 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use kvasir_core::admin_api::{
-    ActorName, DocumentAnswer, Liveness, NodeStatus, ReplicaRead, ReplicaSibling, Status, Verdict,
+    ActorName, DiskDamage, DocumentAnswer, Liveness, NodeStatus, ReplicaRead, ReplicaSibling,
+    Status, Verdict,
 };
 use kvasir_core::id::NodeId;
 
@@ -109,6 +110,11 @@ fn next_step(status: &Status) -> Option<String> {
     {
         return Some(format!("node {} refuses writes: {why}", short(node.id)));
     }
+    if let Some((node, damage)) =
+        status.nodes.iter().find_map(|node| Some((node, node.load.as_ref()?.damage?)))
+    {
+        return Some(damaged(node, damage));
+    }
     let is_gone = |node: &&NodeStatus| {
         node.member.is_some() && matches!(node.liveness, Liveness::Down | Liveness::Unheard)
     };
@@ -121,6 +127,17 @@ fn next_step(status: &Status) -> Option<String> {
         gone.for_ms.map_or(String::new(), |ms| format!(" for {}", age(Duration::from_millis(ms))));
     let machine = if gone.machine.is_empty() { "its machine" } else { &gone.machine };
     Some(format!("node {} is down{since}: start it again on {machine}", short(gone.id)))
+}
+
+/// What a damaged disk asks for. A node that is down is named in its row; this one looks well there.
+fn damaged(node: &NodeStatus, damage: DiskDamage) -> String {
+    let DiskDamage { quarantined_tables, damaged_tables, lost_ranges } = damage;
+    let tables = quarantined_tables + damaged_tables;
+    format!(
+        "check the disk of node {}: {tables} damaged tables since it started, {lost_ranges} key ranges lost \
+         there (its log and quarantine/ say which); other copies answer for them",
+        short(node.id)
+    )
 }
 
 /// The ring: the document in a line, one row per member, and the partitions if they are wanted.
@@ -284,6 +301,18 @@ mod tests {
 
     fn id(at: usize) -> NodeId {
         N[at].parse().unwrap()
+    }
+
+    #[test]
+    fn damage_is_said_with_its_figures() {
+        let mut node = node(0, "alive");
+        let damage = DiskDamage { quarantined_tables: 2, damaged_tables: 1, lost_ranges: 4 };
+        node.load.as_mut().unwrap().damage = Some(damage);
+        let told = damaged(&node, damage);
+        assert!(told.contains("3 damaged tables") && told.contains("4 key ranges lost"), "{told}");
+        let again: NodeStatus =
+            serde_json::from_value(serde_json::to_value(&node).unwrap()).unwrap();
+        assert_eq!(again.load.unwrap().damage, Some(damage));
     }
 
     fn node(at: usize, liveness: &str) -> NodeStatus {
