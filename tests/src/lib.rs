@@ -1,8 +1,9 @@
 //! Whole-node tests of Kvasir, as a library: the history checker, the load generator that writes such
-//! histories, the simulation that runs production nodes in one thread, and file systems whose power can
-//! be cut. The tests themselves stand under `tests/tests/`.
+//! histories, the simulation that runs production nodes in one thread, file systems whose power can
+//! be cut, and a fuzzer. The tests themselves stand under `tests/tests/`.
 
 pub mod check;
+pub mod fuzz;
 pub mod kube;
 pub mod load;
 pub mod power;
