@@ -1,12 +1,13 @@
 //! A store on a real directory with far more data than memory: reads stay cheap, memory bounded.
 
-#![allow(clippy::unwrap_used)] // a failed call fails the test
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // a failed call fails the test
 
 use bytes::Bytes;
 use kvasir_storage::{
     Change, Durability, NoObserver, RealDisk, Store, StoreOptions, TableKey, Threads,
 };
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const VALUE_BYTES: usize = 4000;
 const KEYS: u64 = 25_000;
@@ -82,6 +83,12 @@ fn reads_stay_cheap_and_memory_bounded() {
     store.get(&cold).wait().unwrap();
     assert_eq!(store.stats().blocks_read, once, "the second read of a key reads no block");
 
+    // How far merges have come by now depends on the machine; that they end does not.
+    let patience = Instant::now() + Duration::from_secs(120);
+    while store.stats().compaction_debt_bytes > 0 {
+        assert!(Instant::now() < patience, "merges never end: {:?}", store.stats());
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let stats = store.stats();
     let live = KEYS * VALUE_BYTES as u64;
     println!(
