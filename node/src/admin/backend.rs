@@ -14,6 +14,7 @@ use kvasir_core::admin_api::{
 use kvasir_core::id::NodeId;
 use kvasir_storage::StoreStats;
 
+use crate::coordinator;
 use crate::http::stats::HttpStats;
 use crate::peer::PeerStats;
 use crate::replica::Shelves;
@@ -76,6 +77,8 @@ pub struct Figures {
     pub store: StoreStats,
     /// What is kept for others.
     pub shelves: Arc<Shelves>,
+    /// What the coordinators counted.
+    pub coordination: Arc<coordinator::Figures>,
     /// Whether the engine gave up after a failed sync.
     pub store_failed: bool,
     /// Why the node serves no data, as one of [`Unfit::CODES`].

@@ -13,6 +13,7 @@ use prometheus::proto::{
 use prometheus::{Registry, TextEncoder};
 
 use super::backend::{Figures, GossipFigures, RingFigures};
+use crate::coordinator;
 use crate::http::problem::Code;
 use crate::http::stats::{HttpStats, LATENCY_BOUNDS_US, Operation};
 use crate::peer::PeerStats;
@@ -42,6 +43,7 @@ fn gather(figures: &Figures) -> Vec<MetricFamily> {
     page.peers(&figures.peers);
     page.ring(&figures.ring);
     page.handoff(&figures.shelves);
+    page.coordination(&figures.coordination);
     page.store(&figures.store);
     page.0
 }
@@ -333,6 +335,22 @@ impl Page {
             ("taken_back", "Sets that others handed back to this node.", &shelves.taken_back),
         ] {
             self.counter(&format!("handoff_{name}_total"), help, count.load(Relaxed));
+        }
+    }
+
+    fn coordination(&mut self, figures: &coordinator::Figures) {
+        for (name, help, count) in [
+            ("reads_hedged", "Reads that asked one owner more than needed.", &figures.hedged),
+            (
+                "read_hedges_withheld",
+                "Reads that asked nobody more for want of budget.",
+                &figures.hedges_withheld,
+            ),
+            ("reads_differing", "Reads whose owners did not hold the same.", &figures.differing),
+            ("read_repairs", "Sets sent to owners that lacked something.", &figures.repairs),
+            ("forwards", "Requests handed to a node that owns the key.", &figures.forwarded),
+        ] {
+            self.counter(&format!("coordinator_{name}_total"), help, count.load(Relaxed));
         }
     }
 

@@ -396,6 +396,7 @@ fn figures() -> Figures {
         peers: Arc::new(PeerStats::default()),
         store: StoreStats { tables_by_level: vec![2, 1], flushes: 7, ..StoreStats::default() },
         shelves: Arc::new(Shelves::new(Cap { max_bytes: 1 }, Cap { max_bytes: 1 })),
+        coordination: Arc::default(),
         store_failed: false,
         unfit: Some("other_cluster"),
         disk_free_bytes: Some(1 << 40),

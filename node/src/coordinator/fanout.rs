@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use kvasir_core::id::NodeId;
-use kvasir_core::version::SiblingSet;
+use kvasir_core::version::{Digest, SiblingSet};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -18,6 +18,15 @@ use crate::peer::{Refusal, Reply, Request};
 
 /// What one owner said.
 pub type Said<T> = (NodeId, Result<T, Failure>);
+
+/// What a node said that it holds under a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    /// All of it; empty where there is nothing.
+    Set(SiblingSet),
+    /// The digest of it; none where there is nothing.
+    Digest(Option<Digest>),
+}
 
 /// Why an owner did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,17 +153,17 @@ impl Coordinate {
     }
 
     /// Asks a stand-in, which may be this node, for what it keeps.
-    pub fn send_stand_in_read(&self, plan: &Rc<Plan>, node: NodeId, answers: &Answers<SiblingSet>) {
+    pub fn send_stand_in_read(&self, plan: &Rc<Plan>, node: NodeId, answers: &Answers<Held>) {
         let (this, plan) = (self.clone(), plan.clone());
         let deadline = answers.deadline;
         answers.ask(node, async move {
             if node == plan.view.me {
                 let read = this.standins.read(&plan.table_key).await;
-                return read.map_err(|e| Failure::NotApplied(e.to_string()));
+                return read.map(Held::Set).map_err(|e| Failure::NotApplied(e.to_string()));
             }
             let (bucket, key) = (plan.bucket.clone(), plan.key.clone());
             let request = Request::ReadStandIn { bucket, key };
-            set_of(this.call(&plan, node, request, deadline).await?)
+            set_of(this.call(&plan, node, request, deadline).await?).map(Held::Set)
         });
     }
 
@@ -208,17 +217,28 @@ impl Coordinate {
         applied.durable.await.map_err(|e| Failure::Unknown(e.to_string()))
     }
 
-    /// Asks an owner for its set.
-    pub fn send_read(&self, plan: &Rc<Plan>, node: NodeId, answers: &Answers<SiblingSet>) {
+    /// Asks an owner for its set or, if not `whole`, for the digest of it. This node's own is always whole:
+    /// it costs no bytes on the wire.
+    pub fn send_read(&self, plan: &Rc<Plan>, node: NodeId, whole: bool, answers: &Answers<Held>) {
         let (this, plan) = (self.clone(), plan.clone());
         let deadline = answers.deadline;
         answers.ask(node, async move {
             if node == plan.view.me {
                 let read = this.replica.read(&plan.table_key).await;
-                return read.map_err(|e| Failure::NotApplied(e.to_string()));
+                return read.map(Held::Set).map_err(|e| Failure::NotApplied(e.to_string()));
             }
-            let request = Request::Read { bucket: plan.bucket.clone(), key: plan.key.clone() };
-            set_of(this.call(&plan, node, request, deadline).await?)
+            let (bucket, key) = (plan.bucket.clone(), plan.key.clone());
+            let request = match whole {
+                true => Request::Read { bucket, key },
+                false => Request::ReadDigest { bucket, key },
+            };
+            let asked = Instant::now();
+            let reply = this.call(&plan, node, request, deadline).await;
+            this.learned.note(node, asked.elapsed());
+            match reply? {
+                Reply::Digest(digest) => Ok(Held::Digest(digest.map(Digest))),
+                reply => set_of(reply).map(Held::Set),
+            }
         });
     }
 

@@ -12,13 +12,13 @@ use std::rc::Rc;
 use kvasir_core::id::NodeId;
 use tokio::time::Instant;
 
-use super::Coordinate;
 use super::fanout::{Failure, shared_cause};
 use super::plan::Plan;
 use super::request::{
     CoordinateError, DeleteOutcome, DeleteRequest, GetOutcome, GetRequest, PutOutcome, PutRequest,
 };
 use super::wire::{self, Answer, Order};
+use super::{Coordinate, Figures};
 use crate::peer::{Reply, Request};
 
 /// Forwards a read.
@@ -97,8 +97,8 @@ impl Coordinate {
 }
 
 /// Whom to try, in order, and whether as a stand-in.
-fn targets(plan: &Plan, sloppy: bool) -> Vec<(NodeId, bool)> {
-    let owners = plan.owners.iter().map(|owner| (owner.node, false));
+fn targets(this: &Coordinate, plan: &Plan, sloppy: bool) -> Vec<(NodeId, bool)> {
+    let owners = this.learned.order(plan).into_iter().map(|node| (node, false));
     let bench = sloppy.then(|| plan.bench().coordinators(&plan.view.datacenter));
     owners.chain(bench.into_iter().flatten().map(|node| (node, true))).collect()
 }
@@ -113,7 +113,8 @@ async fn any(
 ) -> Result<Option<Answer>, CoordinateError> {
     let mut last = CoordinateError::QuorumNotReached { acks: 0, required: 1, may_be_stored: false };
     let mut failures = Vec::new();
-    let targets = targets(plan, sloppy);
+    let targets = targets(this, plan, sloppy);
+    Figures::count(&this.learned.figures.forwarded);
     // An owner that was reached, whatever it said, leaves no room for stand-ins: what it refused, for
     // want of room or time, must not be stored around it.
     let mut met_owner = false;

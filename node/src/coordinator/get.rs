@@ -1,7 +1,9 @@
 //! A read: ask R owners, merge, write back what some of them lack, answer.
 //!
-//! Owners are asked in the order of the plan, as many as the level needs; the next one is asked
-//! when one fails, and all that are left when the first have been silent for `PATIENCE`. Where the
+//! Owners are asked in the order of the plan, slow ones later, as many as the level needs: the first for
+//! its set, the others for digests. Where digests differ the sets behind them are fetched. The next
+//! owner is asked when one fails, one more when those that were asked are slower than usual (hedged,
+//! within a budget), and all that are left when they have been silent for `PATIENCE`. Where the
 //! request is sloppy, stand-ins answer for owners that are down. They are asked, never repaired: what
 //! they keep is what was counted there, and it goes back to the owners.
 
@@ -9,20 +11,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kvasir_core::id::NodeId;
-use kvasir_core::quorum::{Level, Tally};
-use kvasir_core::version::SiblingSet;
+use kvasir_core::quorum::{Level, Repair, Replies, Tally};
+use kvasir_core::version::{Digest, SiblingSet};
 use tokio::time::Instant;
 
-use super::fanout::{Answers, shared_cause};
+use super::fanout::{Answers, Held, shared_cause};
+use super::hedge::{Figures, PATIENCE};
 use super::plan::Plan;
 use super::put::{late, reached};
 use super::request::{CoordinateError, Durability, GetOutcome, GetRequest, Showing};
 use super::seats::{LOOK, Seats};
 use super::{Coordinate, forward};
-
-/// How long the first owners may be silent before the others are asked too, in the read and again
-/// in its repair.
-const PATIENCE: Duration = Duration::from_millis(150);
 
 /// Reads the siblings of one key.
 ///
@@ -82,32 +81,161 @@ pub(super) async fn merged(
     sloppy: bool,
     deadline: Instant,
 ) -> Result<Read, CoordinateError> {
-    let mut tally = plan.tally(level)?;
-    let mut seats = Seats::new(plan, sloppy, &mut tally)?;
-    let sets = gather(this, plan, (&mut tally, &mut seats), level, deadline).await?;
-    let mut set = SiblingSet::new();
-    for (_, held) in &sets {
-        set.merge_in(held);
-    }
-    let agreed = sets.iter().filter(|(_, held)| *held == set).count() as u32;
-    let owners = || sets.iter().filter(|(node, _)| seats.stands_in_for(*node).is_none());
-    let (agreeing, lacking): (Vec<_>, Vec<_>) = owners().partition(|(_, held)| *held == set);
-    let names = |part: Vec<&(NodeId, SiblingSet)>| -> Vec<NodeId> {
-        part.into_iter().map(|(node, _)| *node).collect()
-    };
-    let (agreeing, lacking) = (names(agreeing), names(lacking));
-    if !lacking.is_empty() {
-        let mut again = plan.tally(level)?;
-        for (node, _) in &sets {
-            if let Some(owner) = seats.stands_in_for(*node) {
-                again.stand_in(owner, *node)?;
-                again.ack(*node)?;
-            }
+    this.learned.begin();
+    for how in [How::Digests, How::Sets] {
+        let mut tally = plan.tally(level)?;
+        let mut seats = Seats::new(plan, sloppy, &mut tally)?;
+        let held = gather(this, plan, (&mut tally, &mut seats), (level, how), deadline).await?;
+        // A set behind a digest that was counted may not come any more: then everyone is asked for sets.
+        if let Some(found) = resolve(this, plan, held, deadline).await {
+            return settle(this, plan, found, (level, &tally, &seats), deadline).await;
         }
+    }
+    Err(late(&plan.tally(level)?, false))
+}
+
+/// What the owners of a read are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// The first for its set, the others for digests.
+    Digests,
+    /// All for their sets.
+    Sets,
+}
+
+/// What everybody who was counted holds, merged, and who holds what.
+struct Found {
+    set: SiblingSet,
+    replies: Replies<Digest>,
+}
+
+fn digest_of(set: &SiblingSet) -> Option<Digest> {
+    (!set.context().is_empty()).then(|| set.digest())
+}
+
+/// Fetches the set behind every digest that no set at hand has. None if one did not come.
+async fn resolve(
+    this: &Coordinate,
+    plan: &Rc<Plan>,
+    held: Vec<(NodeId, Held)>,
+    deadline: Instant,
+) -> Option<Found> {
+    let (mut set, mut replies) = (SiblingSet::new(), Replies::new());
+    for (node, held) in held {
+        match held {
+            Held::Set(whole) => {
+                replies.full(node, digest_of(&whole));
+                set.merge_in(&whole);
+            }
+            Held::Digest(digest) => replies.digest(node, digest),
+        }
+    }
+    if !replies.agree() {
+        Figures::count(&this.learned.figures.differing);
+    }
+    // A set may have grown since its digest was told; then another replica is asked for what it had.
+    for _ in 0..replies.len() {
+        let fetch = replies.to_fetch();
+        if fetch.is_empty() {
+            break;
+        }
+        let mut answers: Answers<Held> = Answers::until(deadline);
+        for node in &fetch {
+            this.send_read(plan, *node, true, &answers);
+        }
+        for _ in &fetch {
+            let Some((node, Ok(Held::Set(whole)))) = answers.next(deadline).await else {
+                return None;
+            };
+            replies.full(node, digest_of(&whole));
+            set.merge_in(&whole);
+        }
+    }
+    replies.to_fetch().is_empty().then_some(Found { set, replies })
+}
+
+/// Has owners that lack something of what was found merge it, before the answer where the level is a
+/// quorum.
+async fn settle(
+    this: &Coordinate,
+    plan: &Rc<Plan>,
+    Found { set, replies }: Found,
+    (level, tally, seats): (Level, &Tally, &Seats),
+    deadline: Instant,
+) -> Result<Read, CoordinateError> {
+    let Repair { mut lacking, mut agreeing } = replies.repair(digest_of(&set).as_ref());
+    let agreed = agreeing.len() as u32;
+    let mut again = plan.tally(level)?;
+    for node in agreeing.iter().chain(&lacking) {
+        if let Some(owner) = seats.stands_in_for(*node) {
+            again.stand_in(owner, *node)?;
+            again.ack(*node)?;
+        }
+    }
+    lacking.retain(|node| seats.stands_in_for(*node).is_none());
+    agreeing.retain(|node| seats.stands_in_for(*node).is_none());
+    if !lacking.is_empty() {
+        lacking.iter().for_each(|_| Figures::count(&this.learned.figures.repairs));
         let wait = tally.is_quorum();
         repair(this, plan, &set, (&lacking, &agreeing), again, wait.then_some(deadline)).await?;
     }
     Ok(Read { set, agreed })
+}
+
+/// The owners of one read: who is asked next, and for what.
+struct Asking<'a> {
+    this: &'a Coordinate,
+    plan: &'a Rc<Plan>,
+    how: How,
+    waiting: std::vec::IntoIter<NodeId>,
+    asked: Vec<(NodeId, Instant)>,
+    /// Who was asked for its set and has not failed.
+    whole: Option<NodeId>,
+}
+
+impl Asking<'_> {
+    /// Asks the next owner; false if there is none.
+    fn next(&mut self, answers: &Answers<Held>) -> bool {
+        let Some(node) = self.waiting.next() else { return false };
+        let whole = self.how == How::Sets || self.whole.is_none();
+        if whole {
+            self.whole = Some(node);
+        }
+        self.asked.push((node, Instant::now()));
+        self.this.send_read(self.plan, node, whole, answers);
+        true
+    }
+
+    fn others(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.asked.iter().map(|(node, _)| *node).filter(|node| *node != self.plan.view.me)
+    }
+
+    /// Notes who is silent, and asks one more for a set unless one came: what is waited for may be the one
+    /// that was to send it.
+    fn hedge(&mut self, silent: &[NodeId], answers: &Answers<Held>) {
+        for (node, since) in self.asked.iter().filter(|(node, _)| silent.contains(node)) {
+            if *node != self.plan.view.me {
+                self.this.learned.note(*node, since.elapsed());
+            }
+        }
+        if self.whole.is_some_and(|node| silent.contains(&node)) {
+            self.whole = None;
+        }
+        if self.waiting.len() > 0 && self.this.learned.may_hedge() {
+            self.next(answers);
+        }
+    }
+}
+
+/// When a read that has not enough answers does something about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Asks one more owner than it needs, if the budget allows it.
+    Hedge,
+    /// Asks all that are left.
+    Hurry,
+    /// Looks for owners to give up.
+    Look,
 }
 
 /// Asks until the tally is done. The answers are those that it counted, and late ones of owners whose
@@ -116,62 +244,61 @@ async fn gather(
     this: &Coordinate,
     plan: &Rc<Plan>,
     (tally, seats): (&mut Tally, &mut Seats),
-    level: Level,
+    (level, how): (Level, How),
     deadline: Instant,
-) -> Result<Vec<(NodeId, SiblingSet)>, CoordinateError> {
-    let mut answers: Answers<SiblingSet> = Answers::until(deadline);
-    let mut waiting = plan.owners.iter().map(|o| o.node);
+) -> Result<Vec<(NodeId, Held)>, CoordinateError> {
+    let mut answers: Answers<Held> = Answers::until(deadline);
+    let waiting = this.learned.order(plan).into_iter();
+    let mut asking = Asking { this, plan, how, waiting, asked: Vec::new(), whole: None };
     // Own data center first is right for every level but the one that needs them all.
     let everyone = level == Level::EachQuorum;
     let first = if everyone { plan.owners.len() } else { tally.required() as usize };
-    for node in waiting.by_ref().take(first) {
-        this.send_read(plan, node, &answers);
+    for _ in 0..first {
+        asking.next(&answers);
     }
     if !plan.owns() {
         this.send_stand_in_read(plan, plan.view.me, &answers);
     }
-    let patience = Instant::now() + PATIENCE;
-    let (mut sets, mut failures) = (Vec::new(), Vec::new());
-    let mut hurried = false;
-    let mut next_look = patience + LOOK;
+    let begun = Instant::now();
+    let (mut stage, mut wake) = (Stage::Hedge, begun + this.learned.patience(asking.others()));
+    let (mut held, mut failures) = (Vec::new(), Vec::new());
     loop {
         for node in seats.call(tally)? {
             this.send_stand_in_read(plan, node, &answers);
         }
         match reached(tally, false) {
-            Ok(true) => return Ok(sets),
+            Ok(true) => return Ok(held),
             Ok(false) => {}
             Err(error) => return Err(shared_cause(&failures, false).unwrap_or(error)),
         }
-        let until = match (hurried, seats.looks()) {
-            (false, _) => deadline.min(patience),
-            (true, true) => deadline.min(next_look),
-            (true, false) => deadline,
-        };
-        match answers.next(until).await {
-            Some((node, Ok(set))) => {
+        let idle = stage == Stage::Look && !seats.looks();
+        match answers.next(if idle { deadline } else { deadline.min(wake) }).await {
+            Some((node, Ok(found))) => {
                 tally.ack(node)?;
-                sets.push((node, set));
+                held.push((node, found));
             }
             Some((node, Err(why))) => {
                 tally.fail(node)?;
                 seats.failed(node, &why);
                 failures.push(why);
-                if let Some(next) = waiting.next() {
-                    this.send_read(plan, next, &answers);
-                }
+                asking.whole = asking.whole.filter(|whole| *whole != node);
+                asking.next(&answers);
             }
             None if Instant::now() >= deadline => return Err(late(tally, false)),
-            None if hurried => {
-                next_look = Instant::now() + LOOK;
-                seats.look(&this.views.load(), tally)?;
-            }
-            None => {
-                hurried = true;
-                for node in waiting.by_ref() {
-                    this.send_read(plan, node, &answers);
+            None => match stage {
+                Stage::Hedge => {
+                    asking.hedge(&tally.outstanding(), &answers);
+                    (stage, wake) = (Stage::Hurry, begun + PATIENCE);
                 }
-            }
+                Stage::Hurry => {
+                    while asking.next(&answers) {}
+                    (stage, wake) = (Stage::Look, Instant::now() + LOOK);
+                }
+                Stage::Look => {
+                    wake = Instant::now() + LOOK;
+                    seats.look(&this.views.load(), tally)?;
+                }
+            },
         }
     }
 }

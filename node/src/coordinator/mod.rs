@@ -13,6 +13,7 @@ pub mod delete;
 pub mod fanout;
 pub mod forward;
 pub mod get;
+pub mod hedge;
 pub mod plan;
 pub mod put;
 pub mod request;
@@ -23,6 +24,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
+pub use hedge::{Figures, Learned};
 use kvasir_storage::{ReadError, WriteError};
 pub use request::{
     Acks, CoordinateError, Coordinator, DeleteOutcome, DeleteRequest, Durability, GetOutcome,
@@ -66,6 +68,8 @@ pub struct Coordinate {
     pub standins: Arc<StandIns>,
     /// This worker's connections.
     pub peers: Rc<Peers>,
+    /// How fast the others are.
+    pub learned: Rc<Learned>,
     /// A mistake made on purpose; none but in tests.
     pub planted: Planted,
 }

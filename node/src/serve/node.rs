@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::handler::Handler;
 use super::report;
 use crate::config::{Config, HttpConfig};
-use crate::coordinator::Coordinate;
+use crate::coordinator::{Coordinate, Figures, Learned};
 use crate::http::api::Api;
 use crate::http::limits::HttpLimits;
 use crate::http::server::Server;
@@ -54,6 +54,8 @@ pub struct Shared {
     pub views: Arc<Views>,
     /// The control thread.
     pub control: ControlHandle,
+    /// Counters of the coordinators.
+    pub coordination: Arc<Figures>,
     /// Counters of the client port.
     pub http_stats: Arc<HttpStats>,
     /// Counters between nodes.
@@ -167,6 +169,7 @@ pub fn open(
     let (copies, hints) =
         (cap(config.handoff.standins_max_bytes), cap(config.handoff.hints_max_bytes));
     let shared = Shared {
+        coordination: Arc::default(),
         identity,
         me: Me::new(Hello::blank(identity.node, nonce, identity.boot)),
         standins: Arc::new(StandIns::new(kept, replica.clone(), copies, hints)),
@@ -341,6 +344,7 @@ impl Worker {
             standins: shared.standins.clone(),
             views: shared.views.clone(),
             peers: Rc::new(peers(&shared, &world)),
+            learned: Learned::new(shared.coordination.clone()),
             planted: world.planted,
         });
         let handler = Rc::new(Handler {

@@ -126,6 +126,7 @@ pub fn figures(shared: &Shared, control: &Control) -> Figures {
         store: store.stats(),
         store_failed: shared.disk_failed().is_some(),
         shelves: shared.standins.shelves().clone(),
+        coordination: shared.coordination.clone(),
         unfit: control.unfit.borrow().as_ref().map(Unfit::code),
         disk_free_bytes: control.disk_free.get(),
         members: MemberFigures {

@@ -1,0 +1,114 @@
+//! What one worker has learned of how fast the owners answer, and what it does with it: whom it asks
+//! first, when it asks one more, and how often it may (`kvasir_core::quorum::speed`).
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use kvasir_core::id::NodeId;
+use kvasir_core::quorum::{Budget, Speeds};
+use tokio::time::Instant;
+
+use super::plan::Plan;
+
+/// The longest that the first owners of a read may be silent before others are asked too.
+pub(super) const PATIENCE: Duration = Duration::from_millis(150);
+/// The shortest: waking up earlier costs more than the wait.
+const PATIENCE_MIN: Duration = Duration::from_millis(2);
+
+/// Counters of all coordinators of a node.
+#[derive(Debug, Default)]
+pub struct Figures {
+    /// Reads for which one owner more than needed was asked, because the others were slow.
+    pub hedged: AtomicU64,
+    /// Reads that would have been, had the budget allowed it.
+    pub hedges_withheld: AtomicU64,
+    /// Reads whose owners did not hold the same.
+    pub differing: AtomicU64,
+    /// Sets sent to owners that lacked something of what a read found.
+    pub repairs: AtomicU64,
+    /// Requests handed to another node.
+    pub forwarded: AtomicU64,
+}
+
+impl Figures {
+    pub(super) fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Relaxed);
+    }
+}
+
+/// What one worker has learned; shared by its requests.
+pub struct Learned {
+    speeds: RefCell<Speeds>,
+    budget: RefCell<Budget>,
+    begun: Instant,
+    epoch: Cell<u64>,
+    /// Counters, shared by all workers.
+    pub figures: Arc<Figures>,
+}
+
+impl Learned {
+    /// Nothing yet.
+    pub fn new(figures: Arc<Figures>) -> Rc<Self> {
+        Rc::new(Self {
+            speeds: RefCell::default(),
+            budget: RefCell::default(),
+            begun: Instant::now(),
+            epoch: Cell::new(0),
+            figures,
+        })
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+
+    /// Notes how long an owner took, or has been silent.
+    pub(super) fn note(&self, node: NodeId, took: Duration) {
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.speeds.borrow_mut().note(node, took_us, self.now_ms());
+    }
+
+    /// The owners in the order in which they are asked: as the plan has them, but slow ones later.
+    pub(super) fn order(&self, plan: &Plan) -> Vec<NodeId> {
+        self.forget_strangers(plan);
+        let (now_ms, speeds, view) = (self.now_ms(), self.speeds.borrow(), &plan.view);
+        let mut owners: Vec<_> = plan.owners.iter().collect();
+        owners.sort_by_cached_key(|owner| {
+            let node = owner.node;
+            let away = owner.datacenter != view.datacenter;
+            (node != view.me, away, view.rank(node), speeds.class(node, now_ms))
+        });
+        owners.into_iter().map(|owner| owner.node).collect()
+    }
+
+    /// How long to wait for these before one more is asked.
+    pub(super) fn patience(&self, asked: impl IntoIterator<Item = NodeId>) -> Duration {
+        let usual = self.speeds.borrow().patience_us(asked);
+        usual.map_or(PATIENCE, |us| Duration::from_micros(us).clamp(PATIENCE_MIN, PATIENCE))
+    }
+
+    /// Notes that a read begins.
+    pub(super) fn begin(&self) {
+        self.budget.borrow_mut().earn();
+    }
+
+    /// Whether a read may ask one more owner than it needs; counted either way.
+    pub(super) fn may_hedge(&self) -> bool {
+        let may = self.budget.borrow_mut().spend();
+        let figures = &self.figures;
+        Figures::count(if may { &figures.hedged } else { &figures.hedges_withheld });
+        may
+    }
+
+    fn forget_strangers(&self, plan: &Plan) {
+        if let Some(formed) = &plan.view.formed
+            && self.epoch.replace(formed.ring.epoch()) != formed.ring.epoch()
+        {
+            let members = formed.ring.document().members.keys().copied().collect();
+            self.speeds.borrow_mut().retain(&members);
+        }
+    }
+}
