@@ -22,6 +22,7 @@ const CORE: &[Row] = &[
     ("gossip", &["id", "limits", "ring"]),
     ("quorum", &["id", "limits"]),
     ("handoff", &["id", "ring"]),
+    ("list", &["id", "limits", "version"]),
     ("admin_api", &["id", "limits", "version", "ring", "gossip", "quorum"]),
 ];
 

@@ -10,7 +10,7 @@
 //! people, [`sibling`] is one written value, [`set`] merges, [`view`] shows a set to a client,
 //! [`lww`] is the reading rule of last-write-wins buckets. [`codec`] lays sets out as bytes,
 //! [`record`] is what a replica stores, [`mint`] makes new dots and judges incoming contexts,
-//! [`token`] carries a context through a client.
+//! [`token`] carries a context through a client, [`shape`] is a set without its values.
 //!
 //! Theory: the dot kernel of delta-state CRDTs (Almeida, Shoker, Baquero, "Delta State Replicated
 //! Data Types", 2018) used as a multi-value register, and dotted version vectors (Preguiça et al.,
@@ -24,6 +24,7 @@ pub mod mint;
 pub mod outline;
 pub mod record;
 pub mod set;
+pub mod shape;
 pub mod sibling;
 pub mod stamp;
 pub mod token;
@@ -36,6 +37,7 @@ pub use mint::{ContextRefused, Minted, Minter, OutlineRefused, SerialFloor};
 pub use outline::{MissingPiece, Outline};
 pub use record::Record;
 pub use set::SiblingSet;
+pub use shape::Shape;
 pub use sibling::{Payload, Sibling};
 pub use stamp::{HybridClock, Stamp};
 pub use token::{Token, TokenError, TokenKey};
