@@ -16,11 +16,14 @@
 //! that some N nodes that fail together hold all copies of something (Cidon et al., "Copysets",
 //! 2013).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::document::{Member, PartitionEntry, Slot, SlotState};
 use super::partition;
+use super::places::Places;
 use crate::id::NodeId;
+
+pub use super::places::PlanWarning;
 
 /// A table for epoch 1, and what could not be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,27 +32,6 @@ pub struct Plan {
     pub table: Vec<PartitionEntry>,
     /// Wishes that the members' places do not allow.
     pub warnings: Vec<PlanWarning>,
-}
-
-/// A wish that the members' places do not allow. The plan is usable all the same.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PlanWarning {
-    /// Some partitions have several copies in one zone.
-    #[error("data center {datacenter}: up to {copies} copies of a partition share a zone")]
-    SharedZone {
-        /// Where.
-        datacenter: String,
-        /// Most copies of one partition in one zone.
-        copies: u32,
-    },
-    /// Some partitions have several copies in one rack.
-    #[error("data center {datacenter}: up to {copies} copies of a partition share a rack")]
-    SharedRack {
-        /// Where.
-        datacenter: String,
-        /// Most copies of one partition in one rack.
-        copies: u32,
-    },
 }
 
 /// No table can be made of these members. Nothing was changed; other members are needed.
@@ -100,7 +82,12 @@ pub fn plan_first(
     let entry = PartitionEntry { version: 1, slots: BTreeMap::new() };
     let mut plan = Plan { table: vec![entry; partitions], warnings: Vec::new() };
     for (datacenter, &copies) in replication {
-        let center = Center::new(members, datacenter, copies, partitions)?;
+        let places = Places::new(members, &BTreeSet::new(), datacenter, copies, partitions);
+        let center = places.map_err(|few| PlanError::TooFewMachines {
+            datacenter: datacenter.clone(),
+            machines: few.machines,
+            copies,
+        })?;
         plan.warnings.extend(center.warnings());
         let mut rows = center.rows();
         center.mix(&mut rows);
@@ -114,133 +101,17 @@ pub fn plan_first(
     Ok(plan)
 }
 
-/// A node on the line, with the numbers of the places it stands in.
-struct Place {
-    id: NodeId,
-    weight: u64,
-    zone: usize,
-    rack: usize,
-    machine: usize,
-}
-
-/// One data center: its nodes in the order of the line, and how many copies a place may hold.
-struct Center<'a> {
-    datacenter: &'a str,
-    nodes: Vec<Place>,
-    partitions: usize,
-    copies: u32,
-    zone_cap: u32,
-    rack_cap: u32,
-    zones_named: bool,
-    racks_named: bool,
-}
-
 /// Owners of one partition: its number and its nodes by their place on the line.
 type Row = (usize, Vec<usize>);
 
-impl<'a> Center<'a> {
-    fn new(
-        members: &BTreeMap<NodeId, Member>,
-        datacenter: &'a str,
-        copies: u32,
-        partitions: usize,
-    ) -> Result<Self, PlanError> {
-        let mut owners: Vec<_> = members
-            .iter()
-            .filter(|(_, member)| member.datacenter == datacenter && member.weight > 0)
-            .collect();
-        // A machine is one failure domain even when its nodes disagree about its rack.
-        let mut place_of_machine = BTreeMap::new();
-        for (_, member) in &owners {
-            place_of_machine.entry(&member.machine).or_insert((&member.zone, &member.rack));
-        }
-        owners.sort_by_key(|(id, m)| (place_of_machine[&m.machine], &m.machine, **id));
-        let (mut zones, mut racks, mut machines) = (Numbers::new(), Numbers::new(), Numbers::new());
-        let nodes: Vec<_> = owners
-            .iter()
-            .map(|(id, member)| {
-                let (zone, rack) = place_of_machine[&member.machine];
-                Place {
-                    id: **id,
-                    weight: u64::from(member.weight),
-                    zone: zones.of((zone, "")),
-                    rack: racks.of((zone, rack)),
-                    machine: machines.of((&member.machine, "")),
-                }
-            })
-            .collect();
-        if machines.len() < copies as usize || copies == 0 {
-            let (datacenter, machines) = (datacenter.to_owned(), machines.len());
-            return Err(PlanError::TooFewMachines { datacenter, machines, copies });
-        }
-        let mut center = Self {
-            datacenter,
-            nodes,
-            partitions,
-            copies,
-            zone_cap: copies,
-            rack_cap: copies,
-            zones_named: place_of_machine.values().any(|(zone, _)| !zone.is_empty()),
-            racks_named: place_of_machine.values().any(|(_, rack)| !rack.is_empty()),
-        };
-        center.choose_caps(zones.len(), racks.len());
-        Ok(center)
-    }
-
-    /// The strictest caps under which the machines still have room for all copies, zones first.
-    fn choose_caps(&mut self, zones: usize, racks: usize) {
-        let least = |places: usize| self.copies.div_ceil(places as u32);
-        let (first_zone, first_rack) = (least(zones), least(racks));
-        for zone_cap in first_zone..=self.copies {
-            for rack_cap in first_rack..=zone_cap {
-                (self.zone_cap, self.rack_cap) = (zone_cap, rack_cap);
-                if self.tree().capacity >= u64::from(self.copies) {
-                    return;
-                }
-            }
-        }
-        (self.zone_cap, self.rack_cap) = (self.copies, self.copies);
-    }
-
-    fn warnings(&self) -> Vec<PlanWarning> {
-        let mut warnings = Vec::new();
-        let datacenter = || self.datacenter.to_owned();
-        if self.zones_named && self.zone_cap > 1 {
-            let copies = self.zone_cap;
-            warnings.push(PlanWarning::SharedZone { datacenter: datacenter(), copies });
-        }
-        if self.racks_named && self.rack_cap > 1 {
-            let copies = self.rack_cap;
-            warnings.push(PlanWarning::SharedRack { datacenter: datacenter(), copies });
-        }
-        warnings
-    }
-
-    /// Zones of racks of machines of nodes, each with its weight and the copies it can hold.
-    fn tree(&self) -> Tree {
-        let all: Vec<usize> = (0..self.nodes.len()).collect();
-        let by_zone = Level { key: |place| place.zone, cap: self.zone_cap };
-        let by_rack = Level { key: |place| place.rack, cap: self.rack_cap };
-        let by_machine = Level { key: |place| place.machine, cap: 1 };
-        let by_node = Level { key: |_| 0, cap: 1 };
-        Tree::grow(&self.nodes, &all, self.copies, &[by_zone, by_rack, by_machine, by_node])
-    }
-
-    /// Each node's share of all slots, in units of 2^-32 slots, along the line.
-    fn shares(&self) -> Vec<u64> {
-        let mut shares = vec![0; self.nodes.len()];
-        let unit = (self.partitions as u64) << 32;
-        self.tree().share(u64::from(self.copies) * unit, unit, &mut shares);
-        shares
-    }
-
+impl Places<'_> {
     /// The table straight from the line.
     fn rows(&self) -> Vec<Row> {
         let mut rows: Vec<Row> =
             (0..self.partitions).map(|index| (index, Vec::with_capacity(4))).collect();
         let round = |prefix: u64| ((prefix + (1 << 31)) >> 32) as usize;
         let mut prefix = 0;
-        for (node, share) in self.shares().into_iter().enumerate() {
+        for (node, share) in self.shares().0.into_iter().enumerate() {
             let first = round(prefix);
             prefix += share;
             for slot in first..round(prefix) {
@@ -248,6 +119,12 @@ impl<'a> Center<'a> {
             }
         }
         rows
+    }
+
+    /// May `node` stand at position `at` of this row?
+    fn may_swap(&self, row: &[usize], at: usize, node: usize) -> bool {
+        let others = row.iter().enumerate().filter(|(position, _)| *position != at);
+        self.fits(others.map(|(_, &other)| other), node)
     }
 
     /// Swaps owners between pairs of partitions where no rule breaks and no node gains a partner
@@ -266,7 +143,7 @@ impl<'a> Center<'a> {
             if a == b || mine == theirs {
                 continue;
             }
-            if !self.fits(&rows[a].1, i, theirs) || !self.fits(&rows[b].1, j, mine) {
+            if !self.may_swap(&rows[a].1, i, theirs) || !self.may_swap(&rows[b].1, j, mine) {
                 continue;
             }
             partners.replace(&mut rows[a].1, i, theirs);
@@ -278,125 +155,6 @@ impl<'a> Center<'a> {
                 partners.replace(&mut rows[b].1, j, theirs);
             }
         }
-    }
-
-    /// May `node` stand at position `at` of this row?
-    fn fits(&self, row: &[usize], at: usize, node: usize) -> bool {
-        let place = &self.nodes[node];
-        let (mut zone, mut rack) = (1, 1);
-        for (_, &other) in row.iter().enumerate().filter(|(position, _)| *position != at) {
-            let other = &self.nodes[other];
-            if other.machine == place.machine {
-                return false;
-            }
-            zone += u32::from(other.zone == place.zone);
-            rack += u32::from(other.rack == place.rack);
-        }
-        zone <= self.zone_cap && rack <= self.rack_cap
-    }
-}
-
-/// How nodes are grouped at one depth of the tree, and how many copies of a partition a group may
-/// hold.
-#[derive(Clone, Copy)]
-struct Level {
-    key: fn(&Place) -> usize,
-    cap: u32,
-}
-
-/// A place with everything in it.
-struct Tree {
-    weight: u64,
-    /// Copies of one partition that it can hold.
-    capacity: u64,
-    inside: Inside,
-}
-
-enum Inside {
-    Node(usize),
-    Places(Vec<Tree>),
-}
-
-impl Tree {
-    fn grow(nodes: &[Place], mine: &[usize], cap: u32, levels: &[Level]) -> Self {
-        let weight = mine.iter().map(|&node| nodes[node].weight).sum();
-        let cap = u64::from(cap);
-        let [level, deeper @ ..] = levels else {
-            return Self { weight, capacity: cap, inside: Inside::Node(mine[0]) };
-        };
-        let groups: Vec<&[usize]> = if deeper.is_empty() {
-            mine.chunks(1).collect()
-        } else {
-            mine.chunk_by(|&a, &b| (level.key)(&nodes[a]) == (level.key)(&nodes[b])).collect()
-        };
-        let places: Vec<_> =
-            groups.into_iter().map(|group| Self::grow(nodes, group, level.cap, deeper)).collect();
-        let room = places.iter().map(|place| place.capacity).sum::<u64>();
-        Self { weight, capacity: cap.min(room), inside: Inside::Places(places) }
-    }
-
-    /// Divides `share` by weight, no place above its capacity (`unit` is one whole copy of the
-    /// ring); what a full place cannot take goes to the others.
-    fn share(&self, share: u64, unit: u64, shares: &mut [u64]) {
-        let places = match &self.inside {
-            Inside::Node(node) => {
-                shares[*node] = share;
-                return;
-            }
-            Inside::Places(places) => places,
-        };
-        let mut full = vec![false; places.len()];
-        let (mut left, mut weight) = (share, places.iter().map(|place| place.weight).sum::<u64>());
-        loop {
-            let (before, base) = (left, weight);
-            for (place, full) in places.iter().zip(&mut full).filter(|(_, full)| !**full) {
-                if portion(u128::from(before), place.weight, base) >= place.capacity * unit {
-                    *full = true;
-                    left -= place.capacity * unit;
-                    weight -= place.weight;
-                }
-            }
-            if before == left {
-                break;
-            }
-        }
-        let (mut passed, mut given) = (0, 0);
-        for (place, full) in places.iter().zip(full) {
-            let mine = if full {
-                place.capacity * unit
-            } else {
-                // By prefix, so that what rounding cuts off never adds up.
-                passed += place.weight;
-                let upto = portion(u128::from(left), passed, weight);
-                let mine = (upto - given).min(place.capacity * unit);
-                given += mine;
-                mine
-            };
-            place.share(mine, unit, shares);
-        }
-    }
-}
-
-/// `weight / of` of `whole`.
-fn portion(whole: u128, weight: u64, of: u64) -> u64 {
-    (whole * u128::from(weight) / u128::from(of.max(1))) as u64
-}
-
-/// Numbers names in the order of their first mention.
-struct Numbers<'a>(BTreeMap<(&'a str, &'a str), usize>);
-
-impl<'a> Numbers<'a> {
-    fn new() -> Self {
-        Self(BTreeMap::new())
-    }
-
-    fn of(&mut self, name: (&'a str, &'a str)) -> usize {
-        let next = self.0.len();
-        *self.0.entry(name).or_insert(next)
-    }
-
-    fn len(&self) -> usize {
-        self.0.len()
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! A key hashes to a point (`hash`), the point lies in one of 2^k equal arcs (`partition`), and the
 //! cluster document (`document`, valid by itself if `check` says so) names the owners of every arc.
-//! `layout` plans the first table, `judge` says which document may follow which, `operation` turns
-//! a posted operation into the next document, and `placement` is the view that requests are routed
-//! with.
+//! `layout` plans the first table and `planner` every later one, `judge` says which document may
+//! follow which, `operation` turns a posted operation into the next document, and `placement` is the
+//! view that requests are routed with. `places` holds what both planners know of machines, racks and
+//! zones.
 //!
 //! Everything here is a pure function of its arguments: same inputs, same bytes.
 
@@ -17,6 +18,8 @@ pub mod names;
 pub mod operation;
 pub mod partition;
 pub mod placement;
+mod places;
+pub mod planner;
 
 #[cfg(test)]
 pub(crate) mod fixtures;

@@ -183,6 +183,7 @@ proptest! {
             match warning {
                 PlanWarning::SharedZone { copies, .. } => zone_cap = *copies as usize,
                 PlanWarning::SharedRack { copies, .. } => rack_cap = *copies as usize,
+                other => prop_assert!(false, "no warning of a first layout: {other}"),
             }
         }
         prop_assert!(zones <= zone_cap && racks <= rack_cap, "more crowded than reported");
