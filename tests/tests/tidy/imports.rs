@@ -23,6 +23,7 @@ const CORE: &[Row] = &[
     ("quorum", &["id", "limits"]),
     ("handoff", &["id", "ring"]),
     ("list", &["id", "limits", "version"]),
+    ("merkle", &["id", "ring", "version"]),
     ("admin_api", &["id", "limits", "version", "ring", "gossip", "quorum"]),
 ];
 
