@@ -7,8 +7,9 @@
 //! Reading order: names ([`id`]) and bounds ([`limits`]) first, then what is stored under a key
 //! ([`version`]), where it is stored ([`ring`]) and how all members agree on that ([`consensus`]),
 //! who is alive ([`gossip`]), how many answers are enough ([`quorum`]), which keys a bucket has
-//! ([`list`]), how replicas that differ find and mend it ([`merkle`]), and what operators say to nodes
-//! ([`admin_api`]). [`explore`] searches small models of the protocols for broken promises.
+//! ([`list`]), how replicas that differ find and mend it ([`merkle`]), when a tombstone may go
+//! ([`reclaim`]), and what operators say to nodes ([`admin_api`]). [`explore`] searches small models of
+//! the protocols for broken promises.
 
 pub mod id;
 pub mod limits;
@@ -27,6 +28,8 @@ pub mod quorum;
 pub mod list;
 
 pub mod merkle;
+
+pub mod reclaim;
 
 pub mod admin_api;
 

@@ -19,11 +19,12 @@ const CORE: &[Row] = &[
     ("version", &["id", "limits"]),
     ("ring", &["id", "limits", "version", "quorum"]),
     ("consensus", &["id", "limits", "ring"]),
-    ("gossip", &["id", "limits", "ring"]),
+    ("gossip", &["id", "limits", "ring", "reclaim"]),
     ("quorum", &["id", "limits"]),
     ("handoff", &["id", "ring"]),
     ("list", &["id", "limits", "version"]),
     ("merkle", &["id", "ring", "version"]),
+    ("reclaim", &["id"]),
     ("admin_api", &["id", "limits", "version", "ring", "gossip", "quorum"]),
 ];
 

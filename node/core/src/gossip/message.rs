@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::gossip::profile::{Profile, Tag};
 use crate::id::NodeId;
+use crate::reclaim::Held;
 use crate::ring::{DocumentHash, Sealed};
 
 /// A version of the cluster document, by number and hash.
@@ -44,6 +45,8 @@ pub struct Standing {
     pub document: Option<DocumentId>,
     /// The generation (G of reclaim) that it has reached.
     pub generation: u64,
+    /// Until when it held stand-in copies, for reclaim.
+    pub held: Held,
 }
 
 /// What changes every interval about a member.
@@ -147,10 +150,10 @@ pub struct Send {
 impl Message {
     /// An upper bound of its encoded size in bytes.
     pub fn size_bound(&self) -> usize {
-        // A pulse and a standing have at most 80 and 56 bytes.
-        let entry = |entry: &Entry| entry.profile.size_bound() + 80;
+        // A pulse and a standing have at most 175 and 151 bytes: usually 9 of them are what is held.
+        let entry = |entry: &Entry| entry.profile.size_bound() + 175;
         let body = match &self.body {
-            Body::List { standings, rows, .. } => 16 + standings.len() * 56 + rows.len(),
+            Body::List { standings, rows, .. } => 16 + standings.len() * 151 + rows.len(),
             Body::Want { tags } => 8 + tags.len() * 6,
             Body::Profiles { entries } => 8 + entries.iter().map(entry).sum::<usize>(),
         };

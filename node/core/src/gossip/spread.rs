@@ -10,7 +10,7 @@ use crate::gossip::state::Gossip;
 use crate::gossip::view::{Event, Status};
 
 /// Standings that one list may carry; members with further ones wait for another list.
-pub(super) const STANDINGS_MAX: usize = 64;
+pub(super) const STANDINGS_MAX: usize = 32;
 /// Of the size of a message, what is left for its sender, its standings and its frame.
 const RESERVED_BYTES: usize = 8 * 1024;
 /// How often a seed is asked besides, although members are known: one time in so many.

@@ -11,6 +11,7 @@ use crate::gossip::probe::{Relay, Round};
 use crate::gossip::profile::{Addresses, Heartbeat, Labels, Profile, ProfileError, Tag};
 use crate::gossip::view::{Alarm, Counters, Event, MemberView, Refusal, Status};
 use crate::id::{ClusterId, NodeId};
+use crate::reclaim::Held;
 
 /// Events kept until [`Gossip::take_events`]; more are dropped and counted.
 const EVENTS_MAX: usize = 1_024;
@@ -125,7 +126,11 @@ impl Gossip {
             version: me.version,
         };
         profile.check()?;
-        let standing = Standing { document: me.document, generation: me.generation };
+        let standing = Standing {
+            document: me.document,
+            generation: me.generation,
+            held: Held::unknown(me.generation),
+        };
         Ok(Self {
             config,
             my_tag: profile.tag(),
@@ -172,6 +177,11 @@ impl Gossip {
     /// The generation that the next pulse names.
     pub fn set_generation(&mut self, generation: u64) {
         self.standing.generation = generation;
+    }
+
+    /// What the next pulse says of stand-in copies.
+    pub fn set_held(&mut self, held: Held) {
+        self.standing.held = held;
     }
 
     /// The addresses to ask while their nodes are unknown.
@@ -349,6 +359,7 @@ impl Gossip {
             remembered_mark: self.marks.get(&profile.id).copied().unwrap_or(0).max(pulse.mark),
             document: pulse.standing.document,
             generation: pulse.standing.generation,
+            held: pulse.standing.held,
         }
     }
 

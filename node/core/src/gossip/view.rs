@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::gossip::message::DocumentId;
 use crate::gossip::profile::{Addresses, Heartbeat, Labels};
 use crate::id::{ClusterId, NodeId};
+use crate::reclaim::Held;
 
 /// What is believed of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +72,8 @@ pub struct MemberView {
     pub document: Option<DocumentId>,
     /// The generation that it has reached.
     pub generation: u64,
+    /// Until when it held stand-in copies.
+    pub held: Held,
 }
 
 /// Something that the owner may want to act on or log.

@@ -1,0 +1,99 @@
+//! What the owners of a partition say to each other about tombstones. Postcard; new variants go to the
+//! end.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// A set that may go: its key, and the digest of exactly that set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// The bucket, 1 to 255 bytes.
+    pub bucket: Bytes,
+    /// The key, 1 to 4,096 bytes.
+    pub key: Bytes,
+    /// Digest of the set.
+    pub digest: [u8; 16],
+}
+
+impl Item {
+    /// Bytes that it takes in memory and in a message, about.
+    pub fn cost(&self) -> usize {
+        self.bucket.len() + self.key.len() + 64
+    }
+}
+
+/// For how long a confirmation is good: until the next start, and until a table is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Term {
+    /// Which start of the holder.
+    pub boot: u64,
+    /// How many tables it lost.
+    pub lost: u64,
+}
+
+/// What the first owner of a partition asks of the others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// Which of these sets do you hold, exactly and durably?
+    Confirm {
+        /// Epoch of the document under which it is asked.
+        document: u64,
+        /// The sets.
+        items: Vec<Item>,
+    },
+    /// All owners confirmed these: offer them to nobody any more.
+    Agree {
+        /// Epoch of the document under which they were confirmed.
+        document: u64,
+        /// What the receiver confirmed them under.
+        term: Term,
+        /// The generation from which they may be erased.
+        from: u64,
+        /// The sets.
+        items: Vec<Item>,
+    },
+    /// All owners agreed: erase what is still exactly these.
+    Erase {
+        /// The sets.
+        items: Vec<Item>,
+    },
+}
+
+/// What another owner answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Say {
+    /// To [`Ask::Confirm`].
+    Confirmed {
+        /// Its generation, from before it looked.
+        generation: u64,
+        /// For how long this is good.
+        term: Term,
+        /// For each set whether it holds it.
+        holds: Vec<bool>,
+    },
+    /// To [`Ask::Agree`]: for each set whether it is left alone from now on.
+    Agreed {
+        /// In the order of the question.
+        agrees: Vec<bool>,
+    },
+    /// To [`Ask::Erase`].
+    Erased {
+        /// How many were erased now.
+        erased: u64,
+    },
+    /// It does nothing of that kind at the moment.
+    No(Why),
+}
+
+/// Why an owner does not take part. Asking again later helps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Why {
+    /// It confirms nothing until its generation rose once since its start.
+    Started,
+    /// It knows another document.
+    Document,
+    /// It was started again, or lost a table, since it confirmed.
+    Void,
+    /// Its generation is too low.
+    Early,
+}
