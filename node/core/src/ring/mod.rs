@@ -3,9 +3,9 @@
 //! A key hashes to a point (`hash`), the point lies in one of 2^k equal arcs (`partition`), and the
 //! cluster document (`document`, valid by itself if `check` says so) names the owners of every arc.
 //! `layout` plans the first table and `planner` every later one, `judge` says which document may
-//! follow which, `operation` turns a posted operation into the next document, and `placement` is the
-//! view that requests are routed with. `places` holds what both planners know of machines, racks and
-//! zones.
+//! follow which, `operation` turns a posted operation into the next document, `moves` says who counts
+//! while a slot passes from one holder to another, and `placement` is the view that requests are
+//! routed with. `places` holds what both planners know of machines, racks and zones.
 //!
 //! Everything here is a pure function of its arguments: same inputs, same bytes.
 
@@ -14,6 +14,7 @@ pub mod document;
 pub mod hash;
 pub mod judge;
 pub mod layout;
+pub mod moves;
 pub mod names;
 pub mod operation;
 pub mod partition;
