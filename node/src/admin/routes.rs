@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::http::request::Parts;
@@ -27,6 +26,7 @@ use super::backend::{AdminBackend, Answered};
 use super::metrics;
 use crate::http::Answer;
 use crate::http::body::{self, Budget};
+use crate::http::content::Content;
 use crate::http::limits::HttpLimits;
 use crate::http::path::unescape;
 use crate::http::problem::{Code, body_answer};
@@ -321,7 +321,7 @@ fn json(value: &impl Serialize) -> Answer {
 }
 
 fn content(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Content::from(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer

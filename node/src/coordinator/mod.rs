@@ -3,21 +3,25 @@
 //! [`plan`] says who owns the key and what was asked for, [`fanout`] sends to owners and collects
 //! what they say, and [`put`], [`get`] and [`delete`] read like the story. A node that owns nothing
 //! of the key hands the whole request to one that does ([`forward`]); where none is reachable, a
-//! stand-in coordinates (`seats` says who answers in the place of whom).
+//! stand-in coordinates (`seats` says who answers in the place of whom). [`list`] goes through the
+//! partitions of the ring (`sweep` through one), [`batch`] does several requests side by side.
 //!
 //! Invariants: a write that was refused before it was minted is `not applied`; from the mint on,
 //! anything but success is `unknown`. A read at a quorum level answers only when as many replicas as
 //! it asked for hold what it returns.
 
+pub mod batch;
 pub mod delete;
 pub mod fanout;
 pub mod forward;
 pub mod get;
 pub mod hedge;
+pub mod list;
 pub mod plan;
 pub mod put;
 pub mod request;
 mod seats;
+mod sweep;
 pub mod wire;
 
 use std::rc::Rc;
@@ -26,6 +30,7 @@ use std::sync::Arc;
 use futures_util::future::LocalBoxFuture;
 pub use hedge::{Figures, Learned};
 use kvasir_storage::{ReadError, WriteError};
+pub use list::{ListPage, ListRequest, ListedKey, PAGE_KEYS_MAX};
 pub use request::{
     Acks, CoordinateError, Coordinator, DeleteOutcome, DeleteRequest, Durability, GetOutcome,
     GetRequest, PutOutcome, PutRequest, Showing,
@@ -99,5 +104,9 @@ impl Coordinator for Coordinate {
         request: DeleteRequest,
     ) -> LocalBoxFuture<'_, Result<DeleteOutcome, CoordinateError>> {
         Box::pin(delete::delete(self, request))
+    }
+
+    fn list(&self, request: ListRequest) -> LocalBoxFuture<'_, Result<ListPage, CoordinateError>> {
+        Box::pin(async move { list::list(self, &request).await })
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use kvasir_core::handoff::Bench;
 use kvasir_core::id::NodeId;
 use kvasir_core::quorum::{Level, LevelError, Tally};
-use kvasir_core::ring::{BucketSettings, Owner};
+use kvasir_core::ring::{BucketSettings, Owner, Partition};
 use kvasir_core::version::{Actor, Context, Token};
 use kvasir_storage::key::TableKey;
 
@@ -41,12 +41,44 @@ impl Plan {
     /// # Errors
     /// [`CoordinateError::NotFormed`], [`CoordinateError::NotServing`].
     pub fn new(view: Arc<View>, bucket: &Bytes, key: &Bytes) -> Result<Self, CoordinateError> {
+        let formed = view.formed.clone().ok_or(CoordinateError::NotFormed)?;
+        let (hash, partition) = formed.ring.locate(bucket, key);
+        Self::at((view, formed), bucket, key, (hash, partition))
+    }
+
+    /// The plan of a whole partition, for requests that name no key: its key is empty, its hash the first
+    /// of the partition.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of_partition(
+        view: Arc<View>,
+        bucket: &Bytes,
+        partition: Partition,
+    ) -> Result<Self, CoordinateError> {
+        let formed = view.formed.clone().ok_or(CoordinateError::NotFormed)?;
+        let first = partition.range().0;
+        let mut plan = Self::at((view, formed), bucket, &Bytes::new(), (first, partition))?;
+        // One order for all partitions, another one for each node that asks: few nodes are asked by each,
+        // and not the same ones by all.
+        let me = plan.view.me;
+        plan.owners.sort_by_key(|o| {
+            let (away, rank) = (o.datacenter != plan.view.datacenter, plan.view.rank(o.node));
+            (o.node != me, away, rank, o.node < me, o.node)
+        });
+        Ok(plan)
+    }
+
+    fn at(
+        (view, formed): (Arc<View>, Arc<Formed>),
+        bucket: &Bytes,
+        key: &Bytes,
+        (hash, partition): (u64, Partition),
+    ) -> Result<Self, CoordinateError> {
         if let Some(reason) = &view.retired {
             return Err(CoordinateError::NotServing { reason: reason.clone() });
         }
-        let formed = view.formed.clone().ok_or(CoordinateError::NotFormed)?;
         let ring = &formed.ring;
-        let (hash, partition) = ring.locate(bucket, key);
         let (version, entry_hash) =
             ring.version(partition).ok_or_else(|| CoordinateError::NotServing {
                 reason: "the cluster document names no owner of this key".to_string(),
@@ -61,6 +93,11 @@ impl Plan {
         let table_key = TableKey::new(hash, bucket, key);
         let (bucket, key) = (bucket.clone(), key.clone());
         Ok(Self { view, formed, bucket, key, hash, table_key, route, owners, settings })
+    }
+
+    /// The hash of a key of the bucket.
+    pub fn hash_of(&self, key: &[u8]) -> u64 {
+        self.formed.ring.locate(&self.bucket, key).0
     }
 
     /// Whether stand-ins count: asked for, else as the bucket says.

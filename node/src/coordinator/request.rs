@@ -14,6 +14,8 @@ pub use kvasir_core::ring::Durability;
 use kvasir_core::version::SiblingSet;
 use tokio::time::Instant;
 
+use super::list::{ListPage, ListRequest};
+
 /// Read the siblings of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GetRequest {
@@ -169,6 +171,12 @@ pub enum CoordinateError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The cursor does not decode, or belongs to another cluster or list. A retry does not help.
+    #[error("{reason}")]
+    BadCursor {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The token decodes, but names a write that this node never made. Reading again gives a good one.
     #[error("{reason}")]
     ContextRefused {
@@ -240,4 +248,6 @@ pub trait Coordinator {
         &self,
         request: DeleteRequest,
     ) -> LocalBoxFuture<'_, Result<DeleteOutcome, CoordinateError>>;
+    /// Lists a page of a bucket's keys.
+    fn list(&self, request: ListRequest) -> LocalBoxFuture<'_, Result<ListPage, CoordinateError>>;
 }

@@ -39,17 +39,22 @@ impl Seats {
         Self { bench: None, owners: Vec::new(), open: Vec::new(), seated: BTreeMap::new() }
     }
 
+    /// Nobody stands in yet. This node may be called upon like any other.
+    pub fn open(plan: &Plan, sloppy: bool) -> Self {
+        Self {
+            bench: sloppy.then(|| plan.bench()),
+            owners: plan.owners.clone(),
+            open: Vec::new(),
+            seated: BTreeMap::new(),
+        }
+    }
+
     /// Nobody stands in yet, but this node where it coordinates without being an owner.
     ///
     /// # Errors
     /// This node can stand in for none of the owners.
     pub fn new(plan: &Plan, sloppy: bool, tally: &mut Tally) -> Result<Self, CoordinateError> {
-        let mut seats = Self {
-            bench: sloppy.then(|| plan.bench()),
-            owners: plan.owners.clone(),
-            open: Vec::new(),
-            seated: BTreeMap::new(),
-        };
+        let mut seats = Self::open(plan, sloppy);
         if !plan.owns() {
             let me = plan.view.me;
             let place = plan.owners.iter().find(|o| o.datacenter == plan.view.datacenter);

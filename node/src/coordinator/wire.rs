@@ -238,7 +238,8 @@ impl From<CoordinateError> for Failed {
                 Self::Deadline(acks, required, may_be_stored)
             }
             E::Overloaded { retry_after_ms } => Self::Overloaded(retry_after_ms),
-            E::BadToken { reason } => Self::BadToken(reason),
+            // Lists are never handed over.
+            E::BadToken { reason } | E::BadCursor { reason } => Self::BadToken(reason),
             E::ContextRefused { reason } => Self::ContextRefused(reason),
             E::Level(L::MoreThanReplicas { asked, replicas }) => {
                 Self::Level(LevelFailed::MoreThanReplicas(asked, replicas))

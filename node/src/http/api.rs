@@ -14,17 +14,19 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Request};
+use hyper::{HeaderMap, Method, Request};
 use tokio::time::Instant;
 
 use super::Answer;
+use super::batch::{self, Terms};
 use super::body::{self, Budget};
 use super::get::{self, Wishes};
 use super::headers::{self, Conditions, Verdict};
 use super::limits::HttpLimits;
+use super::list::{self, Listing, Slots};
 use super::path::{self, Action, Route};
 use super::problem::{Code, Problem};
-use super::query::{self, Query};
+use super::query::{self, Asked, Query};
 use super::server::Handler;
 use super::stats::{HttpStats, Operation, Raised};
 use super::write;
@@ -35,6 +37,7 @@ pub struct Api<C> {
     coordinator: Rc<C>,
     limits: HttpLimits,
     budget: Budget,
+    lists: Slots,
     stats: Arc<HttpStats>,
 }
 
@@ -46,11 +49,11 @@ struct KeyRequest {
     deadline: Instant,
 }
 
-impl<C: Coordinator> Api<C> {
+impl<C: Coordinator + 'static> Api<C> {
     /// The API with its own body budget.
     pub fn new(coordinator: Rc<C>, limits: HttpLimits, stats: Arc<HttpStats>) -> Self {
         let budget = Budget::new(limits.bodies_max_bytes);
-        Self { coordinator, limits, budget, stats }
+        Self { coordinator, limits, budget, lists: Slots::default(), stats }
     }
 
     /// Answers one request, and counts it.
@@ -71,9 +74,15 @@ impl<C: Coordinator> Api<C> {
                 };
                 (operation, self.key(head, body, (bucket, key), action, started).await)
             }
+            Ok(Route::List { bucket }) => (Operation::List, self.list(&head, bucket).await),
+            Ok(Route::Batch) => (Operation::Batch, self.batch(&head, body, started).await),
             Err(problem) => (Operation::Other, Err(problem)),
         };
         let answer = answer.unwrap_or_else(|problem| problem.answer());
+        if answer.body().is_in_pieces() {
+            // Counted at its end, by whoever makes the pieces.
+            return answer;
+        }
         let bytes = answer.body().size_hint().exact().unwrap_or(0);
         self.stats.answered(operation, answer.status().as_u16(), started.elapsed(), bytes);
         answer
@@ -99,6 +108,33 @@ impl<C: Coordinator> Api<C> {
             Action::Put => self.put(request, &head.headers, body).await,
             Action::Delete => self.delete(request, &head.headers).await,
         }
+    }
+
+    async fn list(&self, head: &Parts, bucket: Bytes) -> Result<Answer, Problem> {
+        let query = query::parse(head.uri.query(), Asked::List, self.limits.timeout_max)?;
+        let timeout = query.timeout.unwrap_or(self.limits.timeout_default);
+        let lines = list::wants_lines(&head.headers) && head.method != Method::HEAD;
+        let coordinator = self.coordinator.clone();
+        let listing = Listing { coordinator, bucket, query, timeout };
+        listing.answer(lines, &self.lists, &self.stats).await
+    }
+
+    async fn batch<B>(&self, head: &Parts, body: B, started: Instant) -> Result<Answer, Problem>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: std::fmt::Display,
+    {
+        let query = query::parse(head.uri.query(), Asked::Batch, self.limits.timeout_max)?;
+        let deadline = started + query.timeout.unwrap_or(self.limits.timeout_default);
+        let value_max_bytes = self.limits.value_max_bytes;
+        let limits = HttpLimits { value_max_bytes: batch::BODY_MAX_BYTES, ..self.limits.clone() };
+        let read = body::read(body, &head.headers, &limits, &self.budget, deadline).await;
+        let (body, _taken) = read.map_err(batch::too_long)?;
+        let bytes = &self.stats.of(Operation::Batch).request_bytes;
+        bytes.fetch_add(body.len() as u64, Relaxed);
+        let items = batch::items(&body)?;
+        let terms = Terms { query, value_max_bytes, deadline };
+        Ok(batch::answer(&*self.coordinator, items, &terms).await)
     }
 
     async fn get(&self, request: KeyRequest, headers: &HeaderMap) -> Result<Answer, Problem> {

@@ -8,13 +8,13 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
-use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED, VARY};
 use hyper::{HeaderMap, Response, StatusCode};
 use kvasir_core::version::{Etag, Group, Payload, View, Vtag};
 use serde::Serialize;
 
 use super::Answer;
+use super::content::Content;
 use super::date::{http_date, rfc3339};
 use super::headers::{CONTEXT, Conditions, REPLICAS, SiblingForm, TTL, Verdict};
 use super::problem::{Code, Problem};
@@ -77,7 +77,7 @@ fn chosen(view: &View<'_>, wishes: &Wishes) -> Result<Answer, Problem> {
             return Err(Problem::new(Code::PreconditionFailed, "If-Match names another state"));
         }
         Verdict::NoneMatchFailed => {
-            let mut answer = Response::new(Full::default());
+            let mut answer = Response::new(Content::default());
             *answer.status_mut() = StatusCode::NOT_MODIFIED;
             put_tag(answer.headers_mut(), tag.as_deref());
             return Ok(answer);
@@ -151,14 +151,14 @@ fn parts<'a>(group: &Group<'a>) -> (Bytes, Option<&'a str>) {
 fn raw(group: &Group<'_>) -> Answer {
     let (bytes, content_type) = parts(group);
     let content_type = content_type.and_then(|text| HeaderValue::from_str(text).ok());
-    let mut answer = Response::new(Full::new(bytes));
+    let mut answer = Response::new(Content::from(bytes));
     let fallback = HeaderValue::from_static(OCTETS);
     answer.headers_mut().insert(CONTENT_TYPE, content_type.unwrap_or(fallback));
     answer
 }
 
 fn several(content_type: HeaderValue, body: Bytes) -> Answer {
-    let mut answer = Response::new(Full::new(body));
+    let mut answer = Response::new(Content::from(body));
     *answer.status_mut() = StatusCode::MULTIPLE_CHOICES;
     answer.headers_mut().insert(CONTENT_TYPE, content_type);
     answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
@@ -167,23 +167,24 @@ fn several(content_type: HeaderValue, body: Bytes) -> Answer {
 
 /// One sibling of the JSON list.
 #[derive(Serialize)]
-struct Listed<'a> {
+pub struct Listed {
     vtag: String,
-    content_type: Option<&'a str>,
+    content_type: Option<String>,
     value_b64: String,
     modified: String,
     expires: Option<String>,
     tombstone: bool,
 }
 
-fn list(groups: &[Group<'_>]) -> Answer {
-    let listed: Vec<Listed<'_>> = groups
+/// The values of a view, as a list shows them.
+pub fn listed(groups: &[Group<'_>]) -> Vec<Listed> {
+    groups
         .iter()
         .map(|group| {
             let (bytes, content_type) = parts(group);
             Listed {
                 vtag: group.vtag().to_string(),
-                content_type,
+                content_type: content_type.map(str::to_owned),
                 value_b64: STANDARD.encode(bytes),
                 modified: rfc3339(group.stamp.millis()),
                 expires: group.sibling.expires_ms.map(rfc3339),
@@ -191,8 +192,11 @@ fn list(groups: &[Group<'_>]) -> Answer {
                 tombstone: false,
             }
         })
-        .collect();
-    let mut body = serde_json::to_vec(&listed).unwrap_or_default();
+        .collect()
+}
+
+fn list(groups: &[Group<'_>]) -> Answer {
+    let mut body = serde_json::to_vec(&listed(groups)).unwrap_or_default();
     body.push(b'\n');
     several(HeaderValue::from_static("application/json"), body.into())
 }

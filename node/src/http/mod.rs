@@ -3,19 +3,57 @@
 //! Bytes come in through [`screen`], which lets only well-framed requests through; [`server`] runs
 //! the connections of a listener over any byte stream ([`connection`] is one of them); [`api`] is
 //! the life of one request: the parsers ([`path`], [`query`], [`headers`], [`body`]) turn it into
-//! the plain structs of [`crate::coordinator::request`], and the writers ([`get`], [`mod@write`]) turn
-//! outcomes into answers. Every error is a [`problem::Problem`].
+//! the plain structs of [`crate::coordinator::request`], and the writers ([`get`], [`mod@write`],
+//! [`list`], [`batch`]) turn outcomes into answers. Every error is a [`problem::Problem`].
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/kv/{bucket}/{key}` | 200 with the value; 300 or 409 where there are several; 404 |
+//! | `PUT`, `DELETE /v1/kv/{bucket}/{key}` | 204 |
+//! | `GET /v1/kv/{bucket}` | 200 with a page of keys, or all of them in lines |
+//! | `POST /v1/batch` | 200 with one result per item |
+//!
+//! **Lists** take `prefix` (any bytes), `limit` (1,000 where absent, at most 10,000), `cursor`,
+//! `values=true`, `r`, `sloppy` and `timeout`. Keys come in the order of their hashes. A page is
+//! `{"keys":[{"key","siblings","bytes"}],"next","progress","agreed","replicas","standins"}`: `key_b64`
+//! stands for `key` where that is no text, `values` holds what is shown of each key, `next` is the cursor
+//! of the following page and null at the end, `progress` says how much of the ring is behind it (0 to 1),
+//! `agreed` is the fewest replicas that held the same of a key of this page, and `standins` the most
+//! stand-ins that answered for owners. A page may hold fewer keys than asked for, even none, and more
+//! behind it: it ends at its limit, at 4 MiB of values, after half of its time, or before a part of the
+//! ring in which too few replicas answer; then the next page is the error (503). With
+//! `Accept: application/x-ndjson` each key is a line, each page ends with a line that begins with `next`,
+//! and `timeout` is that of each page; a stream whose last line begins otherwise was cut off, or says why
+//! in `error`, and goes on at the `next` before. `limit` has no bound there.
+//!
+//! A key that was written at w before the list began and is there until its end comes exactly once, where
+//! r + w > N and no stand-in was counted; tombstones and expired values are left out; what is written
+//! meanwhile may come or not. A cursor is bound to cluster, bucket and prefix (`bad_cursor`) and does not
+//! expire. A list reads the data that lies between the keys of its bucket: it costs what all data costs.
+//!
+//! **Batches** are a JSON array, or one object a line, of at most 1,000 items and 8 MiB:
+//! `{"op":"get|put|delete","bucket","key"|"key_b64","value"|"value_b64","content_type","context","ttl"}`;
+//! `r`, `w`, `sloppy`, `durability` and `timeout` in the query hold for all. The answer has the form of
+//! the body, one result per item in their order: `{"status","context","acks"}` for a write,
+//! `{"status","context","replicas","siblings":[...]}` for a read, else a problem with its `status`,
+//! `code` and, for writes, `may_be_stored`. Items run side by side, in no order, and are not atomic in any
+//! way: two items of one key are two concurrent writes. A body that is no batch does nothing
+//! (`bad_batch`, `batch_too_large`); an item that cannot be used answers 400 and stops no other. Once the
+//! results have 32 MiB, further reads answer `batch_too_large`.
 //!
 //! Nothing here decides about replicas, and nothing here is allocated by a length that a client
 //! merely claims.
 
 pub mod api;
+pub mod batch;
 pub mod body;
 pub mod connection;
+pub mod content;
 pub mod date;
 pub mod get;
 pub mod headers;
 pub mod limits;
+pub mod list;
 pub mod path;
 pub mod problem;
 pub mod query;
@@ -24,11 +62,8 @@ pub mod server;
 pub mod stats;
 pub mod write;
 
-use bytes::Bytes;
-use http_body_util::Full;
-
-/// An answer: its body is whole before the first byte is sent.
-pub type Answer = hyper::Response<Full<Bytes>>;
+/// An answer. Its body is whole before the first byte is sent, but for lists in lines.
+pub type Answer = hyper::Response<content::Content>;
 
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,13 @@ pub enum Route {
         /// What to do with it.
         action: Action,
     },
+    /// The keys of a bucket.
+    List {
+        /// 1 to 255 bytes.
+        bucket: Bytes,
+    },
+    /// Several requests in one.
+    Batch,
 }
 
 /// What a request does with a key.
@@ -48,7 +55,10 @@ pub fn route(method: &Method, path: &str) -> Result<Route, Problem> {
     }
     match rest.split('/').next().unwrap_or_default() {
         "kv" if rest == "kv" => Err(later(method, "GET", "Listing buckets")),
-        "batch" if rest == "batch" => Err(later(method, "POST", "Batches")),
+        "batch" if rest == "batch" => match *method {
+            Method::POST => Ok(Route::Batch),
+            _ => Err(method_not_allowed(method, "POST")),
+        },
         "buckets" => Err(later(method, "GET, PUT, DELETE", "Bucket settings by HTTP")),
         _ => Err(unknown_route()),
     }
@@ -74,10 +84,10 @@ fn key_route(method: &Method, rest: &str) -> Result<Route, Problem> {
         _ => return Err(method_not_allowed(method, KEY_METHODS)),
     };
     let Some(key) = key else {
-        return Err(match action {
-            Action::Get => later(method, "GET", "Listing keys"),
-            _ => Problem::new(Code::EmptyKey, "the path names a bucket and no key"),
-        });
+        return match action {
+            Action::Get => Ok(Route::List { bucket }),
+            _ => Err(Problem::new(Code::EmptyKey, "the path names a bucket and no key")),
+        };
     };
     let key = decode(key, "key")?;
     match key.len() {
@@ -147,8 +157,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn get(path: &str) -> Result<(Vec<u8>, Vec<u8>), Code> {
-        let Route::Key { bucket, key, .. } = route(&Method::GET, path).map_err(|p| p.code())?;
-        Ok((bucket.to_vec(), key.to_vec()))
+        match route(&Method::GET, path).map_err(|problem| problem.code())? {
+            Route::Key { bucket, key, .. } => Ok((bucket.to_vec(), key.to_vec())),
+            Route::List { bucket } => Ok((bucket.to_vec(), Vec::new())),
+            Route::Batch => panic!("no key: {path}"),
+        }
     }
 
     #[test]
@@ -195,10 +208,13 @@ mod tests {
     #[test]
     fn what_is_not_built_and_what_does_not_exist() {
         let code = |method: Method, path: &str| route(&method, path).unwrap_err().code();
-        for path in ["/v1/kv", "/v1/kv/", "/v1/kv/b", "/v1/buckets/b"] {
+        for path in ["/v1/kv", "/v1/kv/", "/v1/buckets/b"] {
             assert_eq!(code(Method::GET, path), Code::UnsupportedOperation, "{path}");
         }
-        assert_eq!(code(Method::POST, "/v1/batch"), Code::UnsupportedOperation);
+        assert_eq!(route(&Method::POST, "/v1/batch"), Ok(Route::Batch));
+        let bucket = Bytes::from_static(b"a/b");
+        assert_eq!(route(&Method::GET, "/v1/kv/a%2Fb"), Ok(Route::List { bucket }));
+        assert_eq!(code(Method::DELETE, "/v1/kv/b"), Code::EmptyKey);
         assert_eq!(code(Method::PUT, "/v1/buckets/b"), Code::UnsupportedOperation);
         assert_eq!(code(Method::GET, "/v1/batch"), Code::MethodNotAllowed);
         assert_eq!(code(Method::POST, "/v1/kv/b/k"), Code::MethodNotAllowed);

@@ -5,14 +5,13 @@
 //! limits and states, never keys, values or tokens. The admin port has a table of its own beside
 //! the body that both share, [`kvasir_core::admin_api::Problem`].
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use kvasir_core::admin_api;
 use serde_json::Value;
 
 use super::Answer;
+use super::content::Content;
 
 /// One row of the table: the Rust name, the code, the status, the title, what to do next.
 macro_rules! codes {
@@ -61,6 +60,12 @@ codes! {
         "Read the key again and send the X-Kvasir-Context of that answer, unchanged."
     ContextRefused "context_refused" 400 "The causal token names a write that was never made."
         "Read the key again and send the X-Kvasir-Context of that answer."
+    BadCursor "bad_cursor" 400 "The cursor cannot be used for this list."
+        "Send the cursor exactly as received, with the same bucket and prefix, or begin anew without one."
+    BadBatch "bad_batch" 400 "The body is no batch; nothing was done."
+        "Send a JSON array of items, or one item a line: {\"op\":\"get\",\"bucket\":\"b\",\"key\":\"k\"}."
+    BadItem "bad_item" 400 "This item of the batch cannot be used."
+        "Correct the item as the detail says; the other items were done."
     BadLevel "bad_level" 400 "The key does not have the replicas that r or w asks for."
         "Ask for at most as many replicas as the key has, or for one, quorum or all."
     NotFound "not_found" 404 "Nothing is stored under this key."
@@ -81,6 +86,8 @@ codes! {
         "Read the key again and decide anew."
     ValueTooLarge "value_too_large" 413 "The value is too large."
         "Send a smaller value, or raise http.value_max_bytes on every node."
+    BatchTooLarge "batch_too_large" 413 "The batch is too large."
+        "Send fewer items, or values of their own by PUT: at most 1,000 items and 8 MiB."
     UriTooLong "uri_too_long" 414 "The request target is too long."
         "Use a key of at most 4,096 bytes."
     Overloaded "overloaded" 429 "The node has too much in flight; nothing was applied."
@@ -90,7 +97,7 @@ codes! {
     Internal "internal" 500 "The node could not answer because of a fault in itself."
         "Report it with the node's log; whether a write was applied is unknown."
     UnsupportedOperation "unsupported_operation" 501 "This operation is not part of this version."
-        "Use GET, HEAD, PUT and DELETE on /v1/kv/{bucket}/{key}."
+        "Use GET, HEAD, PUT and DELETE on /v1/kv/{bucket}/{key}, GET on /v1/kv/{bucket}, POST on /v1/batch."
     TooManyConnections "too_many_connections" 503 "The node has as many connections as it may have."
         "Use fewer connections, or another node."
     QuorumNotReached "quorum_not_reached" 503 "Too few replicas answered."
@@ -187,6 +194,11 @@ impl Problem {
         self.code
     }
 
+    /// The body alone, for an answer that holds several.
+    pub fn body(&self) -> &admin_api::Problem {
+        &self.body
+    }
+
     /// What went wrong in this very request.
     pub fn detail(&self) -> &str {
         &self.body.detail
@@ -209,7 +221,7 @@ impl Problem {
 pub fn body_answer(body: &admin_api::Problem) -> Answer {
     let mut text = serde_json::to_vec(body).unwrap_or_default();
     text.push(b'\n');
-    let mut answer = Response::new(Full::new(Bytes::from(text)));
+    let mut answer = Response::new(Content::from(text));
     let status = StatusCode::from_u16(body.status);
     *answer.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let media_type = HeaderValue::from_static(admin_api::problem::MEDIA_TYPE);

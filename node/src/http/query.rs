@@ -1,10 +1,12 @@
-//! Query parameters of key requests: known, given once, and within their rule, or refused by name.
+//! Query parameters of requests: known, given once, and within their rule, or refused by name.
 //!
 //! Values are percent-decoded once; `+` is a plus sign. A parameter that belongs to another method
 //! is refused like an unknown one, because ignoring `w=` on a read would hide a mistake.
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use kvasir_core::limits::KEY_MAX_BYTES;
 use kvasir_core::quorum::Level;
 use kvasir_core::version::Vtag;
 
@@ -34,6 +36,31 @@ pub struct Query {
     pub returnbody: bool,
     /// `vtag`, for reads.
     pub vtag: Option<Vtag>,
+    /// `prefix`, for lists; any bytes.
+    pub prefix: Bytes,
+    /// `cursor`, for lists.
+    pub cursor: Option<String>,
+    /// `limit`, for lists; at least 1.
+    pub limit: Option<u64>,
+    /// `values`, for lists.
+    pub values: bool,
+}
+
+/// What a query belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// A request for one key.
+    Key(Action),
+    /// A list.
+    List,
+    /// A batch.
+    Batch,
+}
+
+impl From<Action> for Asked {
+    fn from(action: Action) -> Self {
+        Self::Key(action)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,34 +74,55 @@ enum Name {
     Returnbody,
     Vtag,
     Wait,
+    Prefix,
+    Cursor,
+    Limit,
+    Values,
 }
 
-use Action::{Delete, Get, Put};
+const GET: Asked = Asked::Key(Action::Get);
+const PUT: Asked = Asked::Key(Action::Put);
+const DELETE: Asked = Asked::Key(Action::Delete);
+const LIST: Asked = Asked::List;
+const BATCH: Asked = Asked::Batch;
 
-const NAMES: [(&str, Name, &[Action]); 9] = [
-    ("r", Name::R, &[Get]),
-    ("w", Name::W, &[Put, Delete]),
-    ("timeout", Name::Timeout, &[Get, Put, Delete]),
-    ("ttl", Name::Ttl, &[Put]),
-    ("sloppy", Name::Sloppy, &[Get, Put, Delete]),
-    ("durability", Name::Durability, &[Put, Delete]),
-    ("returnbody", Name::Returnbody, &[Put]),
-    ("vtag", Name::Vtag, &[Get]),
-    ("wait", Name::Wait, &[Get]),
+const NAMES: [(&str, Name, &[Asked]); 13] = [
+    ("r", Name::R, &[GET, LIST, BATCH]),
+    ("w", Name::W, &[PUT, DELETE, BATCH]),
+    ("timeout", Name::Timeout, &[GET, PUT, DELETE, LIST, BATCH]),
+    ("ttl", Name::Ttl, &[PUT]),
+    ("sloppy", Name::Sloppy, &[GET, PUT, DELETE, LIST, BATCH]),
+    ("durability", Name::Durability, &[PUT, DELETE, BATCH]),
+    ("returnbody", Name::Returnbody, &[PUT]),
+    ("vtag", Name::Vtag, &[GET]),
+    ("wait", Name::Wait, &[GET]),
+    ("prefix", Name::Prefix, &[LIST]),
+    ("cursor", Name::Cursor, &[LIST]),
+    ("limit", Name::Limit, &[LIST]),
+    ("values", Name::Values, &[LIST]),
 ];
 
-/// Reads the raw query of a key request. `timeout_max` bounds `timeout`.
-pub fn parse(raw: Option<&str>, action: Action, timeout_max: Duration) -> Result<Query, Problem> {
+/// Reads the raw query of a request. `timeout_max` bounds `timeout`.
+pub fn parse(
+    raw: Option<&str>,
+    asked: impl Into<Asked>,
+    timeout_max: Duration,
+) -> Result<Query, Problem> {
+    let asked = asked.into();
     let mut query = Query::default();
     let mut seen: Vec<Name> = Vec::new();
     for pair in raw.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let (text, name) = known(name, action)?;
+        let (text, name) = known(name, asked)?;
         if seen.contains(&name) {
             let detail = format!("`{text}` is given more than once");
             return Err(Problem::new(Code::RepeatedQuery, detail));
         }
         seen.push(name);
+        if name == Name::Prefix {
+            query.prefix = prefix(text, value)?;
+            continue;
+        }
         let value = unescape(value.as_bytes()).and_then(|v| String::from_utf8(v.into_owned()).ok());
         let value = value.ok_or_else(|| bad(text, "it is not percent-encoded UTF-8"))?;
         set(&mut query, (text, name), &value, timeout_max)?;
@@ -82,18 +130,17 @@ pub fn parse(raw: Option<&str>, action: Action, timeout_max: Duration) -> Result
     Ok(query)
 }
 
-fn known(name: &str, action: Action) -> Result<(&'static str, Name), Problem> {
+fn known(name: &str, asked: Asked) -> Result<(&'static str, Name), Problem> {
     let row = NAMES.iter().find(|(known, ..)| *known == name);
     match row {
-        Some((_, Name::Wait, actions)) if actions.contains(&action) => {
+        Some((_, Name::Wait, of)) if of.contains(&asked) => {
             let detail = "waiting for a change (`wait`) is not part of this version";
             Err(Problem::new(Code::UnsupportedOperation, detail))
         }
-        Some(&(text, name, actions)) if actions.contains(&action) => Ok((text, name)),
+        Some(&(text, name, of)) if of.contains(&asked) => Ok((text, name)),
         _ => {
-            let fitting = NAMES
-                .iter()
-                .filter(|(_, name, actions)| actions.contains(&action) && *name != Name::Wait);
+            let fitting =
+                NAMES.iter().filter(|(_, name, of)| of.contains(&asked) && *name != Name::Wait);
             let fitting: Vec<&str> = fitting.map(|(text, ..)| *text).collect();
             let shown: String = name.chars().take(64).collect();
             let detail =
@@ -132,9 +179,35 @@ fn set(
             let rule = "it must be a vtag from the list of siblings: 16 hexadecimal digits";
             query.vtag = Some(value.parse().map_err(|_| bad(text, rule))?);
         }
-        Name::Wait => {}
+        Name::Cursor => query.cursor = Some(value.to_owned()),
+        Name::Limit => {
+            let limit = value.parse().ok().filter(|limit| *limit > 0 && !value.starts_with('+'));
+            query.limit = Some(limit.ok_or_else(|| bad(text, "it must be a number from 1"))?);
+        }
+        Name::Values => query.values = truth(text, value)?,
+        // Read before it is taken for text, and refused before it is read.
+        Name::Prefix | Name::Wait => {}
     }
     Ok(())
+}
+
+fn prefix(name: &str, value: &str) -> Result<Bytes, Problem> {
+    let bytes = unescape(value.as_bytes()).ok_or_else(|| bad(name, "it is not percent-encoded"))?;
+    match bytes.len() {
+        length if length > KEY_MAX_BYTES => {
+            let rule = format!("it has {length} bytes; at most {KEY_MAX_BYTES} are allowed");
+            Err(bad(name, &rule))
+        }
+        _ => Ok(bytes.into_owned().into()),
+    }
+}
+
+/// A life in milliseconds, written as in a query.
+///
+/// # Errors
+/// It is no duration, or longer than a value may live.
+pub fn ttl(value: &str) -> Result<u64, Problem> {
+    duration("ttl", value, TTL_MAX_MS)
 }
 
 fn bad(name: &str, rule: &str) -> Problem {
@@ -190,11 +263,46 @@ mod tests {
     use proptest::prelude::*;
 
     fn get(raw: &str) -> Result<Query, Code> {
-        parse(Some(raw), Get, Duration::from_secs(60)).map_err(|p| p.code())
+        parse(Some(raw), Action::Get, Duration::from_secs(60)).map_err(|p| p.code())
     }
 
     fn put(raw: &str) -> Result<Query, Code> {
-        parse(Some(raw), Put, Duration::from_secs(60)).map_err(|p| p.code())
+        parse(Some(raw), Action::Put, Duration::from_secs(60)).map_err(|p| p.code())
+    }
+
+    fn list(raw: &str) -> Result<Query, Code> {
+        parse(Some(raw), Asked::List, Duration::from_secs(60)).map_err(|p| p.code())
+    }
+
+    #[test]
+    fn queries_of_lists_and_batches() {
+        let query = list("prefix=%ff%00a%2Fb+&limit=7&cursor=AQ&values=true&r=one").unwrap();
+        assert_eq!(&query.prefix[..], b"\xff\0a/b+");
+        assert_eq!(
+            (query.limit, query.values, query.cursor.as_deref()),
+            (Some(7), true, Some("AQ"))
+        );
+        let edge = "a".repeat(4_096);
+        assert_eq!(list(&format!("prefix={edge}")).unwrap().prefix.len(), 4_096);
+        for raw in [
+            &format!("prefix=a{edge}"),
+            "prefix=%f",
+            "limit=0",
+            "limit=-1",
+            "limit=+1",
+            "limit=x",
+            "values=1",
+        ] {
+            assert_eq!(list(raw), Err(Code::BadQueryValue), "{raw}");
+        }
+        for raw in ["start=a", "reverse=true", "w=1", "ttl=1s", "vtag=0123456789abcdef", "wait=1s"]
+        {
+            assert_eq!(list(raw), Err(Code::UnknownQuery), "{raw}");
+        }
+        assert_eq!(list("prefix=a&prefix=a"), Err(Code::RepeatedQuery));
+        let batch = |raw| parse(Some(raw), Asked::Batch, Duration::from_secs(60));
+        assert!(batch("r=2&w=2&sloppy=false&durability=each&timeout=9s").is_ok());
+        assert_eq!(batch("limit=1").unwrap_err().code(), Code::UnknownQuery);
     }
 
     #[test]
@@ -251,16 +359,17 @@ mod tests {
 
     #[test]
     fn the_detail_names_the_parameter_and_the_rule() {
-        let problem = parse(Some("timeout=61s"), Get, Duration::from_secs(60)).unwrap_err();
+        let problem = parse(Some("timeout=61s"), Action::Get, Duration::from_secs(60)).unwrap_err();
         let shown = format!("{problem:?}");
         assert!(shown.contains("`timeout`: it must be from 1ms to 1m"), "{shown}");
     }
 
     proptest! {
         #[test]
-        fn random_queries_never_panic(raw in ".{0,200}", name in 0usize..9, value in ".{0,40}") {
+        fn random_queries_never_panic(raw in ".{0,200}", name in 0usize..13, value in ".{0,40}") {
             let _ = get(&raw);
             let _ = put(&format!("{}={value}", NAMES[name].0));
+            let _ = list(&format!("{}={value}", NAMES[name].0));
         }
     }
 }

@@ -195,7 +195,8 @@ impl<H: Handler> Server<H> {
             if let Ok(date) = HeaderValue::try_from(http_date(wall_ms())) {
                 answer.headers_mut().insert(DATE, date);
             }
-            drop(counted);
+            // A body in pieces is not answered before its end.
+            answer.body_mut().hold(counted);
             Ok(answer)
         })
     }

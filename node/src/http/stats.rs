@@ -20,13 +20,27 @@ pub enum Operation {
     Put,
     /// `DELETE` of a key.
     Delete,
+    /// A page of a list.
+    List,
+    /// A list in lines, from its first page to its last line.
+    ListStream,
+    /// `POST /v1/batch`.
+    Batch,
     /// Refused before it was clear what it wanted.
     Other,
 }
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Operation; 4] = [Self::Get, Self::Put, Self::Delete, Self::Other];
+    pub const ALL: [Operation; 7] = [
+        Self::Get,
+        Self::Put,
+        Self::Delete,
+        Self::List,
+        Self::ListStream,
+        Self::Batch,
+        Self::Other,
+    ];
 
     /// Its label value.
     pub fn name(self) -> &'static str {
@@ -34,6 +48,9 @@ impl Operation {
             Self::Get => "get",
             Self::Put => "put",
             Self::Delete => "delete",
+            Self::List => "list",
+            Self::ListStream => "list_stream",
+            Self::Batch => "batch",
             Self::Other => "other",
         }
     }
@@ -57,7 +74,7 @@ pub struct OperationStats {
 /// Counts of one port.
 #[derive(Debug)]
 pub struct HttpStats {
-    operations: [OperationStats; 4],
+    operations: [OperationStats; Operation::ALL.len()],
     problems: [AtomicU64; Code::ALL.len()],
     /// Connections open now.
     pub connections: AtomicU64,

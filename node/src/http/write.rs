@@ -1,11 +1,11 @@
 //! Answers to writes: the new token, who acknowledged, and what an error left behind.
 
-use http_body_util::Full;
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Response, StatusCode};
 use kvasir_core::id::NodeId;
 
 use super::Answer;
+use super::content::Content;
 use super::get::{self, Wishes};
 use super::headers::{ACKS, CONTEXT, Conditions, SiblingForm};
 use super::problem::{Code, Problem};
@@ -36,7 +36,7 @@ pub fn delete_answer(outcome: &DeleteOutcome) -> Answer {
 }
 
 fn no_content(token: &str) -> Answer {
-    let mut answer = Response::new(Full::default());
+    let mut answer = Response::new(Content::default());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     if let Ok(value) = HeaderValue::from_str(token) {
         answer.headers_mut().insert(CONTEXT, value);
@@ -44,8 +44,14 @@ fn no_content(token: &str) -> Answer {
     answer
 }
 
-/// `owners=ID,ID; standins=ID; durability=group`.
 fn put_acks(headers: &mut HeaderMap, acks: &Acks) {
+    if let Ok(value) = HeaderValue::try_from(acks_text(acks)) {
+        headers.insert(ACKS, value);
+    }
+}
+
+/// `owners=ID,ID; standins=ID; durability=group`.
+pub fn acks_text(acks: &Acks) -> String {
     let list = |ids: &[NodeId]| ids.iter().map(NodeId::to_string).collect::<Vec<_>>().join(",");
     let durability = match acks.durability {
         Durability::Memory => "memory",
@@ -53,14 +59,11 @@ fn put_acks(headers: &mut HeaderMap, acks: &Acks) {
         Durability::Group => "group",
         Durability::Each => "each",
     };
-    let text = format!(
+    format!(
         "owners={}; standins={}; durability={durability}",
         list(&acks.owners),
         list(&acks.standins)
-    );
-    if let Ok(value) = HeaderValue::try_from(text) {
-        headers.insert(ACKS, value);
-    }
+    )
 }
 
 /// The problem that says an error of the coordinator. Errors of writes always say whether the
@@ -71,6 +74,7 @@ pub fn problem(error: &CoordinateError, is_write: bool) -> Problem {
         CoordinateError::Deadline { .. } => Code::Deadline,
         CoordinateError::Overloaded { .. } => Code::Overloaded,
         CoordinateError::BadToken { .. } => Code::BadContext,
+        CoordinateError::BadCursor { .. } => Code::BadCursor,
         CoordinateError::ContextRefused { .. } => Code::ContextRefused,
         CoordinateError::Level(_) => Code::BadLevel,
         CoordinateError::TooManySiblings { .. } => Code::TooManySiblings,

@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use kvasir_core::limits::{BUCKET_MAX_BYTES, KEY_MAX_BYTES};
+use kvasir_core::list::Place;
 use kvasir_core::ring::Durability;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -80,6 +81,36 @@ pub enum Request {
         /// A canonical encoded set.
         set: Bytes,
     },
+    /// Send what is held of a bucket in a partition, from a place on.
+    Scan(Scan),
+}
+
+/// What a list asks of one replica. The frame's route names the partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scan {
+    /// The bucket, 1 to 255 bytes.
+    pub bucket: Bytes,
+    /// What its keys begin with, at most 4,096 bytes; may be empty.
+    pub prefix: Bytes,
+    /// Where to begin.
+    pub from: Place,
+    /// Whether whole sets are wanted; otherwise their shapes.
+    pub values: bool,
+    /// Whether what is kept for others is asked for; otherwise what is owned.
+    pub stand_in: bool,
+    /// Most rows, at least one.
+    pub rows: u32,
+    /// Bytes of rows after which no further one is sent.
+    pub bytes: u32,
+}
+
+/// What one replica holds from a place on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scanned {
+    /// Keys by rising place, each with its canonical encoded set or shape.
+    pub rows: Vec<(Bytes, Bytes)>,
+    /// Where to go on; none at the end of the partition.
+    pub next: Option<Place>,
 }
 
 /// What a node answers.
@@ -104,6 +135,8 @@ pub enum Reply {
         /// How long to wait before handing back more.
         pause_ms: u64,
     },
+    /// The answer to [`Request::Scan`].
+    Scanned(Scanned),
 }
 
 /// Why a node did not do what was asked. Nothing was applied, except where the variant says so.
@@ -211,7 +244,8 @@ impl Request {
             | Self::StandIn { .. }
             | Self::ReadStandIn { .. }
             | Self::CoordinateAsStandIn(_)
-            | Self::HandBack { .. } => Class::Data,
+            | Self::HandBack { .. }
+            | Self::Scan(_) => Class::Data,
         }
     }
 
@@ -229,6 +263,7 @@ impl Request {
             Self::ReadStandIn { .. } => "read_stand_in",
             Self::CoordinateAsStandIn(_) => "coordinate_as_stand_in",
             Self::HandBack { .. } => "hand_back",
+            Self::Scan(_) => "scan",
         }
     }
 
@@ -253,6 +288,7 @@ impl Request {
                 bounded("bucket", bucket, BUCKET_MAX_BYTES)?;
                 bounded("key", key, KEY_MAX_BYTES)?;
             }
+            Self::Scan(scan) => scan.check()?,
             Self::Gossip(_)
             | Self::Ballot(_)
             | Self::FetchDocument { .. }
@@ -275,6 +311,7 @@ impl Reply {
             Self::Coordinated(_) => "coordinated",
             Self::Refused(_) => "refused",
             Self::HandedBack { .. } => "handed_back",
+            Self::Scanned(_) => "scanned",
         }
     }
 
@@ -289,6 +326,25 @@ impl Reply {
     /// [`BodyError`]; nothing was changed.
     pub fn decode(body: &[u8]) -> Result<Self, BodyError> {
         decode(body)
+    }
+}
+
+impl Scan {
+    fn check(&self) -> Result<(), BodyError> {
+        bounded("bucket", &self.bucket, BUCKET_MAX_BYTES)?;
+        // Right behind the longest key is one byte more.
+        for (what, bytes, limit) in [
+            ("prefix", self.prefix.len(), KEY_MAX_BYTES),
+            ("place", self.from.key.len(), KEY_MAX_BYTES + 1),
+        ] {
+            if bytes > limit {
+                return Err(BodyError::OutOfBounds { what, bytes, limit });
+            }
+        }
+        match self.rows {
+            0 => Err(BodyError::OutOfBounds { what: "rows", bytes: 0, limit: u32::MAX as usize }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -327,6 +383,18 @@ mod tests {
         }
     }
 
+    fn scan(prefix: usize, place: usize, rows: u32) -> Scan {
+        Scan {
+            bucket: Bytes::from_static(b"b"),
+            prefix: vec![1; prefix].into(),
+            from: Place::of(7, &vec![2; place]),
+            values: true,
+            stand_in: false,
+            rows,
+            bytes: 9,
+        }
+    }
+
     #[test]
     fn bodies_round_trip() {
         for request in [
@@ -340,12 +408,17 @@ mod tests {
                 key: Bytes::from_static(b"k"),
                 set: Bytes::from_static(b"set"),
             },
+            Request::Scan(scan(4_096, 4_097, 1)),
         ] {
             assert_eq!(Request::decode(&request.encode()), Ok(request));
         }
         for reply in [
             Reply::Applied,
             Reply::HandedBack { pause_ms: 7 },
+            Reply::Scanned(Scanned {
+                rows: vec![(Bytes::from_static(b"k"), Bytes::new())],
+                next: Some(Place::START),
+            }),
             Reply::Refused(Refusal::StandInsFull),
             Reply::Digest(Some([7; 16])),
             Reply::Refused(Refusal::StaleEntry { epoch: 3, document: None }),
@@ -366,6 +439,9 @@ mod tests {
         ] {
             let body = apply(&vec![1; bucket], &vec![2; key]).encode();
             assert_eq!(Request::decode(&body).is_ok(), good, "{bucket} {key}");
+        }
+        for bad in [scan(4_097, 0, 1), scan(0, 4_098, 1), scan(0, 0, 0)] {
+            assert!(Request::decode(&Request::Scan(bad).encode()).is_err());
         }
         let mut body = Reply::Applied.encode();
         body.push(0);

@@ -25,7 +25,7 @@ pub mod stats;
 pub use frame::{Class, Route};
 pub use hello::{Goodbye, Hello, Me};
 pub use listener::{Incoming, ListenerLimits, PeerHandler, PeerListener};
-pub use message::{Refusal, Reply, Request};
+pub use message::{Refusal, Reply, Request, Scan, Scanned};
 pub use pool::{CallError, Peers, PoolLimits};
 pub use stats::PeerStats;
 

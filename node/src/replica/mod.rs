@@ -8,6 +8,7 @@
 //! newest document and the member list arrive here as a [`view::View`]).
 
 pub mod local;
+pub mod scan;
 pub mod shelves;
 pub mod standins;
 pub mod view;

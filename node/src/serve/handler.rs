@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use kvasir_core::handoff::Pace;
 use kvasir_core::id::NodeId;
-use kvasir_core::ring::Durability;
+use kvasir_core::ring::{Durability, Partition, Ring};
 use kvasir_core::version::SiblingSet;
 use kvasir_storage::error::{ReadError, WriteError};
 use kvasir_storage::key::TableKey;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::coordinator::Coordinate;
 use crate::coordinator::wire::{Answer, Order};
-use crate::peer::{Incoming, PeerHandler, Refusal, Reply, Request, Route};
+use crate::peer::{Incoming, PeerHandler, Refusal, Reply, Request, Route, Scan};
 use crate::replica::{LocalError, View};
 use crate::tasks::ControlHandle;
 
@@ -61,6 +61,7 @@ impl Handler {
             Request::HandBack { bucket, key, set } => {
                 self.take_back(route, &bucket, &key, &set).await
             }
+            Request::Scan(scan) => self.scan(route, scan, deadline).await,
         };
         done.unwrap_or_else(Reply::Refused)
     }
@@ -148,6 +149,29 @@ impl Handler {
         Ok(Reply::HandedBack { pause_ms: pace.take(now_ms, bytes) })
     }
 
+    /// A page of a partition: of what this node owns there, or of what it keeps for its owners.
+    async fn scan(
+        &self,
+        route: Option<Route>,
+        scan: Scan,
+        deadline: Instant,
+    ) -> Result<Reply, Refusal> {
+        let partition = route.map(|route| route.partition).ok_or_else(unrouted)?;
+        let view = self.coordinate.views.load();
+        if let Some(reason) = &view.retired {
+            return Err(Refusal::NotServing(reason.clone()));
+        }
+        let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
+        self.same_version(ring, route, partition)?;
+        match (ring.is_owner(partition, view.me), scan.stand_in) {
+            (false, false) => return Err(Refusal::NotOwner { epoch: ring.epoch() }),
+            (true, true) => return Err(owner_stands_in()),
+            _ => {}
+        }
+        let scanned = self.coordinate.scan_here(scan, partition, deadline).await;
+        Ok(Reply::Scanned(scanned.map_err(refusal)?))
+    }
+
     async fn coordinate(
         &self,
         order: Bytes,
@@ -182,8 +206,7 @@ impl Handler {
     ) -> Result<TableKey, Refusal> {
         let (table_key, owner, _) = self.same_entry(route, bucket, key)?;
         if owner {
-            let why = "an owner of the key does not stand in for another";
-            return Err(Refusal::Malformed(why.to_string()));
+            return Err(owner_stands_in());
         }
         Ok(table_key)
     }
@@ -200,11 +223,22 @@ impl Handler {
             return Err(Refusal::NotServing(reason.clone()));
         }
         let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
-        let epoch = ring.epoch();
         let (hash, partition) = ring.locate(bucket, key);
+        self.same_version(ring, route, partition)?;
+        let owner = ring.is_owner(partition, view.me);
+        Ok((TableKey::new(hash, bucket, key), owner, ring.epoch()))
+    }
+
+    /// Both sides must mean the same entry of a partition.
+    fn same_version(
+        &self,
+        ring: &Ring,
+        route: Option<Route>,
+        partition: Partition,
+    ) -> Result<(), Refusal> {
+        let epoch = ring.epoch();
         let (version, entry_hash) = ring.version(partition).ok_or(Refusal::NotOwner { epoch })?;
-        let route =
-            route.ok_or_else(|| Refusal::Malformed("a data request without a route".into()))?;
+        let route = route.ok_or_else(unrouted)?;
         if route.version > version {
             self.control.pull();
             return Err(Refusal::BehindSender { epoch });
@@ -212,9 +246,16 @@ impl Handler {
         if (route.partition, route.version, route.entry_hash) != (partition, version, entry_hash) {
             return Err(Refusal::StaleEntry { epoch, document: None });
         }
-        let owner = ring.is_owner(partition, view.me);
-        Ok((TableKey::new(hash, bucket, key), owner, epoch))
+        Ok(())
     }
+}
+
+fn unrouted() -> Refusal {
+    Refusal::Malformed("a data request without a route".to_string())
+}
+
+fn owner_stands_in() -> Refusal {
+    Refusal::Malformed("an owner of the key does not stand in for another".to_string())
 }
 
 fn not_formed() -> Refusal {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
+use kvasir::http::content::Content;
 use kvasir::http::headers::{content_type, token};
 use kvasir::http::limits::HttpLimits;
 use kvasir::http::path::{Action, route, unescape};
@@ -40,7 +41,7 @@ impl Handler for Noting {
         }
         let body = body.collect().await.ok().map(|body| body.to_bytes());
         self.0.borrow_mut().push((format!("{} {}", head.method, head.uri), body));
-        Response::new(Full::new(Bytes::from_static(b"ok")))
+        Response::new(Content::from(Bytes::from_static(b"ok")))
     }
 }
 

@@ -350,9 +350,10 @@ fn requests_that_are_refused_before_the_coordinator() {
             ("GET", "/.fault", "", 404, "unknown_route"),
             ("POST", "/v1/kv/b/k", "", 405, "method_not_allowed"),
             ("BREW", "/v1/kv/b/k", "", 405, "method_not_allowed"),
-            ("GET", "/v1/kv/b", "", 501, "unsupported_operation"),
+            ("GET", "/v1/kv/b?start=k", "", 400, "unknown_query"),
             ("GET", "/v1/kv", "", 501, "unsupported_operation"),
-            ("POST", "/v1/batch", "", 501, "unsupported_operation"),
+            ("POST", "/v1/batch", "", 400, "bad_batch"),
+            ("PUT", "/v1/batch", "", 405, "method_not_allowed"),
             ("PUT", "/v1/buckets/b", "", 501, "unsupported_operation"),
             ("GET", "/v1/kv/b/k?wait=30s", "", 501, "unsupported_operation"),
         ] {

@@ -2,6 +2,7 @@
 
 mod answers;
 mod framing;
+mod many;
 mod slow;
 
 use std::cell::{Cell, RefCell};
@@ -27,6 +28,7 @@ use crate::coordinator::request::{
     Acks, CoordinateError, Coordinator, DeleteOutcome, DeleteRequest, Durability, GetOutcome,
     GetRequest, PutOutcome, PutRequest, Showing,
 };
+use crate::coordinator::{ListPage, ListRequest, ListedKey};
 
 const NOW_MS: u64 = 784_111_777_000;
 const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
@@ -45,6 +47,7 @@ struct Memory {
     puts: RefCell<Vec<PutRequest>>,
     gets: RefCell<Vec<GetRequest>>,
     deletes: RefCell<Vec<DeleteRequest>>,
+    lists: RefCell<Vec<ListRequest>>,
 }
 
 impl Memory {
@@ -59,6 +62,7 @@ impl Memory {
             puts: RefCell::default(),
             gets: RefCell::default(),
             deletes: RefCell::default(),
+            lists: RefCell::default(),
         })
     }
 
@@ -145,6 +149,40 @@ impl Coordinator for Memory {
             };
             let token = self.write(name, seen, Sibling::tombstone(self.stamp()));
             Ok(DeleteOutcome { token, acks: acks() })
+        }
+        .boxed_local()
+    }
+
+    /// In the order of the keys; the cursor is the number of keys before it.
+    fn list(&self, request: ListRequest) -> LocalBoxFuture<'_, Result<ListPage, CoordinateError>> {
+        self.lists.borrow_mut().push(request.clone());
+        async move {
+            self.begin().await?;
+            let number = request.cursor.as_deref().unwrap_or("0").parse::<usize>();
+            let from = number.map_err(|e| CoordinateError::BadCursor { reason: e.to_string() })?;
+            let sets = self.sets.borrow();
+            let all = sets.iter().filter(|((bucket, key), set)| {
+                let shown = !set.view(self.now_ms.get()).groups.is_empty();
+                *bucket == request.bucket && key.starts_with(&request.prefix) && shown
+            });
+            let (count, page) = (all.clone().count(), all.skip(from).take(request.limit));
+            let keys = page.map(|((_, key), set)| ListedKey {
+                key: key.clone(),
+                shape: set.shape(),
+                set: request.values.then(|| set.clone()),
+            });
+            let end = from + request.limit;
+            let (next, now_ms) = ((end < count).then(|| end.to_string()), self.now_ms.get());
+            Ok(ListPage {
+                keys: keys.collect(),
+                showing: self.showing.get(),
+                next,
+                progress: 0.5,
+                agreed: 2,
+                replicas: 3,
+                standins: 0,
+                now_ms,
+            })
         }
         .boxed_local()
     }
