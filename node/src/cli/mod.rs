@@ -7,9 +7,12 @@
 pub mod client;
 pub mod cluster;
 pub mod configuration;
+pub mod export;
 pub mod failure;
 pub mod import;
+pub mod ls;
 pub mod output;
+pub mod pages;
 pub mod recover;
 pub mod servers;
 pub mod siblings;
@@ -38,8 +41,12 @@ pub enum Word {
     Get(values::Get),
     /// Delete a key
     Del(values::Del),
+    /// List the keys of a bucket
+    Ls(ls::Ls),
     /// Store every line of a file
     Import(import::Import),
+    /// Write every key of a bucket as a line that import reads
+    Export(export::Export),
     /// Is my data safe now? Nodes, copies, operations
     Status(cluster::StatusArguments),
     /// Who owns how much of the ring
@@ -157,7 +164,9 @@ async fn dispatch(word: &Word) -> Result<Exit, Failure> {
         Word::Put(arguments) => values::put(arguments).await,
         Word::Get(arguments) => values::get(arguments).await,
         Word::Del(arguments) => values::del(arguments).await,
+        Word::Ls(arguments) => ls::ls(arguments).await,
         Word::Import(arguments) => import::import(arguments).await,
+        Word::Export(arguments) => export::export(arguments).await,
         Word::Status(arguments) => cluster::status(arguments).await,
         Word::Ring(arguments) => cluster::ring(arguments).await,
         Word::Where(arguments) => cluster::locate(arguments).await,

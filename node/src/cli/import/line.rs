@@ -13,7 +13,7 @@ use serde::Deserialize;
 /// How the lines of a file are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Form {
-    /// {"key":"...","value":"..."} or "value_b64", with "bucket" if it differs; one object a line
+    /// {"key":"...","value":"..."} or "key_b64", "value_b64", with "bucket" if it differs; one object a line
     Ndjson,
     /// key<TAB>value: raw bytes, the value goes to the end of the line
     Tsv,
@@ -26,20 +26,67 @@ pub struct Pair {
     pub bucket: Option<String>,
     /// The key.
     pub key: Bytes,
-    /// The value.
-    pub value: Bytes,
+    /// The value; several where they were concurrent when they were exported.
+    pub values: Vec<One>,
+}
+
+/// One value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct One {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Its media type.
+    pub content_type: Option<String>,
+    /// When it ends, in Unix milliseconds.
+    pub expires_ms: Option<u64>,
+}
+
+impl One {
+    /// A value that is nothing but its bytes.
+    pub fn plain(bytes: Bytes) -> Self {
+        Self { bytes, content_type: None, expires_ms: None }
+    }
+}
+
+impl Pair {
+    /// Bytes of all values.
+    pub fn value_bytes(&self) -> usize {
+        self.values.iter().map(|value| value.bytes.len()).sum()
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Object {
-    key: String,
+    #[serde(default)]
+    key: Option<String>,
+    #[serde(default)]
+    key_b64: Option<String>,
     #[serde(default)]
     value: Option<String>,
     #[serde(default)]
     value_b64: Option<String>,
     #[serde(default)]
+    content_type: Option<String>,
+    #[serde(default)]
+    expires_ms: Option<u64>,
+    #[serde(default)]
+    siblings: Option<Vec<Sibling>>,
+    #[serde(default)]
     bucket: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sibling {
+    #[serde(default)]
+    value: Option<String>,
+    #[serde(default)]
+    value_b64: Option<String>,
+    #[serde(default)]
+    content_type: Option<String>,
+    #[serde(default)]
+    expires_ms: Option<u64>,
 }
 
 impl Form {
@@ -64,7 +111,7 @@ impl Form {
                 Pair {
                     bucket: None,
                     key: Bytes::copy_from_slice(key),
-                    value: Bytes::copy_from_slice(value),
+                    values: vec![One::plain(Bytes::copy_from_slice(value))],
                 }
             }
         };
@@ -89,14 +136,46 @@ fn object(line: &[u8]) -> Result<Pair, String> {
         // The parser counts lines inside the one it was given; the caller names the real one.
         text.replace(" at line 1 column", ", column")
     })?;
-    let value = match (object.value, object.value_b64) {
-        (Some(text), None) => Bytes::from(text),
-        (None, Some(text)) => Bytes::from(
-            BASE64_STANDARD.decode(text).map_err(|error| format!("value_b64: {error}"))?,
-        ),
-        _ => return Err("exactly one of value and value_b64 must be there".into()),
+    let key = either("key", object.key, object.key_b64)?;
+    let values = match object.siblings {
+        None => vec![Sibling {
+            value: object.value,
+            value_b64: object.value_b64,
+            content_type: object.content_type,
+            expires_ms: object.expires_ms,
+        }],
+        Some(values) => {
+            let own = object.value.is_some() || object.value_b64.is_some();
+            if own || object.content_type.is_some() || object.expires_ms.is_some() {
+                return Err("siblings stand in the place of a value, not beside it".into());
+            }
+            values
+        }
     };
-    Ok(Pair { bucket: object.bucket, key: Bytes::from(object.key), value })
+    if values.is_empty() {
+        return Err("siblings is an empty list".into());
+    }
+    let one = |value: Sibling| {
+        Ok::<_, String>(One {
+            bytes: either("value", value.value, value.value_b64)?,
+            content_type: value.content_type,
+            expires_ms: value.expires_ms,
+        })
+    };
+    let values = values.into_iter().map(one).collect::<Result<_, _>>()?;
+    Ok(Pair { bucket: object.bucket, key, values })
+}
+
+/// The bytes of a field that is text or, under another name, base64.
+fn either(name: &str, text: Option<String>, base64: Option<String>) -> Result<Bytes, String> {
+    match (text, base64) {
+        (Some(text), None) => Ok(Bytes::from(text)),
+        (None, Some(text)) => match BASE64_STANDARD.decode(text) {
+            Ok(bytes) => Ok(Bytes::from(bytes)),
+            Err(error) => Err(format!("{name}_b64: {error}")),
+        },
+        _ => Err(format!("exactly one of {name} and {name}_b64 must be there")),
+    }
 }
 
 #[cfg(test)]
@@ -105,12 +184,30 @@ mod tests {
     use proptest::prelude::*;
 
     fn pair(bucket: Option<&str>, key: &str, value: &[u8]) -> Pair {
-        let value = Bytes::copy_from_slice(value);
+        let value = One::plain(Bytes::copy_from_slice(value));
         Pair {
             bucket: bucket.map(str::to_owned),
             key: Bytes::copy_from_slice(key.as_bytes()),
-            value,
+            values: vec![value],
         }
+    }
+
+    #[test]
+    fn what_an_export_writes_is_read() {
+        let read = |text: &str| Form::Ndjson.parse(text.as_bytes());
+        let raw = One {
+            bytes: Bytes::from_static(&[0, 255]),
+            content_type: Some("a/b".into()),
+            expires_ms: Some(5),
+        };
+        let text = r#"{"key_b64":"/w==","value_b64":"AP8=","content_type":"a/b","expires_ms":5}"#;
+        let one = read(text).unwrap();
+        assert_eq!((&one.key[..], &one.values), (&[255][..], &vec![raw.clone()]));
+        let milk = r#"{"value":"milk"}"#;
+        let both = r#"{"value_b64":"AP8=","content_type":"a/b","expires_ms":5}"#;
+        let text = format!(r#"{{"key":"one","siblings":[{milk},{both}]}}"#);
+        let milk = One::plain(Bytes::from_static(b"milk"));
+        assert_eq!(read(&text).unwrap().values, [milk, raw]);
     }
 
     #[test]
@@ -133,6 +230,12 @@ mod tests {
         assert!(wrong(Form::Tsv, &format!("{}\tv", "k".repeat(4097))).contains("4097 bytes"));
         for (text, names) in [
             (r#"{"key":"a"}"#, "exactly one"),
+            (r#"{"value":"a"}"#, "exactly one of key"),
+            (r#"{"key":"a","key_b64":"YQ==","value":"b"}"#, "exactly one of key"),
+            (r#"{"key_b64":"%","value":"b"}"#, "key_b64"),
+            (r#"{"key":"a","siblings":[]}"#, "empty list"),
+            (r#"{"key":"a","siblings":[{}]}"#, "exactly one of value"),
+            (r#"{"key":"a","value":"b","siblings":[{"value":"c"}]}"#, "not beside it"),
             (r#"{"key":"a","value":"b","value_b64":"Yg=="}"#, "exactly one"),
             (r#"{"key":"a","value_b64":"%"}"#, "value_b64"),
             (r#"{"key":"a","value":"b","ttl":1}"#, "ttl"),
@@ -161,7 +264,7 @@ mod tests {
         fn any_bytes_are_read_or_refused(line in proptest::collection::vec(any::<u8>(), 0..64)) {
             Form::Ndjson.parse(&line).ok();
             if let Ok(pair) = Form::Tsv.parse(&line) {
-                prop_assert_eq!([&pair.key[..], b"\t", &pair.value[..]].concat(), line);
+                prop_assert_eq!([&pair.key[..], b"\t", &pair.values[0].bytes[..]].concat(), line);
             }
         }
     }

@@ -16,7 +16,7 @@ mod state;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::failure::{Exit, Failure};
 use super::output::{self, Format};
@@ -32,8 +32,11 @@ use state::State;
   kvasir import orders.ndjson --bucket orders -w all --concurrency 64
   awk '{print $0 \"\\t\" NR}' /usr/share/dict/words > words.tsv && kvasir import words.tsv
 
-Lines are `key<TAB>value` or JSON objects {\"key\":\"k\",\"value\":\"v\"}, with \"value_b64\" instead
-of \"value\" for bytes and \"bucket\" where it differs. Blank lines are skipped.
+Lines are `key<TAB>value` or JSON objects {\"key\":\"k\",\"value\":\"v\"}, with \"key_b64\" and \"value_b64\"
+instead for bytes and \"bucket\" where it differs. Blank lines are skipped. \"content_type\" is kept with the
+value; \"expires_ms\" (Unix milliseconds) ends its life, and a value whose life is over is skipped. That is
+what `kvasir export` writes. A key that it wrote with several values is refused, or kept with all of them
+by --siblings keep. A value with an end that is sent twice may show twice: --overwrite avoids it.
 
 An import that was stopped or killed goes on where it was when it is started again: FILE.kvasir-import
 holds the acknowledged prefix and is removed when all is stored. Some lines are then sent twice, which
@@ -71,6 +74,9 @@ pub struct Import {
     /// Read each key first and replace what is there
     #[arg(long)]
     pub overwrite: bool,
+    /// What to do with a line that holds several values: stop there, or store them all beside each other
+    #[arg(long, value_enum, default_value_t = Siblings::Refuse)]
+    pub siblings: Siblings,
     /// The state file; without it FILE.kvasir-import
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
@@ -86,6 +92,15 @@ pub struct Import {
     /// Servers and form of the result
     #[command(flatten)]
     pub target: Target,
+}
+
+/// What becomes of a line that holds several values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Siblings {
+    /// The import ends there.
+    Refuse,
+    /// All of them are stored, each beside the others.
+    Keep,
 }
 
 /// Imports a file.

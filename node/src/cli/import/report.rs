@@ -17,6 +17,8 @@ pub struct Report {
     pub stored: u64,
     /// Pairs that an earlier run had acknowledged.
     pub resumed: u64,
+    /// Values that were skipped because their life is over.
+    pub expired: u64,
     /// Pairs that were refused or not acknowledged in time.
     pub failed: u64,
     /// Tries beyond the first, over all pairs.
@@ -45,8 +47,12 @@ impl Report {
             0 => String::new(),
             count => format!(" after {} of earlier runs", output::grouped(count)),
         };
+        let expired = match self.expired {
+            0 => String::new(),
+            count => format!(", {} expired", output::grouped(count)),
+        };
         format!(
-            "imported {} pairs{resumed} in {:.1} s ({}/s), {} of values, {} retries, {} failed",
+            "imported {} pairs{resumed} in {:.1} s ({}/s), {} of values, {} retries, {} failed{expired}",
             output::grouped(self.stored),
             self.seconds,
             output::grouped(self.per_second as u64),

@@ -9,20 +9,20 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use hyper::Method;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::Import;
 use super::acks::{Acknowledged, AcksFile};
-use super::line::Pair;
+use super::line::{One, Pair};
 use super::prefix::{Place, Prefix};
 use super::report::{Progress, Report};
 use super::source::{Line, Source, SourceError, full_key, weight};
 use super::state::State;
+use super::{Import, Siblings};
 use crate::cli::client::{Ask, Client, Repeat};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::values::{Query, path};
@@ -49,6 +49,8 @@ struct Done {
 /// A pair that was acknowledged.
 struct Stored {
     retries: u32,
+    /// Values that were left out because their life is over.
+    expired: u64,
     said: Acknowledged,
 }
 
@@ -61,6 +63,7 @@ struct Sender {
     put: String,
     get: String,
     overwrite: bool,
+    siblings: Siblings,
 }
 
 /// An import under way.
@@ -110,6 +113,7 @@ impl<'a> Run<'a> {
             put: put.text().to_owned(),
             get: get.text().to_owned(),
             overwrite: arguments.overwrite,
+            siblings: arguments.siblings,
         };
         Ok(Self {
             arguments,
@@ -240,7 +244,8 @@ impl<'a> Run<'a> {
         self.bytes_under_way -= done.weight;
         self.keys.remove(&done.key);
         match done.outcome {
-            Ok(Stored { retries, said }) => {
+            Ok(Stored { retries, expired, said }) => {
+                self.report.expired += expired;
                 self.report.stored += 1;
                 self.report.retries += u64::from(retries);
                 let noted = self.acks.as_mut().map(|file| file.note(done.number + 1, &said));
@@ -291,13 +296,19 @@ impl<'a> Run<'a> {
 
 impl Sender {
     async fn send(self: Rc<Self>, line: Line, pair: Pair, key: Bytes) -> Done {
-        let (weight, value_bytes) = (weight(&pair), pair.value.len());
+        let (weight, value_bytes) = (weight(&pair), pair.value_bytes());
         let outcome = self.store(line.number, pair).await;
         Done { number: line.number, end: line.end, key, weight, value_bytes, outcome }
     }
 
     /// Stores one pair; says how often it was tried again.
     async fn store(&self, number: u64, pair: Pair) -> Result<Stored, Failure> {
+        if pair.values.len() > 1 && self.siblings == Siblings::Refuse {
+            return Err(Failure::error(
+                format!("the key has {} concurrent values", pair.values.len()),
+                "store them all beside each other with --siblings keep, or leave one in the line",
+            ));
+        }
         let bucket = pair.bucket.as_deref().unwrap_or(&self.bucket);
         let path = path(bucket.as_bytes(), &pair.key);
         // Lines are spread over the servers, so that each coordinates its share.
@@ -314,17 +325,42 @@ impl Sender {
             let token = reply.header("x-kvasir-context").map(str::to_owned);
             headers.extend(token.map(|token| ("x-kvasir-context", token)));
         }
-        let target = format!("{path}{}", self.put);
-        let (method, repeat) = (Method::PUT, Repeat::Always);
-        let ask = Ask { method, target, headers, body: pair.value, repeat };
-        let reply = self.client.ask_from(first, &ask).await?;
-        match reply.status {
-            200 | 204 => {
-                let by = reply.header("x-kvasir-acks").unwrap_or_default().to_owned();
-                let said = Acknowledged { bucket: bucket.to_owned(), key: pair.key.clone(), by };
-                Ok(Stored { retries: retries + reply.retries, said })
+        // Each follows what was read, and none the one before it: so they stand beside each other.
+        let (mut expired, mut by) = (0, String::new());
+        for value in pair.values {
+            let Some(ask) = self.ask(&path, &headers, value) else {
+                expired += 1;
+                continue;
+            };
+            let reply = self.client.ask_from(first, &ask).await?;
+            if !matches!(reply.status, 200 | 204) {
+                return Err(reply.failure());
             }
-            _ => Err(reply.failure()),
+            retries += reply.retries;
+            by = reply.header("x-kvasir-acks").unwrap_or_default().to_owned();
         }
+        let said = Acknowledged { bucket: bucket.to_owned(), key: pair.key.clone(), by };
+        Ok(Stored { retries, expired, said })
     }
+
+    /// The request that stores a value; none if its life is over.
+    fn ask(&self, path: &str, headers: &[(&'static str, String)], value: One) -> Option<Ask> {
+        let mut target = format!("{path}{}", self.put);
+        if let Some(expires_ms) = value.expires_ms {
+            let left = expires_ms.checked_sub(now_ms()).filter(|left| *left > 0)?;
+            // There is a query before it: every put says its timeout.
+            target += &format!("&ttl={left}ms");
+        }
+        let mut headers = headers.to_vec();
+        headers.extend(value.content_type.map(|kind| ("content-type", kind)));
+        let (method, repeat) = (Method::PUT, Repeat::Always);
+        Some(Ask { method, target, headers, body: value.bytes, repeat })
+    }
+}
+
+/// Unix milliseconds by this machine's clock.
+#[allow(clippy::disallowed_methods)]
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -104,7 +104,7 @@ impl Source {
 
 /// What a pair weighs in memory while it is on its way.
 pub fn weight(pair: &Pair) -> usize {
-    pair.key.len() + pair.value.len() + 256
+    pair.key.len() + pair.value_bytes() + 256
 }
 
 /// The key of a pair with its bucket, to tell whether two lines write the same key.
