@@ -10,6 +10,7 @@
 //! hold numbers as floats would garble 64 bits.
 
 pub mod assemble;
+pub mod buckets;
 pub mod cluster;
 pub mod health;
 pub mod operations;
@@ -22,6 +23,7 @@ pub mod sharing;
 pub mod status;
 
 pub use assemble::Answering;
+pub use buckets::{BucketAnswer, BucketList};
 pub use cluster::{BucketDefaults, DocumentAnswer, DocumentPut, InitRequest};
 pub use health::{PartitionHealth, Safety, Verdict};
 pub use operations::{

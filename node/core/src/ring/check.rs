@@ -18,8 +18,9 @@ pub const MAX_MEMBERS: usize = 2_048;
 pub const MAX_DATACENTERS: usize = 16;
 /// Most copies in one data center (N).
 pub const MAX_REPLICATION: u32 = 16;
-/// Most buckets with settings of their own.
-pub const MAX_BUCKETS: usize = 4_096;
+/// Most buckets with settings of their own: some 150 bytes each, in a document that is sent, stored and
+/// hashed whole.
+pub const MAX_BUCKETS: usize = 1_024;
 /// Longest label, cluster name or operation id, in bytes.
 pub const MAX_NAME_BYTES: usize = 128;
 /// Largest weight of a member.
@@ -126,7 +127,7 @@ impl Document {
             "defaults.mode",
             "is siblings: another mode needs a bucket entry",
         )?;
-        require(self.buckets.len() <= MAX_BUCKETS, "buckets", "are at most 4096")?;
+        require(self.buckets.len() <= MAX_BUCKETS, "buckets", "are at most 1024")?;
         let replicas = self.replication.values().sum::<u32>();
         let all = self.buckets.values().chain([&self.defaults]);
         for settings in all {

@@ -3,12 +3,14 @@
 //! A key hashes to a point (`hash`), the point lies in one of 2^k equal arcs (`partition`), and the
 //! cluster document (`document`, valid by itself if `check` says so) names the owners of every arc.
 //! `layout` plans the first table and `planner` every later one, `judge` says which document may
-//! follow which, `operation` turns a posted operation into the next document, `moves` says who counts
-//! while a slot passes from one holder to another, and `placement` is the view that requests are
-//! routed with. `places` holds what both planners know of machines, racks and zones.
+//! follow which, `operation` turns a posted operation into the next document and `buckets` the change
+//! of a bucket's settings, `moves` says who counts while a slot passes from one holder to another, and
+//! `placement` is the view that requests are routed with. `places` holds what both planners know of
+//! machines, racks and zones.
 //!
 //! Everything here is a pure function of its arguments: same inputs, same bytes.
 
+pub mod buckets;
 pub mod check;
 pub mod document;
 pub mod hash;
@@ -25,6 +27,7 @@ pub mod planner;
 #[cfg(test)]
 pub(crate) mod fixtures;
 
+pub use buckets::{BucketRefused, SettingsChange};
 pub use check::InvalidDocument;
 pub use document::{
     BucketSettings, Document, DocumentHash, Durability, Member, MemberState, Mode, NewCluster,

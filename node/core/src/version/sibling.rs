@@ -41,9 +41,30 @@ impl Sibling {
         Self { stamp, expires_ms: None, payload: Payload::Tombstone }
     }
 
+    /// Whether it counts as deleted at `now_ms` (Unix milliseconds): a tombstone, or a value whose time
+    /// is over. Once dead it stays dead, for a clock that does not go back.
+    pub fn is_dead(&self, now_ms: u64) -> bool {
+        let expired = self.expires_ms.is_some_and(|at| at <= now_ms);
+        expired || self.payload == Payload::Tombstone
+    }
+
     /// Whether a read at `now_ms` (Unix milliseconds) shows it: neither a tombstone nor expired.
     pub fn is_live(&self, now_ms: u64) -> bool {
-        let expired = self.expires_ms.is_some_and(|at| at <= now_ms);
-        !expired && matches!(self.payload, Payload::Value { .. })
+        !self.is_dead(now_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_dies_at_its_time_and_a_tombstone_was_never_alive() {
+        let value = Sibling::value(Stamp(1), "v");
+        let short = Sibling { expires_ms: Some(10), ..value.clone() };
+        assert!(!value.is_dead(u64::MAX));
+        assert_eq!([9, 10, 11].map(|now| short.is_dead(now)), [false, true, true]);
+        assert!(Sibling::tombstone(Stamp(1)).is_dead(0));
+        assert!([9, 10].iter().all(|now| short.is_dead(*now) != short.is_live(*now)));
     }
 }
