@@ -3,10 +3,9 @@
 //! On a loopback listener everyone who is on the machine may. Elsewhere the caller shows the bearer
 //! token of this node. Only its hash is kept, and hashes are compared in constant time, so neither
 //! a memory dump nor the time of a refusal tells it. The token may be replaced while the node
-//! runs; clones of one [`Access`] share it.
+//! runs; clones of one [`Access`] share it, and so do the rules of other listeners made from it.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
@@ -19,16 +18,25 @@ use subtle::ConstantTimeEq;
 #[derive(Clone)]
 pub struct Access {
     loopback: bool,
-    token_hash: Rc<Cell<Option<[u8; 32]>>>,
+    token_hash: Arc<Mutex<Option<[u8; 32]>>>,
 }
 
 impl Access {
     /// `token` is the configured one without surrounding blanks; an empty one counts as none.
     /// Without a token the guarded routes work on loopback only.
     pub fn new(loopback: bool, token: Option<&str>) -> Self {
-        let access = Self { loopback, token_hash: Rc::default() };
+        let access = Self { loopback, token_hash: Arc::default() };
         access.replace(token.unwrap_or_default());
         access
+    }
+
+    /// The rule of another listener of this node, with the same token.
+    pub fn on(&self, loopback: bool) -> Self {
+        Self { loopback, token_hash: self.token_hash.clone() }
+    }
+
+    fn held(&self) -> Option<[u8; 32]> {
+        *self.token_hash.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes this token from now on, without surrounding blanks; an empty one changes nothing. True
@@ -39,7 +47,8 @@ impl Access {
             return false;
         }
         let hash = Some(Sha256::digest(token).into());
-        self.token_hash.replace(hash) != hash
+        let mut held = self.token_hash.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *held, hash) != hash
     }
 
     /// Whether the caller may use guarded routes.
@@ -59,11 +68,11 @@ impl Access {
         let bytes = header.as_bytes();
         let scheme = bytes.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
         let shown: [u8; 32] = Sha256::digest(bytes.get(7..).unwrap_or_default()).into();
-        let equal = self.token_hash.get().is_some_and(|held| held.ct_eq(&shown).into());
+        let equal = self.held().is_some_and(|held| held.ct_eq(&shown).into());
         if scheme && equal && given.next().is_none() {
             return Ok(());
         }
-        let detail = match self.token_hash.get() {
+        let detail = match self.held() {
             None => "this node has no token configured, so the route works on loopback only",
             Some(_) => "the token is not this node's",
         };
@@ -109,6 +118,8 @@ mod tests {
         assert!(access.replace("new\n"));
         assert_eq!(ask(&clone, &["Bearer new"]), Ok(()));
         assert_eq!(ask(&clone, &["Bearer old"]), Err(403));
+        assert_eq!(ask(&access.on(true), &[]), Ok(()), "another listener, on loopback");
+        assert_eq!(ask(&access.on(true).on(false), &["Bearer new"]), Ok(()));
     }
 
     #[test]

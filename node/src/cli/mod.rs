@@ -4,6 +4,7 @@
 //! the result to standard output and everything else to standard error. It decides nothing about
 //! data: what is read, counted or merged is decided by the nodes.
 
+pub mod buckets;
 pub mod client;
 pub mod cluster;
 pub mod configuration;
@@ -53,6 +54,9 @@ pub enum Word {
     Ring(cluster::RingArguments),
     /// Who owns a key, and what each replica holds of it
     Where(cluster::WhereArguments),
+    /// Settings of buckets: list, show, set
+    #[command(subcommand)]
+    Bucket(buckets::BucketWord),
 }
 
 /// Where client commands send their requests.
@@ -170,6 +174,7 @@ async fn dispatch(word: &Word) -> Result<Exit, Failure> {
         Word::Status(arguments) => cluster::status(arguments).await,
         Word::Ring(arguments) => cluster::ring(arguments).await,
         Word::Where(arguments) => cluster::locate(arguments).await,
+        Word::Bucket(word) => buckets::run(word).await,
     }
 }
 

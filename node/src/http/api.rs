@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::Answer;
 use super::batch::{self, Terms};
 use super::body::{self, Budget};
+use super::buckets::{self, Buckets};
 use super::get::{self, Wishes};
 use super::headers::{self, Conditions, Verdict};
 use super::limits::HttpLimits;
@@ -35,6 +36,7 @@ use crate::coordinator::request::{Coordinator, DeleteRequest, GetOutcome, GetReq
 /// The client API over one coordinator; one per worker.
 pub struct Api<C> {
     coordinator: Rc<C>,
+    buckets: Rc<dyn Buckets>,
     limits: HttpLimits,
     budget: Budget,
     lists: Slots,
@@ -51,9 +53,14 @@ struct KeyRequest {
 
 impl<C: Coordinator + 'static> Api<C> {
     /// The API with its own body budget.
-    pub fn new(coordinator: Rc<C>, limits: HttpLimits, stats: Arc<HttpStats>) -> Self {
+    pub fn new(
+        coordinator: Rc<C>,
+        buckets: Rc<dyn Buckets>,
+        limits: HttpLimits,
+        stats: Arc<HttpStats>,
+    ) -> Self {
         let budget = Budget::new(limits.bodies_max_bytes);
-        Self { coordinator, limits, budget, lists: Slots::default(), stats }
+        Self { coordinator, buckets, limits, budget, lists: Slots::default(), stats }
     }
 
     /// Answers one request, and counts it.
@@ -76,6 +83,15 @@ impl<C: Coordinator + 'static> Api<C> {
             }
             Ok(Route::List { bucket }) => (Operation::List, self.list(&head, bucket).await),
             Ok(Route::Batch) => (Operation::Batch, self.batch(&head, body, started).await),
+            Ok(Route::Buckets) => (Operation::Bucket, buckets::list(&head, &*self.buckets)),
+            Ok(Route::Bucket { bucket, change: false }) => {
+                (Operation::Bucket, buckets::get(&head, bucket, &*self.buckets))
+            }
+            Ok(Route::Bucket { bucket, change: true }) => {
+                let bounds = (&self.limits, &self.budget);
+                let put = buckets::put((head, body), bucket, &*self.buckets, bounds, started);
+                (Operation::Bucket, put.await)
+            }
             Err(problem) => (Operation::Other, Err(problem)),
         };
         let answer = answer.unwrap_or_else(|problem| problem.answer());

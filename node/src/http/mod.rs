@@ -41,12 +41,41 @@
 //! (`bad_batch`, `batch_too_large`); an item that cannot be used answers 400 and stops no other. Once the
 //! results have 32 MiB, further reads answer `batch_too_large`.
 //!
+//! # Bucket settings
+//!
+//! `GET /v1/buckets/{bucket}` says what holds for a bucket, `GET /v1/buckets` lists those with settings
+//! of their own, `PUT /v1/buckets/{bucket}` changes some of them:
+//!
+//! ```text
+//! PUT /v1/buckets/sessions            {"ttl": 1800, "durability": "periodic"}
+//! 200  {"bucket": "sessions", "declared": true, "epoch": 3, "settings": {"r": "quorum", "w": "quorum",
+//!       "durability": "periodic", "sloppy": true, "ttl": 1800, "mode": "siblings"}}
+//! ```
+//!
+//! - Settings are `r` and `w` (`one`, `quorum`, `all`, `local_one`, `local_quorum`, `each_quorum` or a
+//!   count, as a string), `durability`, `sloppy`, `ttl` (seconds, `null` for ever) and `mode`. What is
+//!   not named stays; a body of `{}` or none declares the bucket with the defaults of that moment.
+//! - The first change makes an entry. The mode of a bucket with an entry is fixed (409
+//!   `bucket_mode_fixed`), and an entry is never removed. There may be 1,024 (409 `too_many_buckets`):
+//!   each is a part of the cluster document, which every node stores, sends and hashes whole.
+//! - Unknown settings and wrong types are 400 `bad_settings`, a level above the copies of a key or a
+//!   ttl out of bounds 422 `impossible_settings`; nothing is changed.
+//! - The change is made by a majority of the members. Without one: 503 `no_majority`, whose
+//!   `may_be_chosen` says whether it may be in force all the same. The same change again is harmless.
+//! - It is in force on the node that answered at once, on others within moments. A request obeys what
+//!   the node knows that coordinates it: declare a bucket before its first write.
+//! - Who may: reading is open. `PUT` wants the token of the admin port under the rule of that port: none
+//!   where the client port listens on loopback, `Authorization: Bearer TOKEN` elsewhere (401
+//!   `token_required`, 403 `token_refused`), and nobody elsewhere where a node has no token. Writing data
+//!   touches one key; settings touch everybody's keys, and entries cannot be taken back.
+//!
 //! Nothing here decides about replicas, and nothing here is allocated by a length that a client
 //! merely claims.
 
 pub mod api;
 pub mod batch;
 pub mod body;
+pub mod buckets;
 pub mod connection;
 pub mod content;
 pub mod date;

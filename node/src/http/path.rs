@@ -10,6 +10,7 @@ use bytes::Bytes;
 use hyper::Method;
 use hyper::header::ALLOW;
 use kvasir_core::limits::{BUCKET_MAX_BYTES, KEY_MAX_BYTES};
+use kvasir_core::ring::BucketName;
 
 use super::problem::{Code, Problem};
 
@@ -32,6 +33,15 @@ pub enum Route {
     },
     /// Several requests in one.
     Batch,
+    /// The settings of all buckets.
+    Buckets,
+    /// The settings of one bucket.
+    Bucket {
+        /// Which.
+        bucket: BucketName,
+        /// Whether they are to be changed.
+        change: bool,
+    },
 }
 
 /// What a request does with a key.
@@ -59,8 +69,32 @@ pub fn route(method: &Method, path: &str) -> Result<Route, Problem> {
             Method::POST => Ok(Route::Batch),
             _ => Err(method_not_allowed(method, "POST")),
         },
-        "buckets" => Err(later(method, "GET, PUT, DELETE", "Bucket settings by HTTP")),
+        "buckets" => bucket_route(method, &rest["buckets".len()..]),
         _ => Err(unknown_route()),
+    }
+}
+
+/// `rest` is empty or begins with a slash. Names hold no plain slash, so that routes below a bucket stay free.
+fn bucket_route(method: &Method, rest: &str) -> Result<Route, Problem> {
+    let name = rest.trim_start_matches('/');
+    if rest.len() <= 1 {
+        return match method.as_str() {
+            "GET" | "HEAD" => Ok(Route::Buckets),
+            _ => Err(method_not_allowed(method, "GET, HEAD")),
+        };
+    }
+    if name.contains('/') || name.len() + 1 != rest.len() {
+        return Err(unknown_route());
+    }
+    let name = decode(name, "bucket")?;
+    let bucket = BucketName::new(&name).ok_or_else(|| {
+        let detail = format!("the bucket name has {} bytes; 1 to 255 are allowed", name.len());
+        Problem::new(Code::BadBucket, detail)
+    })?;
+    match method.as_str() {
+        "GET" | "HEAD" => Ok(Route::Bucket { bucket, change: false }),
+        "PUT" => Ok(Route::Bucket { bucket, change: true }),
+        _ => Err(method_not_allowed(method, "GET, HEAD, PUT")),
     }
 }
 
@@ -160,7 +194,7 @@ mod tests {
         match route(&Method::GET, path).map_err(|problem| problem.code())? {
             Route::Key { bucket, key, .. } => Ok((bucket.to_vec(), key.to_vec())),
             Route::List { bucket } => Ok((bucket.to_vec(), Vec::new())),
-            Route::Batch => panic!("no key: {path}"),
+            other => panic!("{path} is {other:?}"),
         }
     }
 
@@ -208,14 +242,13 @@ mod tests {
     #[test]
     fn what_is_not_built_and_what_does_not_exist() {
         let code = |method: Method, path: &str| route(&method, path).unwrap_err().code();
-        for path in ["/v1/kv", "/v1/kv/", "/v1/buckets/b"] {
+        for path in ["/v1/kv", "/v1/kv/"] {
             assert_eq!(code(Method::GET, path), Code::UnsupportedOperation, "{path}");
         }
         assert_eq!(route(&Method::POST, "/v1/batch"), Ok(Route::Batch));
         let bucket = Bytes::from_static(b"a/b");
         assert_eq!(route(&Method::GET, "/v1/kv/a%2Fb"), Ok(Route::List { bucket }));
         assert_eq!(code(Method::DELETE, "/v1/kv/b"), Code::EmptyKey);
-        assert_eq!(code(Method::PUT, "/v1/buckets/b"), Code::UnsupportedOperation);
         assert_eq!(code(Method::GET, "/v1/batch"), Code::MethodNotAllowed);
         assert_eq!(code(Method::POST, "/v1/kv/b/k"), Code::MethodNotAllowed);
         assert_eq!(code(Method::PUT, "/v1/kv/b"), Code::EmptyKey);
@@ -224,6 +257,27 @@ mod tests {
         }
         let refused = route(&Method::PATCH, "/v1/kv/b/k").unwrap_err().answer();
         assert_eq!(refused.headers()["allow"], KEY_METHODS);
+    }
+
+    #[test]
+    fn buckets_are_named_by_one_segment() {
+        let of = |method: Method, path: &str| route(&method, path).map_err(|p| p.code());
+        for path in ["/v1/buckets", "/v1/buckets/"] {
+            assert_eq!(of(Method::GET, path), Ok(Route::Buckets), "{path}");
+            assert_eq!(of(Method::PUT, path), Err(Code::MethodNotAllowed), "{path}");
+        }
+        let bucket = BucketName::new(b"a/b\xff").unwrap();
+        for (method, change) in [(Method::GET, false), (Method::HEAD, false), (Method::PUT, true)] {
+            let found = of(method, "/v1/buckets/a%2fb%FF");
+            assert_eq!(found, Ok(Route::Bucket { bucket: bucket.clone(), change }));
+        }
+        assert_eq!(of(Method::DELETE, "/v1/buckets/b"), Err(Code::MethodNotAllowed));
+        for path in ["/v1/buckets/a/b", "/v1/buckets//", "/v1/buckets//b", "/v1/bucketsx"] {
+            assert_eq!(of(Method::GET, path), Err(Code::UnknownRoute), "{path}");
+        }
+        let long = format!("/v1/buckets/{}", "b".repeat(256));
+        assert_eq!(of(Method::GET, &long), Err(Code::BadBucket));
+        assert_eq!(of(Method::PUT, "/v1/buckets/%g0"), Err(Code::BadPercentEncoding));
     }
 
     proptest! {

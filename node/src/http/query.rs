@@ -160,8 +160,7 @@ fn set(
         Name::R => query.r = Some(level(text, value)?),
         Name::W => query.w = Some(level(text, value)?),
         Name::Timeout => {
-            let max = u64::try_from(timeout_max.as_millis()).unwrap_or(u64::MAX);
-            query.timeout = Some(Duration::from_millis(duration(text, value, max)?));
+            query.timeout = Some(self::timeout(value, timeout_max)?);
         }
         Name::Ttl => query.ttl_ms = Some(duration(text, value, TTL_MAX_MS)?),
         Name::Sloppy => query.sloppy = Some(truth(text, value)?),
@@ -208,6 +207,12 @@ fn prefix(name: &str, value: &str) -> Result<Bytes, Problem> {
 /// It is no duration, or longer than a value may live.
 pub fn ttl(value: &str) -> Result<u64, Problem> {
     duration("ttl", value, TTL_MAX_MS)
+}
+
+/// A `timeout` of a request that takes no other parameter, at most `max`.
+pub(super) fn timeout(value: &str, max: Duration) -> Result<Duration, Problem> {
+    let max = u64::try_from(max.as_millis()).unwrap_or(u64::MAX);
+    duration("timeout", value, max).map(Duration::from_millis)
 }
 
 fn bad(name: &str, rule: &str) -> Problem {

@@ -26,19 +26,22 @@ pub enum Operation {
     ListStream,
     /// `POST /v1/batch`.
     Batch,
+    /// Settings of buckets, read or changed.
+    Bucket,
     /// Refused before it was clear what it wanted.
     Other,
 }
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Operation; 7] = [
+    pub const ALL: [Operation; 8] = [
         Self::Get,
         Self::Put,
         Self::Delete,
         Self::List,
         Self::ListStream,
         Self::Batch,
+        Self::Bucket,
         Self::Other,
     ];
 
@@ -51,6 +54,7 @@ impl Operation {
             Self::List => "list",
             Self::ListStream => "list_stream",
             Self::Batch => "batch",
+            Self::Bucket => "bucket",
             Self::Other => "other",
         }
     }

@@ -43,7 +43,8 @@ pub fn bind(
     let token = config.token_file.as_deref().map(token).transpose()?;
     let listener =
         world.net.listen(&address).map_err(|error| StartError::Listen { address, error })?;
-    let access = Access::new(is_loopback(&listener.address()), token.as_deref());
+    shared.access.replace(token.as_deref().unwrap_or_default());
+    let access = shared.access.on(is_loopback(&listener.address()));
     let backend = Rc::new(Backend { shared: shared.clone(), control: control.clone() });
     let clock = world.clock.clone();
     let server = Rc::new(Server::new(
@@ -91,7 +92,7 @@ async fn follow(path: PathBuf, access: &Access) {
 
 /// Whether only this machine can reach a listener. Real listeners know their numeric address; one
 /// without (a simulated host) nobody else can reach.
-fn is_loopback(address: &str) -> bool {
+pub(super) fn is_loopback(address: &str) -> bool {
     address.parse::<SocketAddr>().map_or(true, |a| a.ip().is_loopback())
 }
 

@@ -8,6 +8,7 @@
 pub mod accept;
 pub mod admin;
 pub mod backend;
+mod buckets;
 pub mod forming;
 pub mod handler;
 pub mod logging;

@@ -17,8 +17,11 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
+use super::admin::is_loopback;
+use super::buckets::Settings;
 use super::handler::Handler;
 use super::report;
+use crate::admin::Access;
 use crate::config::{Config, HttpConfig};
 use crate::coordinator::{Coordinate, Figures, Learned};
 use crate::http::api::Api;
@@ -64,6 +67,8 @@ pub struct Shared {
     pub drain: watch::Receiver<bool>,
     /// The node will stop: probes say so before anything else changes.
     pub leaving: AtomicBool,
+    /// Whoever has the admin token; each listener has a rule of its own, made from this one.
+    pub access: Access,
 }
 
 impl Shared {
@@ -182,6 +187,7 @@ pub fn open(
         peer_stats: Arc::default(),
         drain,
         leaving: AtomicBool::new(false),
+        access: Access::new(false, None),
         config,
     };
     tracing::info!(node = %identity.node, boot = identity.boot, "the volume is open");
@@ -360,8 +366,14 @@ impl Worker {
             PeerListener::new(world.net.clone(), shared.me.clone(), handler, limits, stats);
         let accepting = listener.clone();
         let peers_task = tokio::task::spawn_local(async move { accepting.run(peer).await });
+        let settings = Rc::new(Settings {
+            views: shared.views.clone(),
+            control: shared.control.clone(),
+            access: shared.access.on(is_loopback(&http.address())),
+        });
         let api = Rc::new(Api::new(
             coordinate,
+            settings,
             http_limits(&shared.config.http),
             shared.http_stats.clone(),
         ));

@@ -8,14 +8,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kvasir_core::admin_api::BucketAnswer;
 use kvasir_core::consensus::Acceptor;
 use kvasir_core::gossip::{DocumentId, Gossip};
 use kvasir_core::id::NodeId;
-use kvasir_core::ring::{Document, Sealed};
+use kvasir_core::ring::{BucketName, Document, Sealed, SettingsChange};
 use rand::rngs::SmallRng;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::buckets::{self, Asked, ChangeError};
 use super::identity::Identity;
 use super::small_files::SmallFiles;
 use super::unfit::Unfit;
@@ -26,6 +28,8 @@ use crate::seam::Net;
 
 /// Frames of the control class waiting for the control thread.
 const QUEUE: usize = 1_024;
+/// Changes of bucket settings waiting for the control thread.
+const CHANGES: usize = 16;
 
 /// A question from another node, on its way to the control thread.
 pub struct Question {
@@ -38,12 +42,14 @@ pub struct Question {
 #[derive(Clone)]
 pub struct ControlHandle {
     questions: mpsc::Sender<Question>,
+    changes: mpsc::Sender<Asked>,
     pull: watch::Sender<u64>,
 }
 
 /// The other end of a [`ControlHandle`].
 pub struct Inbox {
     questions: mpsc::Receiver<Question>,
+    changes: mpsc::Receiver<Asked>,
     pull: watch::Receiver<u64>,
 }
 
@@ -51,8 +57,10 @@ impl ControlHandle {
     /// A handle and its inbox.
     pub fn new() -> (Self, Inbox) {
         let (questions, inbox) = mpsc::channel(QUEUE);
+        let (changes, asked) = mpsc::channel(CHANGES);
         let (pull, pulled) = watch::channel(0);
-        (Self { questions, pull }, Inbox { questions: inbox, pull: pulled })
+        let inbox = Inbox { questions: inbox, changes: asked, pull: pulled };
+        (Self { questions, changes, pull }, inbox)
     }
 
     /// Has the control thread answer.
@@ -65,6 +73,18 @@ impl ControlHandle {
             }
             Err(mpsc::error::TrySendError::Closed(_)) => stopping(),
         }
+    }
+
+    /// Has the control thread change settings of a bucket, and waits for what comes of it.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
+    pub async fn change(
+        &self,
+        bucket: BucketName,
+        change: SettingsChange,
+    ) -> Result<BucketAnswer, ChangeError> {
+        buckets::ask(&self.changes, bucket, change).await
     }
 
     /// Says that somebody knows a newer document: it is fetched with the next gossip.
@@ -170,6 +190,7 @@ pub async fn run(control: Rc<Control>, mut inbox: Inbox) {
     tokio::task::spawn_local(seeds::run(control.clone()));
     tokio::task::spawn_local(gossip::run(control.clone()));
     tokio::task::spawn_local(marks::run(control.clone()));
+    tokio::task::spawn_local(buckets::run(control.clone(), inbox.changes));
     loop {
         tokio::select! {
             biased;

@@ -3,6 +3,7 @@
 //! [`crate::replica::Views`]. On one of the workers: [`hand_back`].
 
 pub mod ballots;
+mod buckets;
 pub mod control;
 pub mod gossip;
 pub mod hand_back;
@@ -12,6 +13,7 @@ mod seeds;
 pub mod small_files;
 pub mod unfit;
 
+pub use buckets::ChangeError;
 pub use control::{Control, ControlHandle};
 pub use hand_back::HandingBack;
 pub use identity::{Identity, IdentityError};

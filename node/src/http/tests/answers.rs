@@ -354,7 +354,6 @@ fn requests_that_are_refused_before_the_coordinator() {
             ("GET", "/v1/kv", "", 501, "unsupported_operation"),
             ("POST", "/v1/batch", "", 400, "bad_batch"),
             ("PUT", "/v1/batch", "", 405, "method_not_allowed"),
-            ("PUT", "/v1/buckets/b", "", 501, "unsupported_operation"),
             ("GET", "/v1/kv/b/k?wait=30s", "", 501, "unsupported_operation"),
         ] {
             let reply = bench.ask(method, target, headers, b"").await;

@@ -3,6 +3,7 @@
 mod answers;
 mod framing;
 mod many;
+mod settings;
 mod slow;
 
 use std::cell::{Cell, RefCell};
@@ -191,6 +192,7 @@ impl Coordinator for Memory {
 /// A server over a [`Memory`], to which connections are opened by hand.
 struct Bench {
     memory: Rc<Memory>,
+    desk: Rc<settings::Desk>,
     server: Rc<Server<Api<Memory>>>,
     stats: Arc<HttpStats>,
     drain: watch::Sender<bool>,
@@ -200,9 +202,10 @@ impl Bench {
     fn with(limits: HttpLimits) -> Self {
         let memory = Memory::new();
         let stats = Arc::new(HttpStats::default());
-        let api = Rc::new(Api::new(memory.clone(), limits.clone(), stats.clone()));
+        let desk = Rc::new(settings::Desk::new());
+        let api = Rc::new(Api::new(memory.clone(), desk.clone(), limits.clone(), stats.clone()));
         let server = Server::new(api, limits, stats.clone(), Rc::new(|| NOW_MS));
-        Self { memory, server: Rc::new(server), stats, drain: watch::channel(false).0 }
+        Self { memory, desk, server: Rc::new(server), stats, drain: watch::channel(false).0 }
     }
 
     fn new() -> Self {
