@@ -18,6 +18,8 @@ pub enum Bug {
     WallClockMerge,
     /// The tag of a node is the same at every start.
     SameTag,
+    /// A write is never made again, though a replica said what stands above it.
+    OneRound,
 }
 
 /// The bug of this node, if it has one.

@@ -25,7 +25,7 @@ impl Node {
 
     fn accept(&mut self, incoming: &SiblingSet) {
         for sibling in incoming.siblings().values() {
-            self.clock.observe(sibling.stamp);
+            self.clock.observe(sibling.stamp, self.wall_ms);
         }
         let accepted = self.minter.accept(self.record.take(), NO_FLOOR, incoming);
         self.record = Some(accepted.expect("replica traffic is taken").0);
@@ -51,10 +51,13 @@ impl Cluster {
 
     /// One write at quorum, answered when this returns.
     fn write(&mut self, coordinator: usize, quorum: [usize; 2], value: &'static str) {
+        let mut floor = Stamp::default();
         let mut covers = self.nodes[coordinator].set().context().clone();
         loop {
             let node = &mut self.nodes[coordinator];
-            let stamp = node.clock.now(node.wall_ms);
+            let held = node.record.as_ref().map(|record| &record.set);
+            let stamp = node.clock.now(node.wall_ms).max(floor.next());
+            let stamp = held.map_or(stamp, |set| set.stamp_over(stamp));
             let sibling = Sibling::value(stamp, value);
             let minted = node.minter.mint(node.record.take(), NO_FLOOR, &covers, sibling);
             let minted = minted.expect("the coordinator's own dots, and those of replicas");
@@ -64,10 +67,12 @@ impl Cluster {
                 self.nodes[replica].accept(&minted.delta);
                 higher = self.nodes[replica].set().outranks(&minted.delta);
             }
-            let Some((dot, stamp)) = higher.filter(|_| self.covering_round) else { return };
+            let Some(above) = higher.filter(|_| self.covering_round) else { return };
             covers.join(minted.delta.context());
-            covers.insert(dot);
-            self.nodes[coordinator].clock.observe(stamp);
+            above.dots.iter().for_each(|dot| covers.insert(*dot));
+            let node = &mut self.nodes[coordinator];
+            node.clock.observe(above.stamp, node.wall_ms);
+            floor = above.stamp;
         }
     }
 

@@ -79,6 +79,10 @@ pub struct Figures {
     pub shelves: Arc<Shelves>,
     /// What the coordinators counted.
     pub coordination: Arc<coordinator::Figures>,
+    /// Stamps heard that were too far ahead of this node's clock to be followed.
+    pub stamps_ahead: u64,
+    /// By how many milliseconds the stamps that this node gives out are ahead of its clock.
+    pub stamps_lead_ms: u64,
     /// Whether the engine gave up after a failed sync.
     pub store_failed: bool,
     /// Why the node serves no data, as one of [`Unfit::CODES`].

@@ -116,6 +116,13 @@ impl Page {
                 (&[("state", "down")], members.down as f64),
             ],
         );
+        self.counter(
+            "clock_stamps_ahead_total",
+            "Stamps heard that were over a minute ahead of this clock, and not followed.",
+            figures.stamps_ahead,
+        );
+        let lead = figures.stamps_lead_ms as f64 / 1_000.0;
+        self.gauge("clock_lead_seconds", "How far own stamps are ahead of the wall clock.", lead);
         let failed = u8::from(figures.store_failed);
         self.gauge("storage_failed", "1 after a failed sync ended acknowledgements.", failed);
         let labels = Unfit::CODES.map(|code| [("reason", code)]);
@@ -349,6 +356,11 @@ impl Page {
             ("reads_differing", "Reads whose owners did not hold the same.", &figures.differing),
             ("read_repairs", "Sets sent to owners that lacked something.", &figures.repairs),
             ("forwards", "Requests handed to a node that owns the key.", &figures.forwarded),
+            (
+                "covering_rounds",
+                "Writes made again to cover what a replica held above them.",
+                &figures.covering_rounds,
+            ),
         ] {
             self.counter(&format!("coordinator_{name}_total"), help, count.load(Relaxed));
         }

@@ -397,6 +397,8 @@ fn figures() -> Figures {
         store: StoreStats { tables_by_level: vec![2, 1], flushes: 7, ..StoreStats::default() },
         shelves: Arc::new(Shelves::new(Cap { max_bytes: 1 }, Cap { max_bytes: 1 })),
         coordination: Arc::default(),
+        stamps_ahead: 0,
+        stamps_lead_ms: 0,
         store_failed: false,
         unfit: Some("other_cluster"),
         disk_free_bytes: Some(1 << 40),

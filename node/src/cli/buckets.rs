@@ -250,3 +250,38 @@ fn draw(rows: Vec<Vec<String>>) -> Result<Exit, Failure> {
     output::say(&output::table(&titles, &[], rows))?;
     Ok(Exit::Ok)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_is_whole_seconds_or_none() {
+        assert_eq!(ttl("30m"), Ok(Ttl(Some(1_800))));
+        assert_eq!(ttl("none"), Ok(Ttl(None)));
+        for bad in ["500ms", "0s", "", "never", "1d"] {
+            assert!(ttl(bad).is_err(), "{bad}");
+        }
+        assert_eq!(mode("lastWriteWins"), Ok(Mode::LastWriteWins));
+        assert_eq!(durability("each"), Ok(Durability::Each));
+        assert!(mode("lww").unwrap_err().contains("siblings or lastWriteWins"));
+    }
+
+    #[test]
+    fn a_name_stays_one_segment() {
+        assert_eq!(path("a/b c"), "/v1/buckets/a%2Fb%20c");
+        assert_eq!(path(".."), "/v1/buckets/%2E%2E");
+    }
+
+    #[test]
+    fn a_row_says_everything() {
+        let life = |ttl| BucketSettings { ttl, ..BucketSettings::default() };
+        let shown = |ttl| row("b".to_owned(), &life(ttl), "its own")[5].clone();
+        assert_eq!(
+            [None, Some(59), Some(120), Some(7_200)].map(shown),
+            ["none", "59s", "2m", "2h"]
+        );
+        let row = row("b".to_owned(), &life(None), "defaults");
+        assert_eq!(row, ["b", "quorum", "quorum", "group", "true", "none", "siblings", "defaults"]);
+    }
+}

@@ -1,13 +1,13 @@
-//! A delete: a write of a tombstone that covers the client's token, or what a quorum read saw.
+//! A delete: a write of a tombstone that covers the client's token, or what a quorum read saw. Where the
+//! last write wins there is no need to read first: it covers what stands above it anyway.
 
 use std::rc::Rc;
 
 use kvasir_core::quorum::Level;
-use kvasir_core::version::Payload;
+use kvasir_core::version::{Context, Payload, Stamp};
 
 use super::plan::Plan;
 use super::request::{CoordinateError, DeleteOutcome, DeleteRequest};
-use super::seats::Seats;
 use super::{Coordinate, forward, get, put};
 use crate::replica::Order;
 
@@ -44,22 +44,24 @@ pub(super) async fn at(
     plan: &Rc<Plan>,
     request: DeleteRequest,
 ) -> Result<DeleteOutcome, CoordinateError> {
-    let mut tally = plan.tally(request.w.unwrap_or(plan.settings.w))?;
+    let level = request.w.unwrap_or(plan.settings.w);
+    plan.tally(level)?;
+    let over = plan.last_write_wins().then_some(Stamp::default());
     let sloppy = plan.sloppy(request.sloppy);
-    let context = match &request.token {
+    let mut context = match &request.token {
         Some(token) => plan.context(Some(token))?,
+        None if over.is_some() => Context::new(),
         None => {
             let seen = get::merged(this, plan, Level::Quorum, sloppy, request.deadline).await?;
             seen.set.context().clone()
         }
     };
-    let order = Order { context: context.clone(), payload: Payload::Tombstone, ttl_ms: None };
+    let payload = Payload::Tombstone;
+    let order = Order { context: context.clone(), payload, ttl_ms: None, over };
     plan.token_fits(&context)?;
     let durability = plan.durability(request.durability);
-    let seats = Seats::new(plan, sloppy, &mut tally)?;
-    let written =
-        put::write(this, plan, order, (tally, seats), durability, request.deadline).await?;
-    let mut covered = context;
-    covered.join(written.delta.context());
-    Ok(DeleteOutcome { token: plan.token(&covered)?, acks: written.acks })
+    let asked = (level, sloppy);
+    let written = put::write(this, plan, order, asked, durability, request.deadline).await?;
+    context.insert(written.dot);
+    Ok(DeleteOutcome { token: plan.token(&context)?, acks: written.acks })
 }

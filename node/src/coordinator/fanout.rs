@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use kvasir_core::id::NodeId;
-use kvasir_core::version::{Digest, SiblingSet};
+use kvasir_core::version::{Digest, Outranked, SiblingSet};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -18,6 +18,9 @@ use crate::peer::{Refusal, Reply, Request};
 
 /// What one owner said.
 pub type Said<T> = (NodeId, Result<T, Failure>);
+
+/// What a node said when it had stored a write: what stands above it there, if anything does.
+pub type Stored = Option<Outranked>;
 
 /// What a node said that it holds under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +112,7 @@ impl Coordinate {
         node: NodeId,
         delta: &Rc<SiblingSet>,
         durability: Durability,
-        answers: &Answers<()>,
+        answers: &Answers<Stored>,
     ) {
         let (this, plan, delta) = (self.clone(), plan.clone(), delta.clone());
         let deadline = answers.deadline;
@@ -134,7 +137,7 @@ impl Coordinate {
         node: NodeId,
         set: &Rc<SiblingSet>,
         durability: Durability,
-        answers: &Answers<()>,
+        answers: &Answers<Stored>,
     ) {
         let (this, plan, set) = (self.clone(), plan.clone(), set.clone());
         let deadline = answers.deadline;
@@ -145,10 +148,7 @@ impl Coordinate {
                 delta: set.encode().into(),
                 durability,
             };
-            match this.call(&plan, node, request, deadline).await? {
-                Reply::Applied => Ok(()),
-                other => Err(Failure::Unknown(format!("unexpected answer {}", other.name()))),
-            }
+            stored(this.call(&plan, node, request, deadline).await?)
         });
     }
 
@@ -182,7 +182,7 @@ impl Coordinate {
             if node == plan.view.me {
                 return this.merge_here(&plan, &set, durability).await;
             }
-            this.merge_there(&plan, node, &set, durability, deadline).await
+            this.merge_there(&plan, node, &set, durability, deadline).await.map(drop)
         });
     }
 
@@ -193,17 +193,14 @@ impl Coordinate {
         set: &SiblingSet,
         durability: Durability,
         deadline: Instant,
-    ) -> Result<(), Failure> {
+    ) -> Result<Stored, Failure> {
         let request = Request::Apply {
             bucket: plan.bucket.clone(),
             key: plan.key.clone(),
             delta: set.encode().into(),
             durability,
         };
-        match self.call(plan, node, request, deadline).await? {
-            Reply::Applied => Ok(()),
-            other => Err(Failure::Unknown(format!("unexpected answer {}", other.name()))),
-        }
+        stored(self.call(plan, node, request, deadline).await?)
     }
 
     async fn merge_here(
@@ -268,6 +265,15 @@ impl Coordinate {
             Err(error) if error.not_applied() => Err(Failure::NotApplied(error.to_string())),
             Err(error) => Err(Failure::Unknown(error.to_string())),
         }
+    }
+}
+
+/// What the answer to a write says.
+fn stored(reply: Reply) -> Result<Stored, Failure> {
+    match reply {
+        Reply::Applied => Ok(None),
+        Reply::Outranked { dots, stamp } => Ok(Some(Outranked { dots, stamp })),
+        other => Err(Failure::Unknown(format!("unexpected answer {}", other.name()))),
     }
 }
 

@@ -19,7 +19,7 @@ use super::fanout::{Answers, Held, shared_cause};
 use super::hedge::{Figures, PATIENCE};
 use super::plan::Plan;
 use super::put::{late, reached};
-use super::request::{CoordinateError, Durability, GetOutcome, GetRequest, Showing};
+use super::request::{CoordinateError, Durability, GetOutcome, GetRequest};
 use super::seats::{LOOK, Seats};
 use super::{Coordinate, forward};
 
@@ -57,7 +57,7 @@ pub(super) async fn at(
     let token = if context.is_empty() { None } else { Some(plan.token(context)?) };
     Ok(GetOutcome {
         set: read.set,
-        showing: Showing::Siblings,
+        showing: plan.showing(),
         token,
         agreed: read.agreed,
         replicas: plan.owners.len() as u32,

@@ -31,6 +31,8 @@ pub struct Figures {
     pub repairs: AtomicU64,
     /// Requests handed to another node.
     pub forwarded: AtomicU64,
+    /// Writes made again because a replica held something above them, where the last write wins.
+    pub covering_rounds: AtomicU64,
 }
 
 impl Figures {

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use kvasir_core::handoff::Bench;
 use kvasir_core::id::NodeId;
 use kvasir_core::quorum::{Level, LevelError, Tally};
-use kvasir_core::ring::{BucketSettings, Owner, Partition};
+use kvasir_core::ring::{BucketSettings, Mode, Owner, Partition};
 use kvasir_core::version::{Actor, Context, Token};
 use kvasir_storage::key::TableKey;
 
-use super::request::{CoordinateError, Durability};
+use super::request::{CoordinateError, Durability, Showing};
 use crate::peer::Route;
 use crate::replica::{Formed, View};
 
@@ -98,6 +98,16 @@ impl Plan {
     /// The hash of a key of the bucket.
     pub fn hash_of(&self, key: &[u8]) -> u64 {
         self.formed.ring.locate(&self.bucket, key).0
+    }
+
+    /// Whether the last write wins in the bucket.
+    pub fn last_write_wins(&self) -> bool {
+        self.settings.mode == Mode::LastWriteWins
+    }
+
+    /// How the bucket's mode shows a set.
+    pub fn showing(&self) -> Showing {
+        if self.last_write_wins() { Showing::LastWriteWins } else { Showing::Siblings }
     }
 
     /// Whether stand-ins count: asked for, else as the bucket says.

@@ -2,25 +2,35 @@
 //!
 //! Where the request is sloppy, stand-ins answer in the place of owners that are down, as many as W
 //! needs. This node may itself be one: then its copy is minted into what it keeps for others.
+//!
+//! Where the last write wins, a write covers all that this node holds. A replica may hold more: it says
+//! what stands above the write there, and the write is made again, covering that, before it is answered
+//! (`core/version/lww.rs`). The writes that were acknowledged before this one began are known to a quorum,
+//! so the second round ends their claim; whatever outranks a later round was written at the same time,
+//! and may win. That is why the rounds are few.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use kvasir_core::id::NodeId;
-use kvasir_core::quorum::{Progress, Tally};
-use kvasir_core::version::{Payload, SiblingSet};
+use kvasir_core::quorum::{Level, Progress, Tally};
+use kvasir_core::version::{Dot, Outranked, Payload, SiblingSet, Stamp};
 use tokio::time::Instant;
 
 use super::Coordinate;
-use super::fanout::{Answers, Failure, shared_cause};
+use super::fanout::{Answers, Failure, Stored, shared_cause};
 use super::forward;
+use super::hedge::Figures;
 use super::plan::Plan;
-use super::request::{
-    Acks, CoordinateError, Durability, GetOutcome, PutOutcome, PutRequest, Showing,
-};
+use super::request::{Acks, CoordinateError, Durability, GetOutcome, PutOutcome, PutRequest};
 use super::seats::{LOOK, Seats};
+use super::wire::mismatch;
 use crate::planted::{Bug, Planted};
 use crate::replica::{Order, View};
+
+/// Most rounds of one write. Two end every claim from before it; the others are for replicas that took
+/// no part in the first ones.
+const ROUNDS_MAX: u32 = 4;
 
 /// Stores one value.
 ///
@@ -49,19 +59,20 @@ pub(super) async fn at(
     plan: &Rc<Plan>,
     request: PutRequest,
 ) -> Result<PutOutcome, CoordinateError> {
-    let mut tally = plan.tally(request.w.unwrap_or(plan.settings.w))?;
+    let level = request.w.unwrap_or(plan.settings.w);
+    plan.tally(level)?;
     let order = Order {
         context: plan.context(request.token.as_deref())?,
         payload: Payload::Value { bytes: request.value, content_type: request.content_type },
         ttl_ms: request.ttl_ms.or(plan.settings.ttl.map(|s| s.saturating_mul(1_000))),
+        over: plan.last_write_wins().then_some(Stamp::default()),
     };
     let durability = plan.durability(request.durability);
-    let seen = order.context.clone();
-    plan.token_fits(&seen)?;
-    let seats = Seats::new(plan, plan.sloppy(request.sloppy), &mut tally)?;
-    let written = write(this, plan, order, (tally, seats), durability, request.deadline).await?;
-    let mut context = seen;
-    context.join(written.delta.context());
+    let mut context = order.context.clone();
+    plan.token_fits(&context)?;
+    let asked = (level, plan.sloppy(request.sloppy));
+    let written = write(this, plan, order, asked, durability, request.deadline).await?;
+    context.insert(written.dot);
     if this.planted.is(Bug::CoordinatorToken) {
         context.join(written.set.context());
     }
@@ -70,7 +81,7 @@ pub(super) async fn at(
             // The write is done: a set whose token is too long is shown without one.
             token: plan.token(written.set.context()).ok(),
             set: written.set,
-            showing: Showing::Siblings,
+            showing: plan.showing(),
             agreed: (written.acks.owners.len() + written.acks.standins.len()) as u32,
             replicas: plan.owners.len() as u32,
             now_ms: this.replica.now_ms(),
@@ -82,24 +93,71 @@ pub(super) async fn at(
 
 /// A write that reached its level.
 pub(super) struct Written {
-    /// What travelled.
-    pub delta: SiblingSet,
+    /// Its name. The token of the writer is what it had seen and this.
+    pub dot: Dot,
     /// The coordinator's set after the write.
     pub set: SiblingSet,
     /// Who acknowledged.
     pub acks: Acks,
 }
 
-/// Mints on this node, sends the delta to the other owners, and waits for the tally, with stand-ins
-/// in the seats of owners that are down.
+/// Writes until no replica that was counted holds anything above it, where the last write wins; once, in
+/// other buckets.
 pub(super) async fn write(
     this: &Coordinate,
     plan: &Rc<Plan>,
-    order: Order,
-    (mut tally, mut seats): (Tally, Seats),
+    mut order: Order,
+    (level, sloppy): (Level, bool),
     durability: Durability,
     deadline: Instant,
 ) -> Result<Written, CoordinateError> {
+    let mut done: Option<Written> = None;
+    for _ in 0..ROUNDS_MAX {
+        let outcome = round(this, plan, order.clone(), (level, sloppy), durability, deadline).await;
+        let (written, above) = match (outcome, &done) {
+            (Ok(written), _) => written,
+            (Err(error), None) => return Err(error),
+            // The round before is stored, so this is not "nothing was applied".
+            (Err(error), Some(before)) => return Err(unknown(error, &before.acks)),
+        };
+        let above = above.filter(|_| order.over.is_some() && !this.planted.is(Bug::OneRound));
+        let Some(Outranked { dots, stamp }) = above else { return Ok(written) };
+        Figures::count(&this.learned.figures.covering_rounds);
+        this.replica.hear(stamp);
+        order.over = order.over.max(Some(stamp));
+        dots.into_iter().for_each(|dot| order.context.insert(dot));
+        done = Some(written);
+    }
+    done.ok_or_else(|| mismatch(true))
+}
+
+/// What a failure means for a write of which a round before was stored.
+fn unknown(error: CoordinateError, acks: &Acks) -> CoordinateError {
+    let acks = (acks.owners.len() + acks.standins.len()) as u32;
+    match error {
+        CoordinateError::Deadline { acks, required, .. } => {
+            CoordinateError::Deadline { acks, required, may_be_stored: true }
+        }
+        CoordinateError::DiskFull { .. } => CoordinateError::DiskFull { may_be_stored: true },
+        CoordinateError::DiskFailed { reason, .. } => {
+            CoordinateError::DiskFailed { reason, may_be_stored: true }
+        }
+        _ => CoordinateError::QuorumNotReached { acks: 0, required: acks, may_be_stored: true },
+    }
+}
+
+/// Mints on this node, sends the delta to the other owners, and waits for the level, with stand-ins in the
+/// seats of owners that are down.
+async fn round(
+    this: &Coordinate,
+    plan: &Rc<Plan>,
+    order: Order,
+    (level, sloppy): (Level, bool),
+    durability: Durability,
+    deadline: Instant,
+) -> Result<(Written, Stored), CoordinateError> {
+    let mut tally = plan.tally(level)?;
+    let mut seats = Seats::new(plan, sloppy, &mut tally)?;
     let mint = async {
         match plan.owns() {
             true => this.replica.mint(&plan.table_key, order, durability).await,
@@ -111,50 +169,51 @@ pub(super) async fn write(
         // The read of the old record is still under way: whether it will be minted is not known.
         Err(_) => return Err(late(&tally, true)),
     };
-    let answers: Answers<()> = Answers::until(deadline);
-    let delta = Rc::new(applied.out.delta);
+    let answers: Answers<Stored> = Answers::until(deadline);
+    let (dot, delta) = (applied.out.dot, Rc::new(applied.out.delta));
     answers.ask(plan.view.me, async move {
-        applied.durable.await.map_err(|e| Failure::Unknown(e.to_string()))
+        applied.durable.await.map(|()| None).map_err(|e| Failure::Unknown(e.to_string()))
     });
     for owner in plan.owners.iter().filter(|o| o.node != plan.view.me) {
         this.send_write(plan, owner.node, &delta, durability, &answers);
     }
-    let call = |node, answers: &Answers<()>| {
+    let call = |node, answers: &Answers<Stored>| {
         this.send_stand_in(plan, node, &delta, durability, answers);
     };
     let outside = (call, || this.views.load(), this.planted);
-    collect(&mut tally, &mut seats, answers, deadline, outside).await?;
+    let above = collect(&mut tally, &mut seats, answers, deadline, outside).await?;
     let (owners, standins) = (tally.owner_acks().collect(), tally.stand_in_acks().collect());
-    Ok(Written {
-        delta: (*delta).clone(),
-        set: applied.out.set,
-        acks: Acks { owners, standins, durability },
-    })
+    let acks = Acks { owners, standins, durability };
+    Ok((Written { dot, set: applied.out.set, acks }, above))
 }
 
-/// Waits for the level, calling upon stand-ins where it needs them. The value is in this node's log by
-/// now, so no failure here is "not stored".
+/// Waits for the level, calling upon stand-ins where it needs them, and tells what those that were counted
+/// hold above the write. The value is in this node's log by now, so no failure here is "not stored".
 async fn collect(
     tally: &mut Tally,
     seats: &mut Seats,
-    mut answers: Answers<()>,
+    mut answers: Answers<Stored>,
     deadline: Instant,
-    (call, view, planted): (impl Fn(NodeId, &Answers<()>), impl Fn() -> Arc<View>, Planted),
-) -> Result<(), CoordinateError> {
-    let mut failures = Vec::new();
+    (call, view, planted): (impl Fn(NodeId, &Answers<Stored>), impl Fn() -> Arc<View>, Planted),
+) -> Result<Stored, CoordinateError> {
+    let (mut above, mut failures) = (None::<Outranked>, Vec::new());
     let mut next_look = Instant::now() + LOOK;
     loop {
         for node in seats.call(tally)? {
             call(node, &answers);
         }
         match reached(tally, true) {
-            Ok(true) => return Ok(()),
+            Ok(true) => return Ok(above),
             Ok(false) => {}
             Err(error) => return Err(shared_cause(&failures, true).unwrap_or(error)),
         }
         let until = if seats.looks() { deadline.min(next_look) } else { deadline };
         match answers.next(until).await {
-            Some((node, Ok(()))) => {
+            Some((node, Ok(told))) => {
+                above = match (above, told) {
+                    (Some(one), Some(other)) => Some(one.and(other)),
+                    (one, other) => one.or(other),
+                };
                 if planted.is(Bug::CountTwice)
                     && let Some(other) = tally.outstanding().into_iter().find(|o| *o != node)
                 {
@@ -206,19 +265,35 @@ mod tests {
     use super::*;
 
     /// One owner acknowledges, the other two fail with the given reasons.
-    async fn collected(reasons: [Failure; 2]) -> Result<(), CoordinateError> {
+    async fn collected(reasons: [Failure; 2]) -> Result<Stored, CoordinateError> {
         let owners = [1, 2, 3].map(|n| (NodeId::from_bytes([n; 16]), "a"));
         let mut tally = Tally::new(Level::Quorum, &owners, "a").unwrap();
         let deadline = Instant::now() + Duration::from_secs(1);
         let answers = Answers::until(deadline);
-        answers.ask(owners[0].0, async { Ok(()) });
+        answers.ask(owners[0].0, async { Ok(None) });
         for ((node, _), reason) in owners[1..].iter().zip(reasons) {
             answers.ask(*node, async move { Err(reason) });
         }
         let view = || Arc::new(View::blank(owners[0].0, "a"));
-        let nobody = |_, _: &Answers<()>| panic!("the request is strict");
+        let nobody = |_, _: &Answers<Stored>| panic!("the request is strict");
         let outside = (nobody, view, Planted::default());
         collect(&mut tally, &mut Seats::strict(), answers, deadline, outside).await
+    }
+
+    #[test]
+    fn a_failure_after_a_stored_round_is_unknown() {
+        let acks = Acks { owners: vec![], standins: vec![], durability: Durability::Group };
+        for error in [
+            CoordinateError::Overloaded { retry_after_ms: 1 },
+            CoordinateError::StandInsFull,
+            CoordinateError::ContextRefused { reason: String::new() },
+            CoordinateError::NotServing { reason: String::new() },
+            CoordinateError::DiskFull { may_be_stored: false },
+            CoordinateError::DiskFailed { reason: String::new(), may_be_stored: false },
+            CoordinateError::Deadline { acks: 0, required: 1, may_be_stored: false },
+        ] {
+            assert!(unknown(error.clone(), &acks).may_be_stored(), "{error}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

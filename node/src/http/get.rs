@@ -37,15 +37,7 @@ pub struct Wishes {
 pub fn view(outcome: &GetOutcome) -> View<'_> {
     match outcome.showing {
         Showing::Siblings => outcome.set.view(outcome.now_ms),
-        Showing::LastWriteWins => {
-            let latest = outcome.set.latest(outcome.now_ms);
-            let group = latest.map(|(dot, sibling)| Group {
-                dots: vec![dot],
-                stamp: sibling.stamp,
-                sibling,
-            });
-            View { groups: group.into_iter().collect() }
-        }
+        Showing::LastWriteWins => outcome.set.latest_view(outcome.now_ms),
     }
 }
 

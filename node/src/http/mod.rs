@@ -69,6 +69,35 @@
 //!   `token_required`, 403 `token_refused`), and nobody elsewhere where a node has no token. Writing data
 //!   touches one key; settings touch everybody's keys, and entries cannot be taken back.
 //!
+//! # Where the last write wins
+//!
+//! In a bucket with the mode `lastWriteWins` a read shows one value, or none, never several, and a write
+//! needs no token: it supersedes what is stored.
+//!
+//! - Of two writes one after the other the later one stays, whatever the clocks of the nodes say, where
+//!   both are acknowledged by a majority of the owners (`w` at `quorum` or more, `sloppy=false`). Where
+//!   stand-ins were counted that did not know of the earlier one, the one with the higher stamp stays.
+//! - Of two writes at the same time one is lost: the one with the lower stamp, that is, roughly, the one
+//!   whose node's clock is behind. Who must not lose any uses `siblings`.
+//! - A delete without token needs no read. A value whose `ttl` is over, or that was deleted, does not let
+//!   an older one show.
+//! - A write at which a replica held something newer is made again before it is answered
+//!   (`kvasir_coordinator_covering_rounds_total`); where clocks agree this is rare.
+//!
+//! # Life of values
+//!
+//! `ttl=60s` on a `PUT`, else the `ttl` of the bucket, says how long a value lives. The moment of its end
+//! is stored with it, counted from its stamp, and never changes; the value then counts as deleted, by the
+//! clock of the node that answers. `X-Kvasir-TTL` says what is left, in seconds. A later write without
+//! `ttl` in a bucket without one lives for ever. What wrong clocks mean:
+//!
+//! - All replicas hold the same bytes, and differ only in when they call a value dead: a node whose clock
+//!   is ahead by s seconds stops showing it s seconds early, one that is behind shows it s seconds longer.
+//! - A node follows stamps of others up to one minute ahead of its own clock, so that a value written
+//!   through a node whose clock is behind lives at least as long as it should for those that it heard
+//!   from, and at most a minute longer. Stamps further ahead are stored and not followed
+//!   (`kvasir_clock_stamps_ahead_total`). Keep clocks synchronised: lives are as exact as they are.
+//!
 //! Nothing here decides about replicas, and nothing here is allocated by a length that a client
 //! merely claims.
 

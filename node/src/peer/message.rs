@@ -9,6 +9,7 @@ use bytes::Bytes;
 use kvasir_core::limits::{BUCKET_MAX_BYTES, KEY_MAX_BYTES};
 use kvasir_core::list::Place;
 use kvasir_core::ring::Durability;
+use kvasir_core::version::{Dot, Stamp};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::frame::Class;
@@ -137,6 +138,14 @@ pub enum Reply {
     },
     /// The answer to [`Request::Scan`].
     Scanned(Scanned),
+    /// What [`Request::Apply`] or [`Request::StandIn`] brought is stored as it asked, and siblings that it
+    /// does not cover stand above it there: where the last write wins, it is not what a read shows.
+    Outranked {
+        /// The siblings, highest first.
+        dots: Vec<Dot>,
+        /// The highest stamp among them.
+        stamp: Stamp,
+    },
 }
 
 /// Why a node did not do what was asked. Nothing was applied, except where the variant says so.
@@ -312,6 +321,7 @@ impl Reply {
             Self::Refused(_) => "refused",
             Self::HandedBack { .. } => "handed_back",
             Self::Scanned(_) => "scanned",
+            Self::Outranked { .. } => "outranked",
         }
     }
 
@@ -419,6 +429,10 @@ mod tests {
                 rows: vec![(Bytes::from_static(b"k"), Bytes::new())],
                 next: Some(Place::START),
             }),
+            Reply::Outranked {
+                dots: vec![kvasir_core::version::Actor { tag: 1, serial: 2 }.dot(3)],
+                stamp: Stamp(4),
+            },
             Reply::Refused(Refusal::StandInsFull),
             Reply::Digest(Some([7; 16])),
             Reply::Refused(Refusal::StaleEntry { epoch: 3, document: None }),

@@ -3,14 +3,15 @@
 //! Invariants: a record that does not decode fails the request and is never overwritten; a local
 //! read error is never "absent"; what was refused changed nothing.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use kvasir_core::limits::{SIBLINGS_REFUSE, VALUE_HARD_MAX_BYTES};
 use kvasir_core::ring::Durability;
 use kvasir_core::version::{
-    CodecError, Context, ContextRefused, HybridClock, Minter, Payload, Record, SerialFloor,
-    Sibling, SiblingSet, Stamp,
+    CodecError, Context, ContextRefused, Dot, HybridClock, Minter, Outranked, Payload, Record,
+    SerialFloor, Sibling, SiblingSet, Stamp,
 };
 use kvasir_storage::{Applied, Change, ReadError, Store, TableKey, WriteError};
 
@@ -29,11 +30,16 @@ pub struct Order {
     pub payload: Payload,
     /// Life in milliseconds from now, if it ends.
     pub ttl_ms: Option<u64>,
+    /// Where the last write wins: a stamp above which it must stand. Then it also supersedes all that this
+    /// node holds, seen by the client or not. None elsewhere.
+    pub over: Option<Stamp>,
 }
 
 /// A write that has its dot.
 #[derive(Debug, Clone)]
 pub struct Minted {
+    /// The name of the write.
+    pub dot: Dot,
     /// What travels to the other owners.
     pub delta: SiblingSet,
     /// The local set with the write in it.
@@ -76,6 +82,8 @@ pub struct Replica {
     store: Arc<Store>,
     minter: Arc<Minter>,
     stamps: Mutex<HybridClock>,
+    /// Stamps heard that were too far ahead to be followed.
+    stamps_ahead: AtomicU64,
     wall: Arc<dyn Clock>,
     planted: Planted,
 }
@@ -88,7 +96,8 @@ impl Replica {
         wall: Arc<dyn Clock>,
         planted: Planted,
     ) -> Self {
-        Self { store, minter, stamps: Mutex::new(HybridClock::new()), wall, planted }
+        let stamps = Mutex::new(HybridClock::new());
+        Self { store, minter, stamps, stamps_ahead: AtomicU64::new(0), wall, planted }
     }
 
     /// The engine, for maintenance and figures.
@@ -106,11 +115,28 @@ impl Replica {
         self.stamps.lock().unwrap_or_else(PoisonError::into_inner).now(now)
     }
 
-    /// Keeps the clock of stamps ahead of what was seen.
+    /// Keeps the clock of stamps ahead of what was seen, unless that is far ahead of the wall clock.
     pub(super) fn observe(&self, set: &SiblingSet) {
         if let Some(highest) = set.siblings().values().map(|s| s.stamp).max() {
-            self.stamps.lock().unwrap_or_else(PoisonError::into_inner).observe(highest);
+            self.hear(highest);
         }
+    }
+
+    /// Hears a stamp that another node gave out; counted where it is too far ahead to be followed.
+    pub fn hear(&self, stamp: Stamp) {
+        let now = self.wall.wall_ms();
+        let mut stamps = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
+        if !stamps.observe(stamp, now) {
+            self.stamps_ahead.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Stamps heard that were too far ahead of the wall clock to be followed, and by how many
+    /// milliseconds those that this node gives out are ahead of it.
+    pub fn stamps(&self) -> (u64, u64) {
+        let now = self.wall.wall_ms();
+        let lead_ms = self.stamps.lock().unwrap_or_else(PoisonError::into_inner).lead_ms(now);
+        (self.stamps_ahead.load(Ordering::Relaxed), lead_ms)
     }
 
     /// A mistake made on purpose; none but in tests.
@@ -123,11 +149,13 @@ impl Replica {
         &self.minter
     }
 
-    /// What an order writes over, and the sibling that it writes.
-    pub(super) fn sibling(&self, order: Order) -> (Context, Sibling) {
-        let (stamp, now) = (self.stamp(), self.now_ms());
-        let expires_ms = order.ttl_ms.map(|ttl| now.saturating_add(ttl));
-        (order.context, Sibling { stamp, payload: order.payload, expires_ms })
+    /// What an order writes over, and the sibling that it writes. A life counts from the stamp: where this
+    /// clock is behind those of others, a value is not over before it was written.
+    pub(super) fn sibling(&self, order: Order) -> (Seen, Sibling) {
+        let stamp = self.stamp();
+        let expires_ms = order.ttl_ms.map(|ttl| stamp.millis().saturating_add(ttl));
+        let seen = Seen { context: order.context, over: order.over };
+        (seen, Sibling { stamp, payload: order.payload, expires_ms })
     }
 
     /// The record of a key; an empty one when nothing is stored.
@@ -161,13 +189,39 @@ impl Replica {
         order: Order,
         durability: Durability,
     ) -> Result<Applied<Minted>, LocalError> {
-        let (context, sibling) = self.sibling(order);
+        let (seen, sibling) = self.sibling(order);
         let minter = self.minter.clone();
         let applied = self
             .store
             .update(key, engine(durability), move |old| {
-                let minted = mint_into(old, &minter, &context, sibling);
+                let minted = mint_into(old, &minter, seen, sibling);
                 split(minted.map(|(record, minted)| (Some(record), minted)))
+            })
+            .await?;
+        Ok(Applied { out: applied.out?, durable: applied.durable })
+    }
+
+    /// Merges what a client wrote through another node, and tells what stands above it here without being
+    /// covered by it.
+    ///
+    /// # Errors
+    /// Any [`LocalError`]; nothing was applied.
+    pub async fn apply(
+        &self,
+        key: &TableKey,
+        delta: SiblingSet,
+        durability: Durability,
+    ) -> Result<Applied<Option<Outranked>>, LocalError> {
+        self.observe(&delta);
+        let (minter, planted) = (self.minter.clone(), self.planted);
+        let applied = self
+            .store
+            .update(key, engine(durability), move |old| {
+                let merged = merge_into(old, &minter, &delta, planted);
+                split(merged.map(|(record, changed)| {
+                    let above = record.set.outranks(&delta);
+                    (changed.then_some(record), above)
+                }))
             })
             .await?;
         Ok(Applied { out: applied.out?, durable: applied.durable })
@@ -196,6 +250,13 @@ impl Replica {
     }
 }
 
+/// What a write supersedes.
+pub(super) struct Seen {
+    context: Context,
+    /// Where the last write wins: all that the record holds besides, and the stamp to stand above.
+    over: Option<Stamp>,
+}
+
 /// The engine's word for a durability.
 pub(super) fn engine(durability: Durability) -> kvasir_storage::Durability {
     match durability {
@@ -222,14 +283,21 @@ fn decode(old: Option<&[u8]>) -> Result<Option<Record>, LocalError> {
 pub(super) fn mint_into(
     old: Option<&[u8]>,
     minter: &Minter,
-    context: &Context,
-    sibling: Sibling,
+    Seen { mut context, over }: Seen,
+    mut sibling: Sibling,
 ) -> Result<(Record, Minted), LocalError> {
     let record = decode(old)?;
+    if let Some(floor) = over {
+        sibling.stamp = sibling.stamp.max(floor.next());
+        if let Some(record) = &record {
+            sibling.stamp = record.set.stamp_over(sibling.stamp);
+            context.join(record.set.context());
+        }
+    }
     // Expired values and tombstones count: they stay in the record until somebody covers them.
     let before = record.as_ref().map_or(0, |r| r.set.siblings().len());
     let bytes_before = record.as_ref().map_or(0, |r| value_bytes(&r.set));
-    let minted = minter.mint(record, SerialFloor::default(), context, sibling)?;
+    let minted = minter.mint(record, SerialFloor::default(), &context, sibling)?;
     let siblings = minted.record.set.siblings().len();
     // A write that resolves siblings is always taken, even from above the limit.
     if siblings > SIBLINGS_REFUSE && siblings > before {
@@ -240,7 +308,7 @@ pub(super) fn mint_into(
         return Err(LocalError::TooManySiblings { siblings: before, limit: before });
     }
     let set = minted.record.set.clone();
-    Ok((minted.record, Minted { delta: minted.delta, set }))
+    Ok((minted.record, Minted { dot: minted.dot, delta: minted.delta, set }))
 }
 
 /// Bytes of the values in a set.

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use kvasir_core::handoff::Cap;
 use kvasir_core::id::NodeId;
 use kvasir_core::ring::Durability;
-use kvasir_core::version::{Record, SiblingSet};
+use kvasir_core::version::{Outranked, Record, SiblingSet};
 use kvasir_storage::{Applied, Change, Snapshot, Store, TableKey};
 
 use super::local::{LocalError, Minted, Order, Replica, engine, merge_into, mint_into};
@@ -156,13 +156,13 @@ impl StandIns {
         order: Order,
         durability: Durability,
     ) -> Result<Applied<Minted>, LocalError> {
-        let (context, sibling) = self.owned.sibling(order);
+        let (seen, sibling) = self.owned.sibling(order);
         let minter = self.owned.minter().clone();
-        self.store_copy(key, durability, move |old| mint_into(old, &minter, &context, sibling))
-            .await
+        self.store_copy(key, durability, move |old| mint_into(old, &minter, seen, sibling)).await
     }
 
-    /// Merges a set into the stand-in copy of a key.
+    /// Merges a set into the stand-in copy of a key, and tells what stands above it there without being
+    /// covered by it.
     ///
     /// # Errors
     /// Any [`LocalError`]; nothing was applied.
@@ -171,12 +171,13 @@ impl StandIns {
         key: &TableKey,
         delta: SiblingSet,
         durability: Durability,
-    ) -> Result<Applied<()>, LocalError> {
+    ) -> Result<Applied<Option<Outranked>>, LocalError> {
         self.owned.observe(&delta);
         let (minter, planted) = (self.owned.minter().clone(), self.owned.planted());
         let merge = move |old: Option<&[u8]>| {
             let (record, _) = merge_into(old, &minter, &delta, planted)?;
-            Ok((record, ()))
+            let above = record.set.outranks(&delta);
+            Ok((record, above))
         };
         self.store_copy(key, durability, merge).await
     }

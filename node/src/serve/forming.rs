@@ -11,7 +11,7 @@ use kvasir_core::consensus::FormingOutcome;
 use kvasir_core::gossip::MemberView;
 use kvasir_core::id::{ClusterId, NodeId};
 use kvasir_core::ring::document::NewCluster;
-use kvasir_core::ring::{Document, Member, Mode, Sealed, TokenSecret, layout};
+use kvasir_core::ring::{Document, Member, Sealed, TokenSecret, layout};
 use rand::Rng;
 
 use super::backend::{ANSWER_WITHIN, Backend, json, member, problem};
@@ -84,12 +84,6 @@ impl Backend {
     fn first(&self, request: &InitRequest) -> Answered<NewCluster> {
         let members = self.named(request)?;
         let defaults = request.defaults.clone().unwrap_or_default().settings();
-        if defaults.mode == Mode::LastWriteWins {
-            return problem(
-                code::UNSUPPORTED_OPERATION,
-                "last write wins is not built; use siblings",
-            );
-        }
         let copies = request.replication.values().sum();
         let bits =
             request.partition_bits.unwrap_or_else(|| layout::suggest_bits(members.len(), copies));

@@ -10,7 +10,7 @@ use futures_util::future::LocalBoxFuture;
 use kvasir_core::handoff::Pace;
 use kvasir_core::id::NodeId;
 use kvasir_core::ring::{Durability, Partition, Ring};
-use kvasir_core::version::SiblingSet;
+use kvasir_core::version::{Outranked, SiblingSet};
 use kvasir_storage::error::{ReadError, WriteError};
 use kvasir_storage::key::TableKey;
 use tokio::time::Instant;
@@ -78,9 +78,9 @@ impl Handler {
         let set = SiblingSet::decode_shared(delta)
             .map_err(|e| Refusal::Malformed(format!("sibling set: {e}")))?;
         let replica = &self.coordinate.replica;
-        let applied = replica.merge(&table_key, set, durability).await.map_err(refusal)?;
+        let applied = replica.apply(&table_key, set, durability).await.map_err(refusal)?;
         applied.durable.await.map_err(|e| Refusal::Unknown(e.to_string()))?;
-        Ok(Reply::Applied)
+        Ok(stored(applied.out))
     }
 
     async fn read(
@@ -119,7 +119,7 @@ impl Handler {
         let standins = &self.coordinate.standins;
         let applied = standins.merge(&table_key, set, durability).await.map_err(refusal)?;
         applied.durable.await.map_err(|e| Refusal::Unknown(e.to_string()))?;
-        Ok(Reply::Applied)
+        Ok(stored(applied.out))
     }
 
     async fn read_stand_in(
@@ -256,6 +256,14 @@ fn unrouted() -> Refusal {
 
 fn owner_stands_in() -> Refusal {
     Refusal::Malformed("an owner of the key does not stand in for another".to_string())
+}
+
+/// The answer to what was stored.
+fn stored(above: Option<Outranked>) -> Reply {
+    match above {
+        Some(Outranked { dots, stamp }) => Reply::Outranked { dots, stamp },
+        None => Reply::Applied,
+    }
 }
 
 fn not_formed() -> Refusal {

@@ -115,6 +115,7 @@ pub fn figures(shared: &Shared, control: &Control) -> Figures {
     let count = |status| members.iter().filter(|m| m.status == status).count() as u64;
     let store = shared.replica.store();
     let node = &shared.config.node;
+    let (stamps_ahead, stamps_lead_ms) = shared.replica.stamps();
     Figures {
         node: shared.identity.node,
         version: env!("CARGO_PKG_VERSION").to_string(),
@@ -127,6 +128,8 @@ pub fn figures(shared: &Shared, control: &Control) -> Figures {
         store_failed: shared.disk_failed().is_some(),
         shelves: shared.standins.shelves().clone(),
         coordination: shared.coordination.clone(),
+        stamps_ahead,
+        stamps_lead_ms,
         unfit: control.unfit.borrow().as_ref().map(Unfit::code),
         disk_free_bytes: control.disk_free.get(),
         members: MemberFigures {

@@ -3,13 +3,15 @@
 //! A history is a list of client operations ([`history::Operation`], one JSON object a line). From the
 //! tokens that went back and forth the checker derives which write superseded which ([`causality`]), then
 //! judges: no lost acknowledged write, no phantom, no false conflict, not vacuous ([`rules`], for any level);
-//! what a quorum read owes to what was acknowledged or shown before it, with strict quorums ([`regular`]); no
+//! what a quorum read owes to what was acknowledged or shown before it, with strict quorums ([`regular`], and
+//! [`last_write`] where the last write wins); no
 //! failure in the calm ([`calm`]); honest acknowledgements, unique dots and equal replicas, from what answers
 //! name and replicas hold alone ([`replicas`]). It knows nothing of how the store works inside.
 
 pub mod calm;
 pub mod causality;
 pub mod history;
+pub mod last_write;
 pub mod regular;
 pub mod replicas;
 pub mod rules;

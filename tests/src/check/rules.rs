@@ -75,6 +75,13 @@ pub enum Violation {
         /// The older value and the newer one.
         pair: (u64, u64),
     },
+    /// A read showed several values though the last write wins.
+    Several {
+        /// The key.
+        key: String,
+        /// The read.
+        read: u64,
+    },
     /// Replicas hold different sets though everything was mended (I5).
     Diverged {
         /// The key.
@@ -136,6 +143,7 @@ impl Violation {
             Self::Stale { .. } => "stale",
             Self::Returned { .. } => "returned",
             Self::FalseConflict { .. } => "false conflict",
+            Self::Several { .. } => "several",
             Self::Diverged { .. } => "diverged",
             Self::DotTwice { .. } => "dot twice",
             Self::Acks { .. } => "acks",
@@ -175,6 +183,9 @@ impl fmt::Display for Violation {
                 f,
                 "false conflict: read {read} of key {key} shows {old} beside {new}, which superseded it"
             ),
+            Self::Several { key, read } => {
+                write!(f, "several: read {read} of key {key} shows more than the last write")
+            }
             Self::Diverged { key, digests } => {
                 write!(f, "diverged: replicas of key {key} hold {digests:?}")
             }

@@ -83,6 +83,8 @@ pub struct Sim {
     pub weather: Weather,
     /// The mistake that every node makes, for tests of the checker.
     pub planted: Planted,
+    /// Settings of buckets without an entry, for `init`; null for the built-in ones.
+    pub defaults: Value,
     pub(super) net: MemoryNet,
     pub(super) hosts: Vec<Host>,
     rng: SmallRng,
@@ -119,6 +121,7 @@ impl Sim {
         Self {
             weather,
             planted: Planted::default(),
+            defaults: Value::Null,
             net,
             hosts: (0..hosts).map(host).collect(),
             rng: SmallRng::seed_from_u64(seed ^ 0x51),
@@ -141,7 +144,10 @@ impl Sim {
             sim.start(host);
         }
         let nodes: Vec<String> = (0..hosts).map(|h| format!("n{h}:8099")).collect();
-        let body = json!({ "clusterName": "sim", "replication": { "dc1": n }, "nodes": nodes });
+        let mut body = json!({ "clusterName": "sim", "replication": { "dc1": n }, "nodes": nodes });
+        if !sim.defaults.is_null() {
+            body["defaults"] = sim.defaults.clone();
+        }
         let until = Instant::now() + PATIENCE;
         loop {
             let path = "/v1/cluster/init";

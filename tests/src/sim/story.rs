@@ -25,7 +25,7 @@ use super::faults::Ended;
 use super::script::{Fault, LATE_MS, Script, Unsynced};
 use super::weather::Conditions;
 use crate::check::replicas::Held;
-use crate::check::{Demand, History, Violation, calm, check, regular, replicas};
+use crate::check::{Demand, History, Violation, calm, check, last_write, regular, replicas};
 use crate::load::run::Aim;
 use crate::load::{Clock, Plan, Recorder, drive_while, fill, settle, write_calmly};
 
@@ -53,6 +53,8 @@ pub struct Story {
     pub conditions: Conditions,
     /// Whether only owners count, so that the rules of a regular register hold.
     pub strict: bool,
+    /// Whether the last write wins in all buckets.
+    pub last_write_wins: bool,
     /// More query parameters of all requests.
     pub query: &'static str,
     /// Client sessions.
@@ -87,6 +89,7 @@ impl Story {
             script,
             conditions,
             strict: seed.is_multiple_of(2),
+            last_write_wins: false,
             query: if seed.is_multiple_of(2) { "timeout=2s&sloppy=false" } else { "timeout=2s" },
             clients: 5,
             think_ms: 2_000,
@@ -200,8 +203,15 @@ fn judge(story: &Story, history: &History, calm_from_ms: u64, held: &Looks) -> T
     };
     let report = check(history, demand);
     let mut violations = report.violations;
-    if story.strict {
-        violations.extend(regular::violations(history));
+    match (story.last_write_wins, story.strict) {
+        (false, true) => violations.extend(regular::violations(history)),
+        (false, false) => {}
+        (true, strict) => {
+            // A write may be overwritten by one that never saw it.
+            violations.retain(|v| !matches!(v.rule(), "lost" | "false conflict"));
+            let owed = last_write::violations(history);
+            violations.extend(owed.into_iter().filter(|v| strict || v.rule() == "several"));
+        }
     }
     violations.extend(replicas::honest(history, story.copies / 2 + 1));
     violations.extend(calm::violations(history, calm_from_ms));
@@ -253,6 +263,9 @@ impl<'a> Stage<'a> {
         let sets = ["storage.memtable_bytes=64KiB", "storage.log_segment_bytes=64KiB"];
         let mut sim = Sim::new(story.seed, story.hosts, &sets);
         sim.planted = story.planted;
+        if story.last_write_wins {
+            sim.defaults = serde_json::json!({ "mode": "lastWriteWins" });
+        }
         sim.weather
             .set(Conditions { delay_ms: story.conditions.delay_ms, ..Conditions::default() });
         sim.form(story.copies).await;

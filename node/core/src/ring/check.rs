@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use super::document::{Document, Mode, PartitionEntry, Sealed};
+use super::document::{Document, PartitionEntry, Sealed};
 use super::operation::KEPT_OPERATIONS;
 use super::partition::{self, MAX_PARTITION_BITS};
 use crate::quorum::Level;
@@ -122,11 +122,6 @@ impl Document {
     }
 
     fn validate_buckets(&self) -> Result<(), InvalidDocument> {
-        require(
-            self.defaults.mode == Mode::Siblings,
-            "defaults.mode",
-            "is siblings: another mode needs a bucket entry",
-        )?;
         require(self.buckets.len() <= MAX_BUCKETS, "buckets", "are at most 1024")?;
         let replicas = self.replication.values().sum::<u32>();
         let all = self.buckets.values().chain([&self.defaults]);

@@ -2,7 +2,7 @@
 //! or accepts anything; what it refuses nobody can bring in, whoever proposes it.
 //!
 //! What is fixed for ever: cluster id and name, seed, token secret, N per data center, the mode of
-//! a declared bucket, a finished operation. What is fixed until moves are built: the table and how
+//! the defaults and of a declared bucket, a finished operation. What is fixed until moves are built: the table and how
 //! finely the ring is cut. A member may come in owning nothing, may go once no slot names it, and
 //! may change its weight, rack and zone, never its data center.
 //!
@@ -64,6 +64,9 @@ pub enum IllegalChange {
     /// A declared bucket's mode differs.
     #[error("the mode of bucket {0} was fixed when it was declared")]
     BucketMode(String),
+    /// The mode of buckets without an entry differs.
+    #[error("the mode of buckets without an entry was fixed when the cluster was formed")]
+    DefaultsMode,
     /// A declared bucket is gone.
     #[error("bucket {0} was declared and cannot be undeclared")]
     BucketRemoved(String),
@@ -88,6 +91,7 @@ impl IllegalChange {
             Self::MachineChanged(_) => "machine_changed",
             Self::Relocate(_) => "relocate_changes_more",
             Self::BucketMode(_) => "bucket_mode_changed",
+            Self::DefaultsMode => "defaults_mode_changed",
             Self::BucketRemoved(_) => "bucket_removed",
             Self::Operation(_) => "finished_operation_changed",
         }
@@ -188,6 +192,9 @@ fn judge_table(parent: &Document, child: &Document) -> Result<(), IllegalChange>
 }
 
 fn judge_buckets(parent: &Document, child: &Document) -> Result<(), IllegalChange> {
+    if child.defaults.mode != parent.defaults.mode {
+        return Err(IllegalChange::DefaultsMode);
+    }
     for (name, before) in &parent.buckets {
         match child.buckets.get(name) {
             None => return Err(IllegalChange::BucketRemoved(name.to_string())),

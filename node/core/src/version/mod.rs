@@ -33,6 +33,7 @@ pub mod view;
 pub use codec::{CodecError, Digest};
 pub use context::Context;
 pub use dot::{Actor, Dot};
+pub use lww::Outranked;
 pub use mint::{ContextRefused, Minted, Minter, OutlineRefused, SerialFloor};
 pub use outline::{MissingPiece, Outline};
 pub use record::Record;

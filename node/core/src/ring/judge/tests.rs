@@ -97,7 +97,7 @@ fn the_table_is_fixed() {
     refused("invalid_document", |child| {
         child.table[0].slots.get_mut("dc1").unwrap()[0].owner = node(77);
     });
-    refused("invalid_document", |child| child.defaults.mode = Mode::LastWriteWins);
+    refused("defaults_mode_changed", |child| child.defaults.mode = Mode::LastWriteWins);
     refused("invalid_document", |child| child.defaults.w = crate::quorum::Level::Exactly(4));
     refused("invalid_document", |child| child.defaults.ttl = Some(0));
     refused("invalid_document", |child| {
