@@ -23,6 +23,7 @@ use super::{Target, siblings};
 const CONTEXT: &str = "x-kvasir-context";
 const ACKS: &str = "x-kvasir-acks";
 const REPLICAS: &str = "x-kvasir-replicas";
+const TTL: &str = "x-kvasir-ttl";
 
 /// What every request for one key may say.
 #[derive(Debug, Clone, Args)]
@@ -90,7 +91,7 @@ pub struct Put {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
   kvasir get default cart/42
-  kvasir get default cart/42 -r all -o json
+  kvasir get default cart/42 -r all -o json     with what is left of its life, if it ends
   kvasir get default cart/42 --context-to token && kvasir put default cart/42 tea --context @token
 
 Exit code 3: nothing is stored. Exit code 5: the key holds several values; they are listed, and the
@@ -196,6 +197,7 @@ fn found(arguments: &Get, reply: &Reply) -> Result<Exit, Failure> {
         "content_type": reply.header(CONTENT_TYPE.as_str()),
         "etag": reply.header(ETAG.as_str()),
         "modified": reply.header(LAST_MODIFIED.as_str()),
+        "ttl": reply.header(TTL),
         "context": reply.header(CONTEXT),
         "replicas": reply.header(REPLICAS),
         "server": reply.server,
