@@ -20,6 +20,10 @@ pub enum Bug {
     SameTag,
     /// A write is never made again, though a replica said what stands above it.
     OneRound,
+    /// A stand-in copy is deleted whether its owners stored it or not.
+    EraseBeforeAck,
+    /// A stand-in at its cap acknowledges what it does not keep.
+    DropAtCap,
 }
 
 /// The bug of this node, if it has one.

@@ -282,6 +282,11 @@ impl Page {
             ("peer_call_failures_total", "Calls that ended without a reply.", &stats.calls_failed),
             ("peer_queue_full_total", "Messages refused by a full queue.", &stats.queue_full),
             ("peer_overloaded_total", "Requests of other nodes refused.", &stats.overloaded),
+            (
+                "peer_repeated_requests_total",
+                "Requests that came twice and were worked on once.",
+                &stats.repeated,
+            ),
             ("peer_notices_dropped_total", "Notices dropped.", &stats.notices_dropped),
             ("peer_bad_bodies_total", "Bodies that did not decode.", &stats.bad_bodies),
             ("peer_bad_frames_total", "Connections ended by broken frames.", &stats.bad_frames),
@@ -329,6 +334,12 @@ impl Page {
         ] {
             self.gauge(&format!("handoff_{name}"), help, value as f64);
         }
+        let help = "1 while what is kept for others cannot be counted.";
+        self.gauge(
+            "handoff_uncountable",
+            help,
+            f64::from(u8::from(shelves.uncountable().is_some())),
+        );
         for (name, help, count) in [
             ("copies_refused", "Stand-in copies refused at the cap.", &shelves.copies_refused),
             ("hints_overflowed", "Hints dropped at the cap.", &shelves.hints_overflowed),

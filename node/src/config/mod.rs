@@ -164,6 +164,10 @@ pub struct GossipSection {
     pub phi_suspect: f64,
     /// Suspicion (phi) at which a member is held for down.
     pub phi_down: f64,
+    /// Members through which a suspected one is asked before it is held for down; at most 16, 0: none.
+    pub probe_helpers: u32,
+    /// Members named in one list; a larger cluster is told of in parts. 64 to 32,768.
+    pub rows_max: u32,
 }
 
 impl Default for GossipSection {
@@ -174,6 +178,8 @@ impl Default for GossipSection {
             fanout: built_in.fanout as u32,
             phi_suspect: built_in.phi_suspect,
             phi_down: built_in.phi_down,
+            probe_helpers: built_in.probe_helpers as u32,
+            rows_max: built_in.rows_max as u32,
         }
     }
 }
@@ -186,6 +192,8 @@ impl GossipSection {
             fanout: self.fanout as usize,
             phi_suspect: self.phi_suspect,
             phi_down: self.phi_down,
+            probe_helpers: self.probe_helpers as usize,
+            rows_max: self.rows_max as usize,
             ..GossipConfig::default()
         }
     }

@@ -349,6 +349,7 @@ impl Shared {
             match frame.header.kind {
                 // The first one answers, or has.
                 FrameKind::Request if !repeats.is_new(frame.header.request_id) => {
+                    add(&self.stats.repeated, 1);
                     tracing::debug!(node = %hello.node, "a request arrived twice");
                 }
                 FrameKind::Request | FrameKind::Notice => {

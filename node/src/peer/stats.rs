@@ -41,6 +41,8 @@ pub struct PeerStats {
     pub queue_full: AtomicU64,
     /// Requests refused because a connection had too many in work.
     pub overloaded: AtomicU64,
+    /// Requests that came a second time on their connection and were not worked on again.
+    pub repeated: AtomicU64,
     /// Notices dropped because a connection had too many in work.
     pub notices_dropped: AtomicU64,
     /// Bodies that did not decode, in good frames.

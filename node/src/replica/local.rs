@@ -140,7 +140,7 @@ impl Replica {
     }
 
     /// A mistake made on purpose; none but in tests.
-    pub(super) fn planted(&self) -> Planted {
+    pub(crate) fn planted(&self) -> Planted {
         self.planted
     }
 

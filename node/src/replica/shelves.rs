@@ -58,6 +58,8 @@ struct Books {
 pub struct Shelves {
     books: Mutex<Books>,
     counted: AtomicBool,
+    /// Why the last attempt to count failed.
+    uncountable: Mutex<Option<String>>,
     copies_cap: Cap,
     hints_cap: Cap,
     /// Stand-in copies refused at the cap.
@@ -80,6 +82,7 @@ impl Shelves {
         Self {
             books: Mutex::default(),
             counted: AtomicBool::new(false),
+            uncountable: Mutex::default(),
             copies_cap,
             hints_cap,
             copies_refused: AtomicU64::new(0),
@@ -100,6 +103,21 @@ impl Shelves {
         self.counted.load(Relaxed)
     }
 
+    /// What an earlier start left could not be counted. It is tried again.
+    pub fn not_counted(&self, why: String) {
+        *self.uncountable.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    }
+
+    /// Why it could not be, if that is so now.
+    pub fn uncountable(&self) -> Option<String> {
+        self.uncountable.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether stand-in copies may be held here: some are, or their count failed.
+    pub fn may_hold_copies(&self) -> bool {
+        self.held().0.entries > 0 || self.uncountable().is_some()
+    }
+
     /// Takes over what an earlier start left: where it lies, whether it is a hint, its bytes.
     pub fn counted(&self, found: Vec<(Shelf, bool, u64)>) {
         let mut books = self.books();
@@ -109,6 +127,7 @@ impl Shelves {
             books.put(shelf, true);
         }
         drop(books);
+        *self.uncountable.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.counted.store(true, Relaxed);
     }
 
@@ -207,9 +226,11 @@ mod tests {
     fn growth_past_a_cap_is_refused_and_counted_and_a_shelf_empties() {
         let shelves = Shelves::new(Cap { max_bytes: 100 }, Cap { max_bytes: 10 });
         let shelf = Shelf::of(&TableKey::first_of(7 << 48));
-        assert!(!shelves.is_counted());
+        assert!(!shelves.is_counted() && !shelves.may_hold_copies());
+        shelves.not_counted("a lost range".to_string());
+        assert!(shelves.may_hold_copies() && shelves.uncountable().is_some());
         shelves.counted(vec![(shelf, false, 60)]);
-        assert!(shelves.is_counted());
+        assert!(shelves.is_counted() && shelves.uncountable().is_none());
         assert!(shelves.grow_copy(shelf, 60, 70), "there is room");
         assert!(!shelves.grow_copy(shelf, 0, 31), "there is none");
         assert!(shelves.grow_copy(shelf, 0, 30));

@@ -26,6 +26,7 @@ use kvasir_storage::{Applied, Change, Snapshot, Store, TableKey};
 
 use super::local::{LocalError, Minted, Order, Replica, engine, merge_into, mint_into};
 use super::shelves::{Shelf, Shelves};
+use crate::planted::Bug;
 
 /// Entries of the store are counted with this much beside their key and value.
 const ENTRY_BYTES: u64 = 64;
@@ -193,6 +194,7 @@ impl StandIns {
             return Err(LocalError::NotCounted);
         }
         let (shelves, of) = (self.shelves.clone(), key.clone());
+        let drops = self.owned.planted().is(Bug::DropAtCap);
         let update = self.store.update(key, engine(durability), move |old| {
             let (record, out) = match change(old) {
                 Ok(changed) => changed,
@@ -205,6 +207,7 @@ impl StandIns {
             let before = old.map_or(0, |old| cost(&of, old.len()));
             match shelves.grow_copy(Shelf::of(&of), before, cost(&of, bytes.len())) {
                 true => (Change::Put(bytes), Ok(out)),
+                false if drops => (Change::Keep, Ok(out)),
                 false => (Change::Keep, Err(LocalError::StandInsFull)),
             }
         });

@@ -19,6 +19,8 @@ pub struct Member {
     pub peer_address: String,
     /// Alive, suspect or down.
     pub status: Status,
+    /// It did not say that it serves no data.
+    pub serves: bool,
 }
 
 /// The cluster as its newest chosen document says.
@@ -71,9 +73,9 @@ impl View {
         (member.status != Status::Down).then_some(member.peer_address.as_str())
     }
 
-    /// Lower is better: alive, suspect, down or unknown.
+    /// Lower is better: alive, suspect, and last those that are down, unknown or said to serve nothing.
     pub fn rank(&self, node: NodeId) -> u8 {
-        match self.members.get(&node).map(|m| m.status) {
+        match self.members.get(&node).filter(|member| member.serves).map(|m| m.status) {
             Some(Status::Alive) => 0,
             Some(Status::Suspect) => 1,
             Some(Status::Down) | None => 2,

@@ -230,6 +230,7 @@ pub fn control(
         me: shared.me.clone(),
         views: shared.views.clone(),
         replica: shared.replica.clone(),
+        standins: shared.standins.clone(),
         formed: RefCell::new(None),
         net: world.net.clone(),
         configured_seeds: config.node.seeds.clone(),

@@ -56,6 +56,7 @@ impl Backend {
 
     /// The document that the operation leads to; none where its record is there already.
     fn planned(&self, newest: &Sealed, request: &OperationRequest) -> Answered<Option<Document>> {
+        self.may_go(request)?;
         let operation = request.operation(self.place(newest, request)?);
         match plan(newest, &request.id, &operation).map_err(|e| Box::new(Problem::from(e)))? {
             Planned::Child(child) => Ok(Some(*child)),
@@ -77,6 +78,24 @@ impl Backend {
             }
             _ => Ok(None),
         }
+    }
+
+    /// Refuses that a node leaves while it is up and keeps what was counted in the place of owners that do
+    /// not all have it yet. One that is down for good cannot be asked: what it alone keeps is lost with it.
+    fn may_go(&self, request: &OperationRequest) -> Answered<()> {
+        if request.kind != OperationKind::Leave {
+            return Ok(());
+        }
+        let members = self.control.gossip.borrow().members(self.control.now_ms());
+        let keeps = |m: &MemberView| m.status.is_up() && m.keeps_copies;
+        if !members.iter().any(|m| Some(m.id) == request.node && keeps(m)) {
+            return Ok(());
+        }
+        let what =
+            "the node keeps stand-in copies: writes that were counted there in the place of owners";
+        let hint =
+            "start the owners that are down; the copies go back by themselves within seconds";
+        Err(Box::new(Problem::new(code::KEEPS_COPIES, what).hint(hint)))
     }
 
     /// The node that an operation is about, as gossip knows it.

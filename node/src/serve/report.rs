@@ -14,7 +14,7 @@ use crate::admin::{Figures, GossipFigures, MemberFigures, RingFigures};
 use crate::tasks::{Control, Unfit};
 
 fn health(control: &Control, members: &[MemberView]) -> PartitionHealth {
-    let up: BTreeSet<NodeId> = members.iter().filter(|m| m.status.is_up()).map(|m| m.id).collect();
+    let up: BTreeSet<NodeId> = members.iter().filter(|m| m.serves()).map(|m| m.id).collect();
     match control.formed.borrow().as_ref() {
         Some(formed) => {
             PartitionHealth::of(&formed.ring, |node| up.contains(&node), &control.datacenter)
@@ -100,11 +100,13 @@ pub(super) fn tell_damage(shared: &Shared, told: &mut Option<DiskDamage>) {
 
 fn handoff(shared: &Shared) -> Option<HandoffLoad> {
     let (copies, hints) = shared.standins.shelves().held();
-    (copies.entries + hints.entries > 0).then_some(HandoffLoad {
+    let failure = shared.standins.shelves().uncountable();
+    (copies.entries + hints.entries > 0 || failure.is_some()).then_some(HandoffLoad {
         stand_in_copies: copies.entries,
         stand_in_bytes: copies.bytes,
         hints: hints.entries,
         hint_bytes: hints.bytes,
+        failure,
     })
 }
 

@@ -23,7 +23,7 @@ use super::small_files::SmallFiles;
 use super::unfit::Unfit;
 use super::{ballots, gossip, marks, seeds};
 use crate::peer::{Me, Peers, Refusal, Reply, Request};
-use crate::replica::{Formed, Replica, Views};
+use crate::replica::{Formed, Replica, StandIns, Views};
 use crate::seam::Net;
 
 /// Frames of the control class waiting for the control thread.
@@ -117,6 +117,8 @@ pub struct Control {
     pub views: Arc<Views>,
     /// The local side, for figures and replica reads.
     pub replica: Arc<Replica>,
+    /// What is kept for others, of which gossip tells.
+    pub standins: Arc<StandIns>,
     /// The newest document, prepared.
     pub formed: RefCell<Option<Arc<Formed>>>,
     /// The network, for looking up seeds.

@@ -181,7 +181,10 @@ pub(super) fn publish(control: &Control) {
         .borrow()
         .members(now)
         .into_iter()
-        .map(|m| (m.id, Member { peer_address: m.addresses.peer, status: m.status }))
+        .map(|m| {
+            let (serves, status) = (m.not_serving.is_none(), m.status);
+            (m.id, Member { peer_address: m.addresses.peer, status, serves })
+        })
         .collect();
     let unfit = Unfit::of(control);
     if *control.unfit.borrow() != unfit {
@@ -191,6 +194,11 @@ pub(super) fn publish(control: &Control) {
             None => tracing::info!("data is served"),
         }
         control.unfit.replace(unfit.clone());
+    }
+    {
+        let mut gossip = control.gossip.borrow_mut();
+        gossip.set_not_serving(unfit.as_ref().and_then(Unfit::told));
+        gossip.set_keeps_copies(control.standins.shelves().may_hold_copies());
     }
     control.views.store(View {
         me: control.identity.node,

@@ -24,6 +24,7 @@ use kvasir_storage::TableKey;
 use tokio::time::Instant;
 
 use crate::peer::{Peers, Refusal, Reply, Request, Route};
+use crate::planted::Bug;
 use crate::replica::standins::{Entry, Hint};
 use crate::replica::{Formed, Replica, Shelf, StandIns, View, Views};
 
@@ -78,7 +79,8 @@ impl HandingBack {
     /// Runs until the node stops.
     pub async fn run(self) {
         while let Err(error) = self.standins.count().await {
-            tracing::warn!(%error, "what was kept for others could not be counted");
+            tracing::warn!(%error, "what was kept for others could not be counted: nothing is kept or handed back");
+            self.standins.shelves().not_counted(error.to_string());
             tokio::time::sleep(AGAIN).await;
         }
         let mut seen: BTreeMap<Shelf, Seen> = BTreeMap::new();
@@ -164,8 +166,11 @@ impl HandingBack {
                 copy.stored(owner);
             }
         }
-        let complete =
+        let mut complete =
             pass.copies.borrow().get(key).is_some_and(|copy| copy.complete(entry, print, &owners));
+        if self.replica.planted().is(Bug::EraseBeforeAck) {
+            complete = true;
+        }
         if complete {
             pass.copies.borrow_mut().remove(key);
             if self.standins.erase_copy(key, value).await.map_err(|e| e.to_string())? {

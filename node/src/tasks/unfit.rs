@@ -1,6 +1,7 @@
 //! Why a node serves no data though it runs. One place decides, so that probes, metrics, clients and
 //! peers are told the same.
 
+use kvasir_core::gossip::NotServing;
 use kvasir_core::id::{ClusterId, NodeId};
 
 use super::control::Control;
@@ -66,6 +67,16 @@ impl Unfit {
             Self::Starting => 4,
         };
         Self::CODES[number]
+    }
+
+    /// What the others are told of it. A twin and a node of another cluster are not heard, and a start is
+    /// over within seconds.
+    pub fn told(&self) -> Option<NotServing> {
+        match self {
+            Self::PutBack(_) => Some(NotServing::NeedsRebuild),
+            Self::NotMember { .. } => Some(NotServing::NotMember),
+            Self::Twin { .. } | Self::OtherCluster { .. } | Self::Starting => None,
+        }
     }
 
     /// Why this node serves no data now; none when it does, and before it belongs to a cluster.

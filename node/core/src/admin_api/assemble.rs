@@ -33,7 +33,7 @@ impl Answering<'_> {
     pub fn status(self) -> Status {
         let heard: BTreeMap<NodeId, &MemberView> =
             self.members.iter().map(|view| (view.id, view)).collect();
-        let is_up = |id: NodeId| heard.get(&id).is_some_and(|view| view.status.is_up());
+        let serves = |id: NodeId| heard.get(&id).is_some_and(|view| view.serves());
         let defaults = self.ring.map(|ring| &ring.document().defaults);
         let levels: (Level, Level) = match defaults {
             Some(BucketSettings { r, w, .. }) => (*r, *w),
@@ -47,7 +47,7 @@ impl Answering<'_> {
         };
         let partitions = self
             .ring
-            .map_or_else(PartitionHealth::default, |ring| PartitionHealth::of(ring, is_up, local));
+            .map_or_else(PartitionHealth::default, |ring| PartitionHealth::of(ring, serves, local));
         Status {
             safety: partitions.safety(levels),
             answered_by: self.node,
@@ -149,6 +149,8 @@ fn row(id: NodeId, member: Option<&Member>, view: Option<&MemberView>, now_ms: u
         mark: view.map(|view| view.mark),
         phi: view.map(|view| (view.phi * 100.0).round() / 100.0),
         version: view.map(|view| view.version.clone()).unwrap_or_default(),
+        not_serving: view.and_then(|view| view.not_serving),
+        keeps_copies: view.is_some_and(|view| view.keeps_copies),
         load: None,
     }
 }
@@ -157,7 +159,7 @@ fn row(id: NodeId, member: Option<&Member>, view: Option<&MemberView>, now_ms: u
 mod tests {
     use super::*;
     use crate::admin_api::Verdict;
-    use crate::gossip::{DocumentId, Gossip, GossipConfig, Me, Status as Belief};
+    use crate::gossip::{DocumentId, Gossip, GossipConfig, Me, NotServing, Status as Belief};
     use crate::id::ClusterId;
     use crate::ring::Sealed;
     use crate::ring::fixtures::{cluster, node};
@@ -239,6 +241,32 @@ mod tests {
         assert_eq!(status.safety.verdict, Verdict::Safe);
         assert!(!status.cluster.unwrap().settled);
         assert!(answering(&members[..2]).status().cluster.unwrap().settled);
+    }
+
+    #[test]
+    fn a_member_that_runs_and_serves_nothing_holds_no_copy() {
+        let ring = Ring::new(Sealed::new(cluster(3, 3)));
+        let mut members = [0, 1, 2].map(|number| view(number, Belief::Alive, None));
+        members[1].not_serving = Some(NotServing::NeedsRebuild);
+        let answering = Answering {
+            node: node(0),
+            server_version: "0.1.0",
+            ring: Some(&ring),
+            members: &members,
+            now_ms: 0,
+            load: None,
+        };
+        let status = answering.status();
+        assert_eq!(status.safety.verdict, Verdict::Degraded);
+        assert_eq!(status.partitions.under_replicated, status.partitions.total);
+        assert_eq!(status.cluster.as_ref().unwrap().members_up, 3, "it is up all the same");
+        let row = status.nodes.iter().find(|row| row.id == node(1)).unwrap();
+        assert_eq!(row.not_serving, Some(NotServing::NeedsRebuild));
+        let json = serde_json::to_value(row).unwrap();
+        assert_eq!(
+            (&json["notServing"], &json["liveness"]),
+            (&"needsRebuild".into(), &"alive".into())
+        );
     }
 
     #[test]

@@ -13,7 +13,8 @@ use crate::quorum::{Level, Progress, Tally};
 use crate::ring::Ring;
 use crate::ring::{Partition, SlotState};
 
-/// How the partitions are, counting an owner as a copy while it is up (alive or suspect).
+/// How the partitions are, counting an owner as a copy while it is up (alive or suspect) and
+/// did not say that it serves nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PartitionHealth {
@@ -136,8 +137,8 @@ impl PartitionHealth {
                 format!("every copy of all data is on a node that is up (r={r}, w={w})")
             }
             Verdict::Degraded => format!(
-                "all data readable at r={r} and writable at w={w}; {} have copies on down nodes \
-                 (fewest copies up: {fewest})",
+                "all data readable at r={r} and writable at w={w}; {} have copies on nodes that are \
+                 down or serve nothing (fewest copies up: {fewest})",
                 of(self.under_replicated)
             ),
             Verdict::Unavailable => format!(

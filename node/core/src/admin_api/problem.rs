@@ -42,6 +42,8 @@ pub mod code {
     pub const STALE_PARENT: &str = "stale_parent";
     /// 409: another operation with this id says something else.
     pub const OPERATION_CONFLICT: &str = "operation_conflict";
+    /// 409: the node keeps stand-in copies, which must be handed back before it leaves.
+    pub const KEEPS_COPIES: &str = "keeps_copies";
     /// 409: the node says of itself another place than the operation does; `says` holds it.
     pub const PLACE_DIFFERS: &str = "place_differs";
     /// 409: the operation is past the point where it can be cancelled.
@@ -65,7 +67,7 @@ pub mod code {
     pub const UNAVAILABLE: &str = "unavailable";
 
     /// Every code with its HTTP status and a title.
-    pub const ALL: [(&str, u16, &str); 24] = [
+    pub const ALL: [(&str, u16, &str); 25] = [
         (MALFORMED_BODY, 400, "The body cannot be read"),
         (BAD_QUERY, 400, "The query cannot be used"),
         (BAD_PATH, 400, "The path cannot be used"),
@@ -80,6 +82,7 @@ pub mod code {
         (ALREADY_FORMED, 409, "The cluster is already formed"),
         (STALE_PARENT, 409, "The document has a newer parent"),
         (OPERATION_CONFLICT, 409, "The operation id is taken"),
+        (KEEPS_COPIES, 409, "The node keeps stand-in copies"),
         (PLACE_DIFFERS, 409, "The node is in another place"),
         (NOT_CANCELLABLE, 409, "The operation can no longer be cancelled"),
         (BODY_TOO_LARGE, 413, "The body is too large"),

@@ -171,6 +171,12 @@ pub struct NodeStatus {
     pub phi: Option<f64>,
     /// Version of its program; empty when unknown.
     pub version: String,
+    /// Why it serves no data though it runs, if it said so: its copies count as missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_serving: Option<gossip::NotServing>,
+    /// It keeps stand-in copies for others: it must not be removed before they were handed back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_copies: bool,
     /// What its store holds; the answering node knows only its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<NodeLoad>,
@@ -222,6 +228,10 @@ pub struct HandoffLoad {
     pub hints: u64,
     /// Their bytes.
     pub hint_bytes: u64,
+    /// Why what an earlier start left could not be counted, if so: until it is, this node stands in for
+    /// nobody and hands nothing back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 impl Status {

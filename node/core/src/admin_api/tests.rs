@@ -241,6 +241,8 @@ fn status() -> Status {
             mark: Some(17),
             phi: Some(0.25),
             version: "0.1.0".to_owned(),
+            not_serving: None,
+            keeps_copies: false,
             load: Some(NodeLoad { disk_bytes: 1, ..NodeLoad::default() }),
         }],
         operations: vec![],

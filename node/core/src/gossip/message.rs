@@ -38,6 +38,18 @@ impl std::fmt::Debug for DocumentId {
     }
 }
 
+/// Why a member serves no data though it runs, as it says itself. What passes within seconds is not told,
+/// nor what keeps a node from being heard at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NotServing {
+    /// Its volume was put back to an older state or lost its data: what it holds counts as nothing until
+    /// it was made anew.
+    NeedsRebuild,
+    /// The newest document that it knows does not name it.
+    NotMember,
+}
+
 /// What many members have in common at a time: sent once per list, not once per row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Standing {
@@ -47,6 +59,10 @@ pub struct Standing {
     pub generation: u64,
     /// Until when it held stand-in copies, for reclaim.
     pub held: Held,
+    /// Why it serves no data, if so.
+    pub not_serving: Option<NotServing>,
+    /// It keeps stand-in copies that were counted and that their owners do not all have yet.
+    pub keeps_copies: bool,
 }
 
 /// What changes every interval about a member.

@@ -44,7 +44,9 @@ mod state;
 pub mod view;
 
 pub use config::{ConfigError, GossipConfig};
-pub use message::{Body, DocumentId, Entry, Message, Part, Pulse, Send, Standing, Target};
+pub use message::{
+    Body, DocumentId, Entry, Message, NotServing, Part, Pulse, Send, Standing, Target,
+};
 pub use profile::{Addresses, Heartbeat, Labels, Profile, ProfileError, Tag};
 pub use state::{Gossip, GossipError, Me};
 pub use view::{Alarm, Counters, Event, MemberView, Refusal, Status};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::gossip::config::{ConfigError, GossipConfig};
 use crate::gossip::doubt::Doubt;
 use crate::gossip::member::{Member, RETIRED_TAGS_MAX};
-use crate::gossip::message::{DocumentId, Entry, Message, Pulse, Standing};
+use crate::gossip::message::{DocumentId, Entry, Message, NotServing, Pulse, Standing};
 use crate::gossip::probe::{Relay, Round};
 use crate::gossip::profile::{Addresses, Heartbeat, Labels, Profile, ProfileError, Tag};
 use crate::gossip::view::{Alarm, Counters, Event, MemberView, Refusal, Status};
@@ -130,6 +130,7 @@ impl Gossip {
             document: me.document,
             generation: me.generation,
             held: Held::unknown(me.generation),
+            ..Standing::default()
         };
         Ok(Self {
             config,
@@ -182,6 +183,16 @@ impl Gossip {
     /// What the next pulse says of stand-in copies.
     pub fn set_held(&mut self, held: Held) {
         self.standing.held = held;
+    }
+
+    /// Why the node serves no data, as the next pulse says.
+    pub fn set_not_serving(&mut self, why: Option<NotServing>) {
+        self.standing.not_serving = why;
+    }
+
+    /// Whether the node keeps stand-in copies, as the next pulse says.
+    pub fn set_keeps_copies(&mut self, keeps: bool) {
+        self.standing.keeps_copies = keeps;
     }
 
     /// The addresses to ask while their nodes are unknown.
@@ -360,6 +371,8 @@ impl Gossip {
             document: pulse.standing.document,
             generation: pulse.standing.generation,
             held: pulse.standing.held,
+            not_serving: pulse.standing.not_serving,
+            keeps_copies: pulse.standing.keeps_copies,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::gossip::message::DocumentId;
+use crate::gossip::message::{DocumentId, NotServing};
 use crate::gossip::profile::{Addresses, Heartbeat, Labels};
 use crate::id::{ClusterId, NodeId};
 use crate::reclaim::Held;
@@ -74,6 +74,17 @@ pub struct MemberView {
     pub generation: u64,
     /// Until when it held stand-in copies.
     pub held: Held,
+    /// Why it serves no data, if it said so.
+    pub not_serving: Option<NotServing>,
+    /// It said that it keeps stand-in copies for others.
+    pub keeps_copies: bool,
+}
+
+impl MemberView {
+    /// Whether what it owns counts as a copy: it is up, and did not say that it serves nothing.
+    pub fn serves(&self) -> bool {
+        self.status.is_up() && self.not_serving.is_none()
+    }
 }
 
 /// Something that the owner may want to act on or log.

@@ -9,6 +9,7 @@ use kvasir_core::admin_api::{
     ActorName, DiskDamage, DocumentAnswer, Liveness, NodeStatus, ReplicaRead, ReplicaSibling,
     Status, Verdict,
 };
+use kvasir_core::gossip::NotServing;
 use kvasir_core::id::NodeId;
 
 use super::Told;
@@ -52,6 +53,21 @@ pub fn status(status: &Status, colour: bool) -> String {
             kept.hints,
             bytes(kept.hint_bytes)
         ));
+        if let Some(why) = &kept.failure {
+            parts.push(format!(
+                "  node {} stands in for nobody and hands nothing back: its standins/ cannot be read: {why}",
+                short(node.id)
+            ));
+        }
+    }
+    for (node, why) in status.nodes.iter().filter_map(|node| Some((node, node.not_serving?))) {
+        let why = match why {
+            NotServing::NeedsRebuild => {
+                "needs to be rebuilt: its volume is older than what it did before"
+            }
+            NotServing::NotMember => "is no member",
+        };
+        parts.push(format!("  node {} runs and serves nothing: it {why}", short(node.id)));
     }
     if !status.nodes.is_empty() {
         let titles =
@@ -90,9 +106,10 @@ fn node_row(node: &NodeStatus) -> Vec<String> {
     ]
 }
 
-/// Two letters: liveness, then membership.
+/// Two letters: liveness (`N` is up and serves nothing), then membership.
 fn state(node: &NodeStatus) -> String {
     let first = match node.liveness {
+        Liveness::Alive | Liveness::Suspect if node.not_serving.is_some() => 'N',
         Liveness::Alive => 'U',
         Liveness::Suspect => 'S',
         Liveness::Down => 'D',
@@ -114,6 +131,13 @@ fn next_step(status: &Status) -> Option<String> {
         status.nodes.iter().find_map(|node| Some((node, node.load.as_ref()?.damage?)))
     {
         return Some(damaged(node, damage));
+    }
+    let needs = |node: &&NodeStatus| node.not_serving == Some(NotServing::NeedsRebuild);
+    if let Some(node) = status.nodes.iter().find(needs) {
+        return Some(format!(
+            "rebuild node {}, or replace it: its data is set aside and counts as no copy",
+            short(node.id)
+        ));
     }
     let is_gone = |node: &&NodeStatus| {
         node.member.is_some() && matches!(node.liveness, Liveness::Down | Liveness::Unheard)
@@ -313,6 +337,14 @@ mod tests {
         let again: NodeStatus =
             serde_json::from_value(serde_json::to_value(&node).unwrap()).unwrap();
         assert_eq!(again.load.unwrap().damage, Some(damage));
+    }
+
+    #[test]
+    fn a_node_that_runs_and_serves_nothing_is_marked() {
+        let mut node = node(1, "alive");
+        assert_eq!(state(&node), "UM");
+        node.not_serving = Some(NotServing::NeedsRebuild);
+        assert_eq!(state(&node), "NM");
     }
 
     fn node(at: usize, liveness: &str) -> NodeStatus {
