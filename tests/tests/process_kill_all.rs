@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kvasir_tests::check::{Demand, check};
+use kvasir_tests::check::{Demand, Evidence, judge};
 use kvasir_tests::load::run::Aim;
 use kvasir_tests::load::{Clock, Plan, Recorder, drive, settle};
 use kvasir_tests::process::{Cluster, run};
@@ -24,7 +24,7 @@ fn every_acknowledged_write_survives_kill_9_of_all_three() {
         let aim = Aim {
             servers: cluster.servers(),
             level: "quorum".to_string(),
-            query: "timeout=3s".to_string(),
+            query: "timeout=3s&sloppy=false".to_string(),
             think_ms: 20,
         };
         let recorder = Recorder::new(Clock::start());
@@ -55,9 +55,21 @@ fn every_acknowledged_write_survives_kill_9_of_all_three() {
         for session in sessions {
             session.await.expect("a session ends");
         }
+        let calm_from_ms = recorder.now_ms();
         settle(&plan, &aim, &cluster.client(), &recorder).await;
+        let earlier = cluster.held("check", plan.keys).await;
+        let whole = Aim { level: "all".to_string(), ..aim.clone() };
+        settle(&plan, &whole, &cluster.client(), &recorder).await;
+        let (history, last) = (recorder.history(), cluster.held("check", plan.keys).await);
         let demand = Demand { operations: all, ok_percent: 30, settled_keys: 200 };
-        let report = check(&recorder.history(), demand);
+        let report = judge(&Evidence {
+            strict: true,
+            acks: 2,
+            calm_from_ms: Some(calm_from_ms),
+            earlier: &earlier,
+            last: &last,
+            ..Evidence::of(&history, demand)
+        });
         let [ok, fail, unknown] = report.outcomes;
         println!(
             "{before} operations before the kill of {all}; ok {ok}, refused {fail}, unknown {unknown}, \

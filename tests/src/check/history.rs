@@ -67,6 +67,10 @@ pub struct Operation {
     pub end_ms: u64,
     /// What the client knows about the effect.
     pub outcome: Outcome,
+    /// Status and stable code of an answer that says that something went wrong, such as `503 quorum_not_reached`;
+    /// none where all went well or no answer came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// A read made after faults were healed and repair had its time: the state to judge.
     #[serde(default)]
     pub settled: bool,
@@ -166,6 +170,7 @@ mod tests {
             start_ms: 4,
             end_ms: 5,
             outcome: Outcome::Ok,
+            problem: None,
             settled: true,
         };
         let history = History { operations: vec![operation] };

@@ -126,6 +126,7 @@ mod tests {
             start_ms: step.3,
             end_ms: step.4,
             outcome: step.2,
+            problem: None,
             settled: false,
         };
         violations(&History { operations: steps.iter().enumerate().map(operation).collect() })

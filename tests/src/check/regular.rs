@@ -117,6 +117,7 @@ mod tests {
                 start_ms: id * 10,
                 end_ms: id * 10 + 5,
                 outcome: step.4,
+                problem: None,
                 settled: false,
             }
         };

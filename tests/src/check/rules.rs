@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use super::bounds::Measured;
 use super::causality::Causality;
 use super::history::{History, Kind, Operation, Outcome};
 use super::replicas;
@@ -110,6 +111,15 @@ pub enum Violation {
         /// Who was asked.
         server: String,
     },
+    /// An operation did not succeed because another node had died, and should not have noticed.
+    Noticed {
+        /// The operation.
+        id: u64,
+        /// Who was asked.
+        server: String,
+        /// What it said.
+        problem: Option<String>,
+    },
     /// A node serves no data though everything was mended long before (I12).
     NotServing {
         /// Which.
@@ -122,6 +132,8 @@ pub enum Violation {
         /// Which.
         host: usize,
     },
+    /// More is held than its cap allows (I11).
+    Exceeded(Measured),
     /// A node, or the run itself, panicked.
     Panicked {
         /// Which node; the greatest number for the run itself.
@@ -148,8 +160,10 @@ impl Violation {
             Self::DotTwice { .. } => "dot twice",
             Self::Acks { .. } => "acks",
             Self::Refused { .. } => "refused",
+            Self::Noticed { .. } => "noticed",
             Self::NotServing { .. } => "not serving",
             Self::ServesLost { .. } => "serves lost",
+            Self::Exceeded(_) => "exceeded",
             Self::Panicked { .. } => "panicked",
         }
     }
@@ -198,11 +212,20 @@ impl fmt::Display for Violation {
             Self::Refused { id, server } => {
                 write!(f, "refused: operation {id} at {server} did not succeed in the calm")
             }
+            Self::Noticed { id, server, problem } => {
+                write!(f, "noticed: operation {id} at {server} did not succeed: {problem:?}")
+            }
             Self::NotServing { host, why } => {
                 write!(f, "not serving: host {host} in the calm; its last start: {why:?}")
             }
             Self::ServesLost { host } => {
                 write!(f, "serves lost: host {host} serves data though its volume was lost")
+            }
+            Self::Exceeded(Measured { host: usize::MAX, what, held, cap }) => {
+                write!(f, "exceeded: {held} {what}, where at most {cap} may be")
+            }
+            Self::Exceeded(Measured { host, what, held, cap }) => {
+                write!(f, "exceeded: host {host} held {held} {what}, where at most {cap} may be")
             }
             Self::Panicked { host, what } => write!(f, "panicked: host {host}: {what}"),
         }
@@ -378,6 +401,7 @@ mod tests {
                 start_ms: id * 10,
                 end_ms: id * 10 + 5,
                 outcome,
+                problem: None,
                 settled: false,
             });
             id

@@ -10,4 +10,7 @@ pub mod run;
 
 pub use http::{Dial, HttpClient, TcpDial};
 pub use plan::{Plan, Session, Step};
-pub use run::{Clock, Recorder, drive, drive_while, fill, settle, settle_patiently, write_calmly};
+pub use run::{
+    Clock, Recorder, drive, drive_at_home, drive_while, fill, settle, settle_patiently,
+    write_calmly,
+};

@@ -104,14 +104,50 @@ pub async fn drive_while(
     let mut session = Session::new(plan, client);
     while go_on() {
         let Some(step) = session.next_step() else { break };
-        let server = &aim.servers[session.below(aim.servers.len() as u64) as usize];
-        let operation = perform(&step, client, server, aim, http, to, plan.padding).await;
-        session.learn(&operation.key, operation.token_returned.as_deref());
-        to.history.borrow_mut().operations.push(operation);
-        if aim.think_ms > 0 {
-            tokio::time::sleep(Duration::from_millis(session.below(aim.think_ms))).await;
+        let server = session.below(aim.servers.len() as u64) as usize;
+        session_step(&mut session, &step, client, (plan, aim, server), http, to).await;
+    }
+}
+
+/// As [`drive_while`], by a client that keeps to the first server of its list and goes on to the next when
+/// an operation does not succeed there. It never repeats one: what a failed write did is for the judge.
+pub async fn drive_at_home(
+    plan: &Plan,
+    client: u32,
+    aim: &Aim,
+    http: &HttpClient,
+    to: &Recorder,
+    go_on: &dyn Fn() -> bool,
+) {
+    let mut session = Session::new(plan, client);
+    let mut server = 0;
+    while go_on() {
+        let Some(step) = session.next_step() else { break };
+        let outcome =
+            session_step(&mut session, &step, client, (plan, aim, server), http, to).await;
+        if outcome != Outcome::Ok {
+            server = (server + 1) % aim.servers.len();
         }
     }
+}
+
+/// One operation of a session at one of its servers, recorded, and the pause after it.
+async fn session_step(
+    session: &mut Session,
+    step: &Step,
+    client: u32,
+    (plan, aim, server): (&Plan, &Aim, usize),
+    http: &HttpClient,
+    to: &Recorder,
+) -> Outcome {
+    let operation = perform(step, client, &aim.servers[server], aim, http, to, plan.padding).await;
+    session.learn(&operation.key, operation.token_returned.as_deref());
+    let outcome = operation.outcome;
+    to.history.borrow_mut().operations.push(operation);
+    if aim.think_ms > 0 {
+        tokio::time::sleep(Duration::from_millis(session.below(aim.think_ms))).await;
+    }
+    outcome
 }
 
 /// Reads every key once and writes it with the token of that read, server after server.
@@ -195,6 +231,7 @@ async fn perform(
         start_ms,
         end_ms: to.clock.now_ms(),
         outcome: Outcome::Unknown,
+        problem: None,
         settled: false,
     };
     match answer {
@@ -227,6 +264,7 @@ fn ask(op: Kind, key: &str, id: u64, token: Option<&str>, aim: &Aim, padding: us
 fn understand(operation: &mut Operation, answer: &Answer) {
     operation.token_returned = answer.header("x-kvasir-context").map(str::to_string);
     operation.acks = answer.header("x-kvasir-acks").map(counted).unwrap_or_default();
+    operation.problem = problem(answer);
     operation.outcome = match (operation.op, answer.status) {
         (Kind::Get, 200 | 300 | 404) | (Kind::Put | Kind::Delete, 204) => Outcome::Ok,
         (Kind::Get, _) | (_, 400..=499) => Outcome::Fail,
@@ -241,6 +279,15 @@ fn understand(operation: &mut Operation, answer: &Answer) {
             }
         }
     }
+}
+
+/// Status and code of an answer in `application/problem+json`; a key without a value is no problem.
+fn problem(answer: &Answer) -> Option<String> {
+    if matches!(answer.status, 200..=399 | 404) {
+        return None;
+    }
+    let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    Some(format!("{} {}", answer.status, body["code"].as_str().unwrap_or("without a code")))
 }
 
 /// The node ids in `owners=ID,ID; standins=ID; durability=group`.

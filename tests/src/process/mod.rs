@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use serde_json::{Value, json};
 
+use crate::check::replicas::Held;
 use crate::load::http::{Answer, Ask, NoAnswer};
 use crate::load::{HttpClient, TcpDial};
 
@@ -311,6 +312,19 @@ impl Cluster {
         let (status, answer) = self.json(index, Method::GET, &path, None).await;
         assert_eq!(status, 200, "{answer}");
         answer
+    }
+
+    /// What each running node alone stores under the keys that the load generator writes.
+    pub async fn held(&self, bucket: &str, keys: u32) -> Vec<Held> {
+        let mut held = Vec::new();
+        for key in (0..keys).map(|number| format!("key-{number}")) {
+            for node in (0..self.nodes.len()).filter(|node| self.nodes[*node].child.is_some()) {
+                let read = self.replica(node, bucket, key.as_bytes()).await;
+                let read = serde_json::from_value(read).expect("a replica read");
+                held.push(Held { key: key.clone(), read });
+            }
+        }
+        held
     }
 
     /// One metric of a node, summed over its labels.

@@ -2,14 +2,15 @@
 //! links, look at one replica from inside, notice a node that ended by itself.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kvasir::peer::memory_net::Cut;
 use kvasir_core::admin_api::ReplicaRead;
-use kvasir_storage::{Disk, Lane, MemoryDisk, TableKey};
+use kvasir_storage::{Disk, Lane, MemoryDisk, StoreOptions, TableKey};
 
 use super::cluster::Sim;
+use crate::check::{Measured, Work};
 
 /// A link, from one host to another.
 pub type Link = (usize, usize);
@@ -99,6 +100,40 @@ impl Sim {
         let owner = formed.ring.is_owner(partition, view.me);
         let record = shared.replica.record(&table_key).await.ok()?;
         Some(ReplicaRead::of(view.me, (hash, partition), owner, record.as_ref()))
+    }
+
+    /// What a host's node did since it was started, and what it holds of things that have a cap; nothing
+    /// where none runs.
+    pub fn inside(&self, host: usize) -> Option<(Work, Vec<Measured>)> {
+        let shared = self.hosts[host].inside.borrow().upgrade()?;
+        let (store, kept) = (shared.replica.store().stats(), shared.standins.store().stats());
+        let (shelves, figures) = (shared.standins.shelves(), &shared.coordination);
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let work = Work::of([
+            ("flushes", store.flushes),
+            ("compactions", store.compactions + store.table_moves),
+            ("copies handed back", count(&shelves.copies_handed_back)),
+            ("hints handed back", count(&shelves.hints_handed_back)),
+            ("read repairs", count(&figures.repairs)),
+            ("hedged reads", count(&figures.hedged)),
+            ("forwarded requests", count(&figures.forwarded)),
+        ]);
+        let (copies, hints) = shelves.held();
+        let (config, built_in) = (&shared.config, StoreOptions::new(""));
+        let measured = |what, held, cap| Measured { host, what, held, cap };
+        let mut all = vec![
+            measured("bytes of stand-in copies", copies.bytes, config.handoff.standins_max_bytes.0),
+            measured("bytes of hints", hints.bytes, config.handoff.hints_max_bytes.0),
+        ];
+        for stats in [&store, &kept] {
+            let (updates, reads) = (built_in.waiting_updates_max, built_in.waiting_reads_max);
+            all.push(measured("waiting updates", stats.waiting_updates, updates as u64));
+            all.push(measured("waiting reads", stats.waiting_reads, reads as u64));
+            let frozen = built_in.immutable_memtables_max as u64;
+            all.push(measured("frozen memtables", stats.immutable_memtables, frozen));
+        }
+        all.push(measured("bytes of cache", store.cache_bytes, config.storage.cache_bytes.0));
+        Some((work, all))
     }
 
     /// Whether the host's node serves data.

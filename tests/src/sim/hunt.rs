@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::script::Script;
 use super::story::{Story, Told, tell};
-use crate::check::Violation;
+use crate::check::{Violation, Work};
 
 /// Trials that shrinking may take.
 const SHRINK_TRIALS: u32 = 40;
@@ -30,6 +30,8 @@ pub struct Hunt {
     pub conflicts: usize,
     /// How often each kind of fault happened.
     pub fired: BTreeMap<&'static str, u32>,
+    /// What the nodes did.
+    pub work: Work,
     /// The least share of operations that overlapped a fault, in percent.
     pub least_overlap: usize,
     /// Seeds that broke a rule, with the first violation and the line that repeats it.
@@ -51,6 +53,7 @@ impl fmt::Display for Hunt {
             "operations ok/fail/unknown {:?}, conflicts shown {}",
             self.outcomes, self.conflicts
         )?;
+        writeln!(f, "work: {}", self.work)?;
         write!(f, "faults {:?}, least overlap {} %", self.fired, self.least_overlap)?;
         for (_, line) in &self.failures {
             write!(f, "\n{line}")?;
@@ -68,6 +71,7 @@ impl Hunt {
         self.stories += 1;
         self.simulated += told.simulated;
         self.conflicts += told.conflicts;
+        self.work.add(&told.work);
         for (sum, more) in self.outcomes.iter_mut().zip(told.outcomes) {
             *sum += more;
         }

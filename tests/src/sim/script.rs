@@ -78,7 +78,7 @@ pub enum Fault {
 }
 
 /// How late a very late frame may be.
-pub const LATE_MS: u64 = 60_000;
+pub const LATE_MS: u64 = 150_000;
 
 impl Fault {
     /// The kind, for counting.
