@@ -1,7 +1,7 @@
 //! Bugs planted on purpose: they prove that the checker of the simulation sees what it must see.
 //!
 //! A node carries one value of [`Planted`], handed down through [`crate::seam::World`]; it is none
-//! unless a test says otherwise. Invariant: [`Planted::bug`] is called below `tests/` only, which tidy
+//! unless a test says otherwise. Invariant: [`Planted::bug`] and [`Planted::with_trees_alone`] are called below `tests/` only, which tidy
 //! holds, so production cannot set one. Each bug stands in the code as one `if` beside the line that it
 //! spoils.
 
@@ -24,20 +24,35 @@ pub enum Bug {
     EraseBeforeAck,
     /// A stand-in at its cap acknowledges what it does not keep.
     DropAtCap,
+    /// The hash tree takes a key of which only tombstones are left for one that is not there.
+    TombstonesUnseen,
 }
 
-/// The bug of this node, if it has one.
+/// What a test changed in this node, if anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Planted(Option<Bug>);
+pub struct Planted {
+    bug: Option<Bug>,
+    trees_alone: bool,
+}
 
 impl Planted {
     /// Plants a bug. For tests.
     pub const fn bug(bug: Bug) -> Self {
-        Self(Some(bug))
+        Self { bug: Some(bug), trees_alone: false }
+    }
+
+    /// Leaves all mending to anti-entropy: no hand-back, no hints, no repair by reads. For tests.
+    pub const fn with_trees_alone(self) -> Self {
+        Self { trees_alone: true, ..self }
     }
 
     /// Whether this bug was planted.
     pub fn is(self, bug: Bug) -> bool {
-        self.0 == Some(bug)
+        self.bug == Some(bug)
+    }
+
+    /// Whether all mending is left to anti-entropy.
+    pub fn leaves_it_to_trees(self) -> bool {
+        self.trees_alone
     }
 }

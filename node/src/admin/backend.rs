@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use kvasir_core::admin_api::{
     DocumentAnswer, DocumentPut, InitRequest, OperationPlan, OperationRequest, OperationStatus,
-    PartitionHealth, Probe, Problem, ReplicaRead, Status,
+    PartitionHealth, Probe, Problem, RepairRequest, RepairStatus, ReplicaRead, Status,
 };
 use kvasir_core::id::NodeId;
 use kvasir_storage::StoreStats;
@@ -18,6 +18,7 @@ use crate::coordinator;
 use crate::http::stats::HttpStats;
 use crate::peer::PeerStats;
 use crate::replica::Shelves;
+use crate::tasks::RepairFigures;
 
 /// An answer of the node, or the problem that the client gets instead. Boxed, because problems are
 /// large and rare.
@@ -52,6 +53,10 @@ pub trait AdminBackend {
     fn plan_operation(&self, request: OperationRequest) -> Answered<OperationPlan>;
     /// How far an operation is.
     fn operation(&self, id: &str) -> Answered<OperationStatus>;
+    /// How far anti-entropy is.
+    fn repair_status(&self) -> RepairStatus;
+    /// Starts, pauses or resumes anti-entropy.
+    fn post_repair(&self, request: RepairRequest) -> Answered<RepairStatus>;
     /// What this replica alone holds under a key, without asking others and without repair.
     fn replica_read(&self, bucket: Bytes, key: Bytes) -> LocalBoxFuture<'_, Answered<ReplicaRead>>;
 }
@@ -77,6 +82,8 @@ pub struct Figures {
     pub store: StoreStats,
     /// What is kept for others.
     pub shelves: Arc<Shelves>,
+    /// Anti-entropy and its tree.
+    pub repair: RepairFigures,
     /// What the coordinators counted.
     pub coordination: Arc<coordinator::Figures>,
     /// Stamps heard that were too far ahead of this node's clock to be followed.

@@ -18,7 +18,7 @@ use crate::http::problem::Code;
 use crate::http::stats::{HttpStats, LATENCY_BOUNDS_US, Operation};
 use crate::peer::PeerStats;
 use crate::replica::Shelves;
-use crate::tasks::Unfit;
+use crate::tasks::{RepairFigures, Unfit};
 use kvasir_core::gossip;
 use kvasir_storage::StoreStats;
 
@@ -43,6 +43,7 @@ fn gather(figures: &Figures) -> Vec<MetricFamily> {
     page.peers(&figures.peers);
     page.ring(&figures.ring);
     page.handoff(&figures.shelves);
+    page.repair(&figures.repair);
     page.coordination(&figures.coordination);
     page.store(&figures.store);
     page.0
@@ -94,6 +95,46 @@ impl Page {
 
     fn counter(&mut self, name: &str, help: &str, value: u64) {
         self.counters(name, help, &[(&[], value)]);
+    }
+
+    fn repair(&mut self, repair: &RepairFigures) {
+        let (known, tree) = (&repair.known, &repair.tree);
+        let bytes = "Bytes of anti-entropy, heads of frames included.";
+        let directions: [(Labels<'_>, u64); 2] = [
+            (&[("direction", "sent")], repair.sent_bytes),
+            (&[("direction", "received")], repair.received_bytes),
+        ];
+        self.counters("repair_bytes_total", bytes, &directions);
+        let keys = "Keys that anti-entropy changed on this node or on the other.";
+        self.counter("repair_keys_total", keys, repair.mended);
+        let results: [(Labels<'_>, u64); 2] = [
+            (&[("result", "through")], repair.through),
+            (&[("result", "ended_early")], repair.failed),
+        ];
+        self.counters("repair_comparisons_total", "Comparisons with another node.", &results);
+        let seconds = known.oldest_ms as f64 / 1_000.0;
+        let oldest = "Age of the oldest comparison of a pair of replicas.";
+        self.gauge("repair_oldest_comparison_seconds", oldest, seconds);
+        let paused = f64::from(u8::from(repair.paused));
+        for (name, help, value) in [
+            ("repair_never_compared", "Pairs of replicas never compared.", known.never as f64),
+            ("repair_differing_partitions", "Partitions known to differ.", known.differing as f64),
+            ("repair_urgent_nodes", "Nodes to be compared with first.", known.urgent as f64),
+            ("repair_paused", "1 while anti-entropy is paused.", paused),
+            ("repair_tree_bytes", "Memory of the hash tree.", tree.memory_bytes as f64),
+            ("repair_tree_max_bytes", "Bound of that memory.", tree.memory_max_bytes as f64),
+            ("repair_tree_doubtful_chunks", "Parts in doubt.", tree.doubtful_chunks as f64),
+        ] {
+            self.gauge(name, help, value);
+        }
+        for (name, help, value) in [
+            ("repair_tree_changes_total", "Changes brought to the tree.", tree.changes),
+            ("repair_tree_rebuilt_chunks_total", "Parts read anew.", tree.rebuilt_chunks),
+            ("repair_tree_checked_chunks_total", "Parts compared.", tree.checked_chunks),
+            ("repair_tree_wrong_leaves_total", "Wrong leaves mended.", tree.wrong_leaves),
+        ] {
+            self.counter(name, help, value);
+        }
     }
 
     fn node(&mut self, figures: &Figures) {

@@ -149,6 +149,13 @@ impl<B: AdminBackend> Admin<B> {
                 let id = last_segment(head.uri.path(), "/v1/operations/")?;
                 Ok(json(&backend.operation(&id)?))
             }
+            ("GET", routes::REPAIR) => Ok(json(&backend.repair_status())),
+            ("POST", routes::REPAIR) => {
+                let status = backend.post_repair(self.read(body, &head.headers).await?)?;
+                let mut answer = json(&status);
+                *answer.status_mut() = StatusCode::ACCEPTED;
+                Ok(answer)
+            }
             (_, routes::REPLICA) => {
                 let (bucket, key) = bucket_and_key(head.uri.path())?;
                 Ok(json(&patient(backend.replica_read(bucket, key)).await?))

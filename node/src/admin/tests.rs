@@ -15,8 +15,8 @@ use kvasir_core::admin_api::problem::code;
 use kvasir_core::admin_api::routes::{Access as By, ROUTES};
 use kvasir_core::admin_api::{
     Check, DocumentAnswer, DocumentPut, InitRequest, OperationPlan, OperationRequest,
-    OperationState, OperationStatus, PartitionHealth, PartitionName, Probe, Problem, ReplicaRead,
-    Risk, RiskLevel, Status,
+    OperationState, OperationStatus, PartitionHealth, PartitionName, Probe, Problem, RepairRequest,
+    RepairStatus, ReplicaRead, Risk, RiskLevel, Status,
 };
 use kvasir_core::gossip;
 use kvasir_core::handoff::Cap;
@@ -29,6 +29,7 @@ use super::*;
 use crate::http::stats::{HttpStats, Operation};
 use crate::peer::PeerStats;
 use crate::replica::Shelves;
+use crate::tasks::RepairFigures;
 
 const NODE: NodeId = NodeId::from_bytes([1; 16]);
 const N1: &str = "01010101-0101-0101-0101-010101010101";
@@ -104,6 +105,15 @@ impl AdminBackend for Fixed {
             self.note("status").map(|()| status)
         }
         .boxed_local()
+    }
+
+    fn repair_status(&self) -> RepairStatus {
+        RepairStatus { comparisons_total: 7, ..RepairStatus::default() }
+    }
+
+    fn post_repair(&self, request: RepairRequest) -> Answered<RepairStatus> {
+        request.validate(6).map_err(Box::new)?;
+        self.note("repair").map(|()| self.repair_status())
     }
 
     fn document(&self) -> Answered<DocumentAnswer> {
@@ -294,6 +304,9 @@ async fn bodies_are_checked_before_the_backend() {
         ("PUT", "/v1/cluster/document", r#"{"parentHash":"a","document":{},"x":1}"#),
         ("POST", "/v1/operations", r#"{"id":"a","id":"b","kind":"leave"}"#),
         ("POST", "/v1/operations", r#"{"id":"a","kind":"explode"}"#),
+        ("POST", "/v1/repair", r#"{"action":"stop"}"#),
+        ("POST", "/v1/repair", r#"{"node":"a"}"#),
+        ("POST", "/v1/repair", r#"{"partitions":[3]}"#),
     ] {
         let reply = bench.ask(method, target, "", body).await;
         assert_eq!(reply.problem(), (400, "malformed_body".into()), "{body}");
@@ -340,13 +353,16 @@ async fn operations() {
     let relocate = format!(r#"{{"id":"op-2","kind":"relocate","node":"{N1}","machine":"w4"}}"#);
     assert_eq!(bench.ask("POST", "/v1/operations", "", &relocate).await.status, 200);
     assert_eq!(bench.ask("POST", "/v1/operations?dryRun", "", &relocate).await.status, 200);
+    let repair = r#"{"id":"op-3","kind":"repair"}"#;
+    assert_eq!(bench.ask("POST", "/v1/operations", "", repair).await.status, 200);
+    assert_eq!(bench.calls(), ["post op-2", "plan op-2", "post op-3"]);
     let other_place = relocate.replace("\"machine\"", "\"zone\"");
     let refused = bench.ask("POST", "/v1/operations", "", &other_place).await;
     assert_eq!(refused.problem(), (400, "malformed_body".into()));
     let nowhere = relocate.replace(",\"machine\":\"w4\"", "");
     let refused = bench.ask("POST", "/v1/operations", "", &nowhere).await;
     assert_eq!(refused.problem(), (400, "bad_request".into()));
-    assert_eq!(bench.calls(), ["post op-2", "plan op-2"]);
+    assert!(bench.calls().is_empty());
     let moving = join.replace(",\"rebalance\":false", "");
     for body in [moving.as_str(), r#"{"id":"a","kind":"double"}"#] {
         for target in ["/v1/operations", "/v1/operations?dryRun=true"] {
@@ -396,6 +412,7 @@ fn figures() -> Figures {
         peers: Arc::new(PeerStats::default()),
         store: StoreStats { tables_by_level: vec![2, 1], flushes: 7, ..StoreStats::default() },
         shelves: Arc::new(Shelves::new(Cap { max_bytes: 1 }, Cap { max_bytes: 1 })),
+        repair: RepairFigures { mended: 4, ..RepairFigures::default() },
         coordination: Arc::default(),
         stamps_ahead: 0,
         stamps_lead_ms: 0,
@@ -436,6 +453,8 @@ async fn the_page_says_what_was_counted() {
         r#"kvasir_storage_tables{level="0"} 2"#,
         "kvasir_storage_flushes_total 7",
         "kvasir_ring_epoch 3",
+        "kvasir_repair_keys_total 4",
+        r#"kvasir_repair_comparisons_total{result="through"} 0"#,
         "kvasir_disk_free_bytes 1099511627776",
         r#"kvasir_node_unfit{reason="other_cluster"} 1"#,
         r#"kvasir_node_unfit{reason="put_back"} 0"#,

@@ -15,6 +15,7 @@ pub mod ls;
 pub mod output;
 pub mod pages;
 pub mod recover;
+pub mod repair;
 pub mod servers;
 pub mod siblings;
 pub mod values;
@@ -57,6 +58,9 @@ pub enum Word {
     /// Settings of buckets: list, show, set
     #[command(subcommand)]
     Bucket(buckets::BucketWord),
+    /// Compare replicas now and mend what differs; how far it is
+    #[command(subcommand)]
+    Repair(repair::RepairWord),
 }
 
 /// Where client commands send their requests.
@@ -175,6 +179,7 @@ async fn dispatch(word: &Word) -> Result<Exit, Failure> {
         Word::Ring(arguments) => cluster::ring(arguments).await,
         Word::Where(arguments) => cluster::locate(arguments).await,
         Word::Bucket(word) => buckets::run(word).await,
+        Word::Repair(word) => repair::run(word).await,
     }
 }
 

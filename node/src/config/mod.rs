@@ -12,6 +12,7 @@ use std::time;
 
 use kvasir_core::gossip::GossipConfig;
 use kvasir_core::limits::{VALUE_DEFAULT_MAX_BYTES, VALUE_HARD_MAX_BYTES};
+use kvasir_core::merkle::{BITS_MAX, BITS_MIN};
 use kvasir_storage::{Compression, StoreOptions};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,8 @@ pub struct Config {
     pub storage: StorageConfig,
     /// Copies and notes kept for owners that are down.
     pub handoff: HandoffConfig,
+    /// Comparing replicas and mending what differs.
+    pub repair: RepairConfig,
     /// Threads that serve.
     pub workers: WorkersConfig,
     /// Logs, to standard error.
@@ -306,6 +309,33 @@ impl HandoffConfig {
     }
 }
 
+/// Comparing replicas and mending what differs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RepairConfig {
+    /// Whether this node keeps a hash tree of its data and compares it with others. Switched on again, the
+    /// tree is read from the data first.
+    pub enabled: bool,
+    /// How often this node compares with each node that shares partitions with it.
+    pub interval: Duration,
+    /// Depth of the tree, 16 to 26: at most 8 bytes * 2^tree_bits in memory, of which a node takes the
+    /// share of the ring that it owns.
+    pub tree_bits: u8,
+    /// In how much time the whole tree is compared with the data; 0: only what is in doubt.
+    pub scrub_interval: Duration,
+}
+
+impl Default for RepairConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval: Duration::from_millis(60_000),
+            tree_bits: 20,
+            scrub_interval: Duration::from_millis(7 * 24 * 3_600_000),
+        }
+    }
+}
+
 /// How blocks of tables are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -423,6 +453,12 @@ impl Config {
         }
         if self.workers.count > 1_024 {
             return wrong("workers.count", "must be at most 1024".to_string());
+        }
+        if !(BITS_MIN..=BITS_MAX).contains(&self.repair.tree_bits) {
+            return wrong("repair.tree_bits", format!("must be {BITS_MIN} to {BITS_MAX}"));
+        }
+        if self.repair.interval.0 < time::Duration::from_millis(100) {
+            return wrong("repair.interval", "must be at least 100ms".to_string());
         }
         if let Err(error) = self.gossip.settings().check() {
             return wrong("gossip", error.to_string());

@@ -123,7 +123,7 @@ impl Coordinate {
                 Err(_) => Err(Failure::Unknown("no answer before the deadline".to_string())),
             };
             let missed = matches!(said, Err(Failure::NotApplied(_) | Failure::Unknown(_)));
-            if missed && plan.owns() {
+            if missed && plan.owns() && !this.planted.leaves_it_to_trees() {
                 this.standins.hint(node, &plan.table_key);
             }
             said

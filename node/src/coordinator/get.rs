@@ -174,7 +174,7 @@ async fn settle(
     }
     lacking.retain(|node| seats.stands_in_for(*node).is_none());
     agreeing.retain(|node| seats.stands_in_for(*node).is_none());
-    if !lacking.is_empty() {
+    if !lacking.is_empty() && !this.planted.leaves_it_to_trees() {
         lacking.iter().for_each(|_| Figures::count(&this.learned.figures.repairs));
         let wait = tally.is_quorum();
         repair(this, plan, &set, (&lacking, &agreeing), again, wait.then_some(deadline)).await?;

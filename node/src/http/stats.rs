@@ -128,6 +128,12 @@ impl HttpStats {
         &self.operations[operation as usize]
     }
 
+    /// Requests answered since the start.
+    pub fn answered_ever(&self) -> u64 {
+        let classes = self.operations.iter().flat_map(|operation| &operation.by_class);
+        classes.map(|count| count.load(Relaxed)).sum()
+    }
+
     /// Notes an answered request.
     pub fn answered(&self, operation: Operation, status: u16, took: Duration, bytes: u64) {
         let stats = self.of(operation);

@@ -84,6 +84,8 @@ pub enum Request {
     },
     /// Send what is held of a bucket in a partition, from a place on.
     Scan(Scan),
+    /// A question of anti-entropy (`kvasir_core::merkle`).
+    Repair(Bytes),
 }
 
 /// What a list asks of one replica. The frame's route names the partition.
@@ -146,6 +148,8 @@ pub enum Reply {
         /// The highest stamp among them.
         stamp: Stamp,
     },
+    /// The answer to [`Request::Repair`].
+    Repair(Bytes),
 }
 
 /// Why a node did not do what was asked. Nothing was applied, except where the variant says so.
@@ -254,7 +258,8 @@ impl Request {
             | Self::ReadStandIn { .. }
             | Self::CoordinateAsStandIn(_)
             | Self::HandBack { .. }
-            | Self::Scan(_) => Class::Data,
+            | Self::Scan(_)
+            | Self::Repair(_) => Class::Data,
         }
     }
 
@@ -273,6 +278,7 @@ impl Request {
             Self::CoordinateAsStandIn(_) => "coordinate_as_stand_in",
             Self::HandBack { .. } => "hand_back",
             Self::Scan(_) => "scan",
+            Self::Repair(_) => "repair",
         }
     }
 
@@ -302,7 +308,8 @@ impl Request {
             | Self::Ballot(_)
             | Self::FetchDocument { .. }
             | Self::Coordinate(_)
-            | Self::CoordinateAsStandIn(_) => {}
+            | Self::CoordinateAsStandIn(_)
+            | Self::Repair(_) => {}
         }
         Ok(request)
     }
@@ -322,6 +329,7 @@ impl Reply {
             Self::HandedBack { .. } => "handed_back",
             Self::Scanned(_) => "scanned",
             Self::Outranked { .. } => "outranked",
+            Self::Repair(_) => "repair",
         }
     }
 
@@ -413,6 +421,7 @@ mod tests {
             Request::FetchDocument { have_epoch: u64::MAX },
             Request::Coordinate(Bytes::new()),
             Request::CoordinateAsStandIn(Bytes::new()),
+            Request::Repair(Bytes::from_static(b"r")),
             Request::HandBack {
                 bucket: Bytes::from_static(b"b"),
                 key: Bytes::from_static(b"k"),
@@ -433,6 +442,7 @@ mod tests {
                 dots: vec![kvasir_core::version::Actor { tag: 1, serial: 2 }.dot(3)],
                 stamp: Stamp(4),
             },
+            Reply::Repair(Bytes::from_static(b"r")),
             Reply::Refused(Refusal::StandInsFull),
             Reply::Digest(Some([7; 16])),
             Reply::Refused(Refusal::StaleEntry { epoch: 3, document: None }),

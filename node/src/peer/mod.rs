@@ -22,7 +22,7 @@ mod reader;
 mod repeats;
 pub mod stats;
 
-pub use frame::{Class, Route};
+pub use frame::{Class, HEADER_BYTES, Route};
 pub use hello::{Goodbye, Hello, Me};
 pub use listener::{Incoming, ListenerLimits, PeerHandler, PeerListener};
 pub use message::{Refusal, Reply, Request, Scan, Scanned};

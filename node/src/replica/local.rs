@@ -15,6 +15,7 @@ use kvasir_core::version::{
 };
 use kvasir_storage::{Applied, Change, ReadError, Store, TableKey, WriteError};
 
+use super::trees::Trees;
 use crate::planted::{Bug, Planted};
 use crate::seam::Clock;
 
@@ -75,11 +76,15 @@ pub enum LocalError {
     /// Stand-in copies of an earlier start are still being counted. A retry helps in a moment.
     #[error("the stand-in copies of an earlier start are still being counted")]
     NotCounted,
+    /// A message names a place that is no key.
+    #[error("a place that is no key")]
+    Place,
 }
 
 /// The local side of every owner. One per process, shared by its workers.
 pub struct Replica {
     store: Arc<Store>,
+    trees: Arc<Trees>,
     minter: Arc<Minter>,
     stamps: Mutex<HybridClock>,
     /// Stamps heard that were too far ahead to be followed.
@@ -89,20 +94,25 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// `minter` must be new at every start of the node.
+    /// `minter` must be new at every start of the node, and `trees` the observer of the store.
     pub fn new(
-        store: Arc<Store>,
+        (store, trees): (Arc<Store>, Arc<Trees>),
         minter: Arc<Minter>,
         wall: Arc<dyn Clock>,
         planted: Planted,
     ) -> Self {
         let stamps = Mutex::new(HybridClock::new());
-        Self { store, minter, stamps, stamps_ahead: AtomicU64::new(0), wall, planted }
+        Self { store, trees, minter, stamps, stamps_ahead: AtomicU64::new(0), wall, planted }
     }
 
     /// The engine, for maintenance and figures.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// The hash tree of the engine's content.
+    pub fn trees(&self) -> &Arc<Trees> {
+        &self.trees
     }
 
     /// The wall clock in Unix milliseconds: judges expiry, never order.

@@ -7,13 +7,16 @@
 //! Absent on purpose: quorums and peers (`coordinator`), who owns what (`ring` in the core; the
 //! newest document and the member list arrive here as a [`view::View`]).
 
+pub mod compare;
 pub mod local;
 pub mod scan;
 pub mod shelves;
 pub mod standins;
+pub mod trees;
 pub mod view;
 
 pub use local::{LocalError, Minted, Order, Replica};
 pub use shelves::{Shelf, Shelves};
 pub use standins::StandIns;
+pub use trees::{LookError, Trees};
 pub use view::{Formed, Member, View, Views};

@@ -28,8 +28,8 @@ fn store(disk: &MemoryDisk, dir: &str) -> Arc<Store> {
 
 fn standins(disk: &MemoryDisk, tag: u64, cap: u64) -> StandIns {
     let minter = Arc::new(Minter::new(tag));
-    let owned =
-        Arc::new(Replica::new(store(disk, "store"), minter, Arc::new(Still), Default::default()));
+    let owned = (store(disk, "store"), Arc::new(crate::replica::Trees::off()));
+    let owned = Arc::new(Replica::new(owned, minter, Arc::new(Still), Default::default()));
     let (copies, hints) = (Cap { max_bytes: cap }, Cap { max_bytes: 200 });
     StandIns::new(store(disk, "standins"), owned, copies, hints)
 }

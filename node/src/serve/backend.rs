@@ -13,7 +13,7 @@ use kvasir_core::admin_api::probes::{
 use kvasir_core::admin_api::problem::code;
 use kvasir_core::admin_api::{
     Check, DocumentAnswer, DocumentPut, InitRequest, OperationPlan, OperationRequest,
-    OperationStatus, Probe, Problem, ReplicaRead, Status,
+    OperationStatus, Probe, Problem, RepairRequest, RepairStatus, ReplicaRead, Status,
 };
 use kvasir_core::gossip::MemberView;
 use kvasir_core::ring::{Document, Member, MemberState, Sealed, TokenSecret};
@@ -103,6 +103,14 @@ impl AdminBackend for Backend {
             Some(record) => Ok(OperationStatus::of(id, record)),
             None => problem(code::UNKNOWN_OPERATION, format!("no operation has the id `{id}`")),
         }
+    }
+
+    fn repair_status(&self) -> RepairStatus {
+        Backend::repair_status(self)
+    }
+
+    fn post_repair(&self, request: RepairRequest) -> Answered<RepairStatus> {
+        self.repair(request)
     }
 
     fn replica_read(&self, bucket: Bytes, key: Bytes) -> LocalBoxFuture<'_, Answered<ReplicaRead>> {

@@ -2,7 +2,7 @@
 //! entry, hands it to the room that answers it, and turns that room's errors into refusals.
 
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -31,6 +31,8 @@ pub struct Handler {
     pub pace: Arc<Mutex<Pace>>,
     /// From when the pace counts.
     pub started: Instant,
+    /// Requests that other nodes sent for their clients, counted by all workers.
+    pub served: Arc<AtomicU64>,
 }
 
 impl PeerHandler for Handler {
@@ -43,6 +45,15 @@ impl Handler {
     /// Answers one question. Never fails: what goes wrong is a [`Reply::Refused`].
     async fn answer(&self, from: NodeId, request: Request, head: Incoming) -> Reply {
         let Incoming { route, deadline, .. } = head;
+        let for_clients = !matches!(
+            request,
+            Request::Gossip(_)
+                | Request::Ballot(_)
+                | Request::FetchDocument { .. }
+                | Request::HandBack { .. }
+                | Request::Repair(_)
+        );
+        self.served.fetch_add(u64::from(for_clients), Ordering::Relaxed);
         let done = match request {
             Request::Gossip(_) | Request::Ballot(_) | Request::FetchDocument { .. } => {
                 Ok(self.control.ask(from, request).await)
@@ -62,6 +73,7 @@ impl Handler {
                 self.take_back(route, &bucket, &key, &set).await
             }
             Request::Scan(scan) => self.scan(route, scan, deadline).await,
+            Request::Repair(body) => self.repair(route, &body).await,
         };
         done.unwrap_or_else(Reply::Refused)
     }
@@ -266,7 +278,7 @@ fn stored(above: Option<Outranked>) -> Reply {
     }
 }
 
-fn not_formed() -> Refusal {
+pub(super) fn not_formed() -> Refusal {
     Refusal::NotServing("the cluster is not formed here yet".to_string())
 }
 
@@ -279,11 +291,12 @@ fn must_own(view: &View, bucket: &[u8], key: &[u8]) -> Result<(), Refusal> {
 }
 
 /// A local failure before anything was applied.
-fn refusal(error: LocalError) -> Refusal {
+pub(super) fn refusal(error: LocalError) -> Refusal {
     match error {
         LocalError::Write(WriteError::Overloaded) | LocalError::Read(ReadError::Overloaded) => {
             Refusal::Overloaded { retry_after_ms: 100 }
         }
+        LocalError::Place => Refusal::Malformed(error.to_string()),
         LocalError::StandInsFull => Refusal::StandInsFull,
         LocalError::NotCounted => Refusal::NotServing(error.to_string()),
         LocalError::Write(WriteError::Full(_)) => Refusal::DiskFull,

@@ -15,6 +15,8 @@ pub mod logging;
 pub mod net;
 pub mod node;
 pub mod operations;
+mod repair;
+mod repairs;
 pub mod report;
 
 use std::process::ExitCode;

@@ -5,11 +5,12 @@ use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use kvasir_core::gossip::{Addresses, Gossip, GossipConfig, Labels, Me as GossipMe};
 use kvasir_core::handoff::{Cap, Pace};
+use kvasir_core::merkle::Schedule;
 use kvasir_core::version::Minter;
 use kvasir_storage::{NoObserver, OpenError, Store};
 use rand::rngs::SmallRng;
@@ -30,11 +31,12 @@ use crate::http::server::Server;
 use crate::http::stats::HttpStats;
 use crate::peer::{Hello, ListenerLimits, Me, PeerListener, PeerStats, Peers, PoolLimits};
 use crate::planted::Bug;
-use crate::replica::{Replica, StandIns, View, Views};
+use crate::replica::{Replica, StandIns, Trees, View, Views};
 use crate::seam::World;
 use crate::tasks::control::Inbox;
 use crate::tasks::{
-    Control, ControlHandle, HandingBack, Identity, IdentityError, SmallFiles, identity,
+    AntiEntropy, Control, ControlHandle, HandingBack, Identity, IdentityError, Repairs, SmallFiles,
+    TreeScrub, identity,
 };
 
 /// What every thread of a node shares.
@@ -51,8 +53,12 @@ pub struct Shared {
     pub standins: Arc<StandIns>,
     /// How fast this node takes back what others kept for it.
     pace: Arc<std::sync::Mutex<Pace>>,
-    /// One worker hands back; the first to run.
-    handing_back: AtomicBool,
+    /// One worker hands back and compares; the first to run.
+    mending: AtomicBool,
+    /// Anti-entropy.
+    pub repairs: Arc<Repairs>,
+    /// Requests that other nodes sent for their clients.
+    served: Arc<AtomicU64>,
     /// Document and member list.
     pub views: Arc<Views>,
     /// The control thread.
@@ -151,10 +157,12 @@ pub fn open(
     made.map_err(|error| StartError::Directory { path: dir.display().to_string(), error })?;
     let files = SmallFiles::new(world.disk.clone(), world.maintenance.clone(), dir);
     identity::look_for_loss(&files, &*world.disk, &dir.join("store"))?;
+    let secret = identity::cluster_secret(&files)?;
+    let repair = &config.repair;
+    let trees = Arc::new(Trees::new(repair.enabled, repair.tree_bits, secret, world.planted));
     let options = config.storage.options(dir.join("store"));
     // The store takes the lock of the directory: from here on this process is alone with it.
-    let store =
-        Store::open(options, world.disk.clone(), world.maintenance.clone(), Arc::new(NoObserver))?;
+    let store = Store::open(options, world.disk.clone(), world.maintenance.clone(), trees.clone())?;
     let kept = config.handoff.options(dir.join("standins"), &config.storage);
     let kept =
         Store::open(kept, world.disk.clone(), world.maintenance.clone(), Arc::new(NoObserver))?;
@@ -169,7 +177,11 @@ pub fn open(
     let minter = Arc::new(Minter::new(tag));
     let (control, inbox) = ControlHandle::new();
     let datacenter = &config.node.datacenter;
-    let replica = Arc::new(Replica::new(store, minter, world.clock.clone(), world.planted));
+    let schedule =
+        Schedule::new(repair.interval.as_millis(), config.handoff.hints_max_age.as_millis());
+    let repairs = Arc::new(Repairs::new(schedule, trees.clone()));
+    let replica =
+        Arc::new(Replica::new((store, trees), minter, world.clock.clone(), world.planted));
     let cap = |size: crate::config::Size| Cap { max_bytes: size.0 };
     let (copies, hints) =
         (cap(config.handoff.standins_max_bytes), cap(config.handoff.hints_max_bytes));
@@ -179,7 +191,9 @@ pub fn open(
         me: Me::new(Hello::blank(identity.node, nonce, identity.boot)),
         standins: Arc::new(StandIns::new(kept, replica.clone(), copies, hints)),
         pace: Arc::new(std::sync::Mutex::new(Pace::new(config.handoff.rate.0))),
-        handing_back: AtomicBool::new(false),
+        mending: AtomicBool::new(false),
+        repairs,
+        served: Arc::default(),
         replica,
         views: Arc::new(Views::new(View::blank(identity.node, datacenter))),
         control,
@@ -359,8 +373,9 @@ impl Worker {
             control: shared.control.clone(),
             pace: shared.pace.clone(),
             started: Instant::now(),
+            served: shared.served.clone(),
         });
-        let handing_back = hand_back(&shared, &coordinate);
+        let mending = mend(&shared, &coordinate);
         let limits = ListenerLimits::default();
         let stats = shared.peer_stats.clone();
         let listener =
@@ -389,23 +404,47 @@ impl Worker {
         server.run(super::accept::Accepting(http), shared.drain.clone(), grace).await;
         listener.drain(Instant::now() + grace).await;
         peers_task.abort();
-        if let Some(task) = handing_back {
-            task.abort();
-        }
+        mending.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }
 
-/// Starts the hand-back, on the first worker that asks.
-fn hand_back(shared: &Shared, coordinate: &Coordinate) -> Option<tokio::task::JoinHandle<()>> {
-    if shared.handing_back.swap(true, Ordering::Relaxed) {
-        return None;
+/// Starts what mends replicas, on the first worker that asks: hand-back, anti-entropy, the scrub of its tree.
+fn mend(shared: &Arc<Shared>, coordinate: &Coordinate) -> Vec<tokio::task::JoinHandle<()>> {
+    if shared.mending.swap(true, Ordering::Relaxed) {
+        return Vec::new();
     }
-    let task = HandingBack {
-        replica: coordinate.replica.clone(),
-        standins: coordinate.standins.clone(),
-        views: coordinate.views.clone(),
-        peers: coordinate.peers.clone(),
-        hints_max_age: shared.config.handoff.hints_max_age.0,
-    };
-    Some(tokio::task::spawn_local(task.run()))
+    let mut tasks = Vec::new();
+    if !coordinate.planted.leaves_it_to_trees() {
+        let handing_back = HandingBack {
+            replica: coordinate.replica.clone(),
+            standins: coordinate.standins.clone(),
+            views: coordinate.views.clone(),
+            peers: coordinate.peers.clone(),
+            hints_max_age: shared.config.handoff.hints_max_age.0,
+        };
+        tasks.push(tokio::task::spawn_local(handing_back.run()));
+    }
+    if coordinate.replica.trees().is_on() {
+        let (http, peers) = (shared.http_stats.clone(), shared.served.clone());
+        let served: Rc<dyn Fn() -> u64> =
+            Rc::new(move || http.answered_ever() + peers.load(Ordering::Relaxed));
+        let scrub = TreeScrub {
+            replica: coordinate.replica.clone(),
+            repairs: shared.repairs.clone(),
+            interval: shared.config.repair.scrub_interval.0,
+            served: served.clone(),
+        };
+        let comparing = AntiEntropy {
+            replica: coordinate.replica.clone(),
+            standins: coordinate.standins.clone(),
+            views: coordinate.views.clone(),
+            peers: coordinate.peers.clone(),
+            repairs: shared.repairs.clone(),
+            pace: shared.pace.clone(),
+            served,
+        };
+        tasks.push(tokio::task::spawn_local(scrub.run()));
+        tasks.push(tokio::task::spawn_local(comparing.run()));
+    }
+    tasks
 }

@@ -129,6 +129,7 @@ pub fn figures(shared: &Shared, control: &Control) -> Figures {
         store: store.stats(),
         store_failed: shared.disk_failed().is_some(),
         shelves: shared.standins.shelves().clone(),
+        repair: shared.repairs.figures(),
         coordination: shared.coordination.clone(),
         stamps_ahead,
         stamps_lead_ms,

@@ -109,6 +109,8 @@ fn enforce(control: &Control, document: Sealed) {
     }
     control.me.set_document(document.cluster_id, document.epoch, document.hash().0);
     tracing::info!(epoch = document.epoch, hash = %document.hash(), "cluster document in force");
+    // Before anybody can write a key of this cluster.
+    control.replica.trees().know(&document.token_secret.0);
     *control.formed.borrow_mut() = Some(Arc::new(Formed::new(document)));
     gossip::publish(control);
 }

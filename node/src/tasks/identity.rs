@@ -60,6 +60,16 @@ pub fn establish(
     Ok((identity, acceptor))
 }
 
+/// The secret of the cluster that this volume belongs to, if it does. Blocks: for the start of a node only.
+///
+/// # Errors
+/// The member file is damaged or unreadable.
+pub fn cluster_secret(files: &SmallFiles) -> Result<Option<[u8; 32]>, IdentityError> {
+    let Some(bytes) = files.load(FILE)? else { return Ok(None) };
+    let chosen = AcceptorState::decode(&bytes)?.chosen;
+    Ok(chosen.map(|document| document.token_secret.0))
+}
+
 /// Name of the file that says that the volume's data must not be used: it was put back to an older state,
 /// or lost.
 pub const PUT_BACK_FILE: &str = "put-back";

@@ -1,7 +1,9 @@
 //! The long-running loops of a node. On the control thread: gossip, ballots, marks, ticks of the store;
 //! workers reach them through a [`ControlHandle`] and read what they publish from
-//! [`crate::replica::Views`]. On one of the workers: [`hand_back`].
+//! [`crate::replica::Views`]. On one of the workers: [`hand_back`],
+//! [`anti_entropy`] and [`tree_scrub`].
 
+pub mod anti_entropy;
 pub mod ballots;
 mod buckets;
 pub mod control;
@@ -9,13 +11,18 @@ pub mod gossip;
 pub mod hand_back;
 pub mod identity;
 pub mod marks;
+pub mod repairs;
 mod seeds;
 pub mod small_files;
+pub mod tree_scrub;
 pub mod unfit;
 
+pub use anti_entropy::AntiEntropy;
 pub use buckets::ChangeError;
 pub use control::{Control, ControlHandle};
 pub use hand_back::HandingBack;
 pub use identity::{Identity, IdentityError};
+pub use repairs::{RepairFigures, Repairs, TreeFigures};
 pub use small_files::{SmallFileError, SmallFiles};
+pub use tree_scrub::TreeScrub;
 pub use unfit::Unfit;

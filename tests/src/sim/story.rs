@@ -3,10 +3,9 @@
 //!
 //! Two phases, as in other simulators of this kind: safety under chaos, then liveness. After the faults
 //! end, the cluster has `SETTLE` to be whole; from then on every operation must succeed. Then late frames
-//! have their time, every key is read at every copy's level, and each replica is looked at alone.
+//! and anti-entropy have their time, and each replica is looked at alone.
 //!
-//! Replicas that missed a write are mended here by reading at level `all`. Volumes that were lost or put
-//! back serve nothing until they are rebuilt, and are left out.
+//! Volumes that were lost or put back serve nothing until they are rebuilt, and are left out.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +30,8 @@ use crate::load::{Clock, Plan, Recorder, drive_while, fill, settle, write_calmly
 
 /// How long the cluster may take to be whole after everything was mended.
 const SETTLE: Duration = Duration::from_secs(30);
+/// How long anti-entropy may take to find and mend what differs.
+const TREES_MEND: Duration = Duration::from_secs(20);
 /// How often the state of the faults is brought up to date.
 const STEP: Duration = Duration::from_millis(500);
 /// A node that ended by itself is started again after so many steps, as a platform would.
@@ -284,8 +285,13 @@ struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     async fn set(story: &'a Story) -> Self {
-        let small = ["storage.memtable_bytes=64KiB", "storage.log_segment_bytes=64KiB"];
-        let mut sim = Sim::new(story.seed, story.hosts, &[&small, story.sets].concat());
+        let always = [
+            "storage.memtable_bytes=64KiB",
+            "storage.log_segment_bytes=64KiB",
+            "repair.interval=5s",
+            "repair.tree_bits=16",
+        ];
+        let mut sim = Sim::new(story.seed, story.hosts, &[&always, story.sets].concat());
         sim.planted = story.planted;
         if story.last_write_wins {
             sim.defaults = serde_json::json!({ "mode": "lastWriteWins" });
@@ -536,12 +542,8 @@ impl<'a> Stage<'a> {
         // Frames that are still under way from the worst hour.
         sleep(Duration::from_millis(LATE_MS)).await;
         let before = self.look(plan, &serving).await;
-        if self.spoilt.is_empty() {
-            let all = Aim { level: "all".to_string(), ..aim.clone() };
-            settle(plan, &all, &self.client(), recorder).await;
-        }
         settle(plan, &aim, &self.client(), recorder).await;
-        sleep(Duration::from_secs(5)).await;
+        sleep(TREES_MEND).await;
         let after = self.look(plan, &serving).await;
         Looks { before, after }
     }

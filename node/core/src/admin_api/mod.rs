@@ -32,7 +32,7 @@ pub use operations::{
 };
 pub use probes::{Check, Probe, ProbeStatus};
 pub use problem::Problem;
-pub use repair::{RepairRequest, RepairStatus};
+pub use repair::{RepairAction, RepairRequest, RepairStatus, TreeStatus};
 pub use replica::{ActorName, DotName, ReplicaRead, ReplicaSibling, VersionRow};
 pub use sharing::SharedMachine;
 pub use status::{

@@ -27,7 +27,7 @@ pub struct OperationRequest {
     pub id: String,
     /// What to do.
     pub kind: OperationKind,
-    /// The node it is about; not for `rebalance` and `double`.
+    /// The node it is about; not for `rebalance` and `double`. A `repair` without one is about all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeId>,
     /// `replace` only: the dead node whose place `node` takes.
@@ -45,7 +45,8 @@ impl OperationRequest {
     /// Whether data moves with it.
     pub fn moves_data(&self) -> bool {
         let membership = matches!(self.kind, OperationKind::Join | OperationKind::Leave);
-        !(membership && self.rebalance == Some(false)) && self.kind != OperationKind::Relocate
+        let still = matches!(self.kind, OperationKind::Relocate | OperationKind::Repair);
+        !(still || membership && self.rebalance == Some(false))
     }
 
     /// Whether the fields fit the kind; the problem is a 400 `bad_request` that names the field.
@@ -59,7 +60,7 @@ impl OperationRequest {
         let kind = self.kind;
         let about_all = matches!(kind, OperationKind::Rebalance | OperationKind::Double);
         for (field, given, wanted, required) in [
-            ("node", self.node.is_some(), !about_all, !about_all),
+            ("node", self.node.is_some(), !about_all, !about_all && kind != OperationKind::Repair),
             ("replaces", self.replaces.is_some(), kind == OperationKind::Replace, true),
             ("machine", self.machine.is_some(), kind == OperationKind::Relocate, true),
             (
@@ -189,7 +190,7 @@ impl OperationStatus {
 
 /// What callers are told who asked for something else.
 pub const BUILT: &str =
-    "this version does `relocate`, and `join` and `leave` with \"rebalance\": false";
+    "this version does `relocate`, `repair`, and `join` and `leave` with \"rebalance\": false";
 
 impl From<OperationRefused> for Problem {
     fn from(refused: OperationRefused) -> Self {

@@ -66,8 +66,8 @@ pub const ROUTES: [Route; 14] = [
     route("POST", OPERATIONS, Access::Token, true),
     route("GET", OPERATION, Access::Open, true),
     route("DELETE", OPERATION, Access::Token, false),
-    route("GET", REPAIR, Access::Open, false),
-    route("POST", REPAIR, Access::Token, false),
+    route("GET", REPAIR, Access::Open, true),
+    route("POST", REPAIR, Access::Token, true),
     route("GET", REPLICA, Access::Token, true),
 ];
 

@@ -45,7 +45,7 @@ fn requests_refuse_unknown_fields() {
     let misspelt = json!({"id": "a", "kind": "join", "node": N1, "rebalanced": false});
     assert!(from_value::<OperationRequest>(misspelt).is_err());
     assert!(from_value::<DocumentPut>(json!({"parentHash": "", "document": {}, "f": 1})).is_err());
-    assert!(from_value::<RepairRequest>(json!({"bucket": "b"})).is_err());
+    assert!(from_value::<RepairRequest>(json!({"buckets": "b"})).is_err());
 }
 
 #[test]
@@ -131,6 +131,8 @@ fn operation_fields_fit_their_kind() {
     let check = |json: serde_json::Value| from_value::<OperationRequest>(json).unwrap().validate();
     check(json!({"id": "a", "kind": "leave", "node": N1})).unwrap();
     check(json!({"id": "a", "kind": "rebalance"})).unwrap();
+    check(json!({"id": "a", "kind": "repair"})).unwrap();
+    check(json!({"id": "a", "kind": "repair", "node": N1})).unwrap();
     check(json!({"id": "a", "kind": "relocate", "node": N1, "machine": "w4"})).unwrap();
     check(json!({"id": "a", "kind": "replace", "node": N1, "replaces": N1})).unwrap();
     for (bad, names) in [

@@ -71,6 +71,7 @@ pub fn plan(parent: &Sealed, id: &str, operation: &Operation) -> Result<Planned,
         OperationKind::Join => join(&mut child, operation)?,
         OperationKind::Leave => leave(&mut child, operation)?,
         OperationKind::Relocate => relocate(&mut child, operation)?,
+        OperationKind::Repair => repair(&child, operation)?,
         _ => return Err(unsupported(operation)),
     }
     while child.operations.len() >= KEPT_OPERATIONS {
@@ -129,6 +130,20 @@ fn relocate(child: &mut Document, operation: &Operation) -> Result<(), Operation
     };
     present.machine.clone_from(&place.machine);
     if present == place { Ok(()) } else { Err(OperationRefused::PlaceDiffers(node)) }
+}
+
+/// The record is all there is: whoever it names begins to compare when the document reaches it. It tells
+/// by itself how far it is.
+fn repair(document: &Document, operation: &Operation) -> Result<(), OperationRefused> {
+    if operation.member.is_some() {
+        return Err(OperationRefused::Malformed("repair takes no member entry"));
+    }
+    match operation.node {
+        Some(node) if !document.members.contains_key(&node) => {
+            Err(OperationRefused::NotAMember(node))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How many finished records a document keeps; the oldest go first.
@@ -312,6 +327,21 @@ mod tests {
         assert_eq!(stranger, Err(OperationRefused::NotAMember(node(7))));
         let bare = plan(&first, "r", &ask(OperationKind::Relocate, 0));
         assert!(matches!(bare, Err(OperationRefused::Malformed(_))));
+    }
+
+    #[test]
+    fn a_repair_is_recorded_and_changes_nothing_else() {
+        let first = Sealed::new(cluster(3, 3));
+        let all = Operation { node: None, ..ask(OperationKind::Repair, 0) };
+        let asked = child(plan(&first, "a", &all).unwrap());
+        assert_eq!(asked.operations["a"].operation, all);
+        assert_eq!((&asked.members, &asked.table), (&first.members, &first.table));
+        let one = child(plan(&asked, "b", &ask(OperationKind::Repair, 1)).unwrap());
+        assert_eq!(one.operations.len(), 2);
+        let stranger = plan(&one, "c", &ask(OperationKind::Repair, 7));
+        assert_eq!(stranger, Err(OperationRefused::NotAMember(node(7))));
+        let odd = Operation { member: Some(member(1)), ..ask(OperationKind::Repair, 1) };
+        assert!(matches!(plan(&one, "d", &odd), Err(OperationRefused::Malformed(_))));
     }
 
     #[test]

@@ -62,6 +62,21 @@ impl Record {
         Self::read(Reader::shared(bytes))
     }
 
+    /// The canonical bytes of the set in a stored record, as they stand there: what digests are made of. None
+    /// if these are not the first bytes of a record.
+    pub fn set_bytes(record: &[u8]) -> Option<&[u8]> {
+        let (head, rest) = record.split_first_chunk()?;
+        match head {
+            [RECORD_VERSION, 0] => Some(rest),
+            [RECORD_VERSION, FLAG_COUNTING] => {
+                let (_tag, serial) = rest.split_first_chunk::<8>()?;
+                let end = serial.iter().position(|byte| byte & 0x80 == 0)?;
+                serial.get(end + 1..)
+            }
+            _ => None,
+        }
+    }
+
     fn read(mut reader: Reader<'_>) -> Result<Self, CodecError> {
         reader.version("stored record", RECORD_VERSION)?;
         let counting = match reader.byte("a record's flags")? {

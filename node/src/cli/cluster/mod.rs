@@ -4,7 +4,7 @@
 //! `-o json` the answer of the node is passed on.
 
 mod draw;
-mod view;
+pub(super) mod view;
 
 use std::collections::BTreeMap;
 
@@ -165,7 +165,8 @@ async fn ask_replica(arguments: &WhereArguments, node: &NodeStatus, target: &str
     ask(&client, target).await.map_err(|failure| failure.message)
 }
 
-async fn ask<T: DeserializeOwned>(client: &Client, target: &str) -> Result<T, Failure> {
+/// Reads one answer of an admin port.
+pub(super) async fn ask<T: DeserializeOwned>(client: &Client, target: &str) -> Result<T, Failure> {
     let reply = client.ask(&Ask::get(target)).await?;
     if reply.status != 200 {
         let problem = serde_json::from_slice::<Problem>(&reply.body).ok();

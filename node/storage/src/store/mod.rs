@@ -147,7 +147,13 @@ impl Store {
 
     /// A consistent view of now: exactly the changes applied so far.
     pub fn snapshot(&self) -> Snapshot {
-        self.engine.snapshot()
+        self.engine.snapshot_with(|| ()).0
+    }
+
+    /// A view as of [`Self::snapshot`], and what `at_cut` gives at the very instant: the observer was told of
+    /// exactly the changes in the view. Writers wait for `at_cut`, which must not call the store.
+    pub fn snapshot_with<T>(&self, at_cut: impl FnOnce() -> T) -> (Snapshot, T) {
+        self.engine.snapshot_with(at_cut)
     }
 
     /// A piece of a scan of `[from, to)` in a snapshot: at most `max_entries` entries and about

@@ -104,9 +104,9 @@ impl Engine {
         Ok(())
     }
 
-    pub(crate) fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot_with<T>(&self, at_cut: impl FnOnce() -> T) -> (Snapshot, T) {
         let _gate = exclusive(&self.gate);
-        Snapshot { state: self.state.load_full(), sequence: self.log.last() }
+        (Snapshot { state: self.state.load_full(), sequence: self.log.last() }, at_cut())
     }
 
     pub(crate) fn scan(

@@ -8,6 +8,9 @@
 //! the range is dropped and filled from replicas, so this replica never passes an old value off as the
 //! newest.
 //!
+//! What the observer had kept is not kept: what it was told of may be gone. An empty state is left in its
+//! place, by which it knows that it has to begin anew.
+//!
 //! Order: the names in the quarantine, the mark in the manifest, the flush, and only then are the log
 //! segments removed. A crash anywhere leaves a store that refuses to open as before, or one that is
 //! salvaged; running it again is safe.
@@ -19,7 +22,7 @@ use crate::disk::Disk;
 use crate::error::{Damage, IoFailure, SalvageError};
 use crate::key::TableKey;
 use crate::maintenance::Manual;
-use crate::manifest::Named;
+use crate::manifest::{self, Named};
 use crate::memtable::Frozen;
 use crate::meta;
 use crate::observer::NoObserver;
@@ -29,6 +32,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What a salvage found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -153,7 +157,11 @@ fn mark(engine: &Arc<Engine>, found: &Found, accept_loss: bool) -> Result<(), Io
         }
     });
     let idle = engine.state.load().last_in_memory(last) == 0;
+    let forgotten = engine.next_file.fetch_add(1, Ordering::Relaxed);
+    manifest::write_sidecar(&*engine.disk, &engine.tables_dir, forgotten, &[])?;
+    // The old one is an orphan afterwards; the next start removes it.
     engine.install(&[], Vec::new(), 0, |manifest| {
+        manifest.sidecar = Some(forgotten);
         for table in &found.tables {
             let (from, to) =
                 (TableKey::first_from(&table.first), TableKey::first_from(&behind(&table.last)));
