@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use kvasir_core::limits::{BUCKET_MAX_BYTES, KEY_MAX_BYTES};
 use serde::Deserialize;
 
 use super::client::{Ask, Client};
@@ -69,6 +70,27 @@ pub struct Value {
     pub expires_ms: Option<u64>,
 }
 
+impl Wanted {
+    /// What no node would take is not sent.
+    fn check(&self) -> Result<(), Failure> {
+        let bucket = self.bucket.len();
+        if bucket == 0 || bucket > BUCKET_MAX_BYTES {
+            return Err(Failure::usage(
+                format!("the bucket name has {bucket} bytes; 1 to {BUCKET_MAX_BYTES} are allowed"),
+                "name a bucket, for example `default`",
+            ));
+        }
+        let prefix = self.prefix.as_ref().map_or(0, String::len);
+        if prefix > KEY_MAX_BYTES {
+            return Err(Failure::usage(
+                format!("the prefix has {prefix} bytes; no key has more than {KEY_MAX_BYTES}"),
+                "name a shorter prefix",
+            ));
+        }
+        Ok(())
+    }
+}
+
 impl Listed {
     /// The bytes of the key.
     ///
@@ -114,6 +136,7 @@ pub async fn page(
     cursor: Option<&str>,
     limit: u64,
 ) -> Result<Page, Failure> {
+    wanted.check()?;
     let mut query = Query::default();
     let attempt = client.attempt().min(Duration::from_secs(30));
     query.add("timeout", Some(format!("{}ms", attempt.as_millis().max(1))));
@@ -130,4 +153,35 @@ pub async fn page(
         return Err(reply.failure());
     }
     serde_json::from_slice(&reply.body).map_err(|error| unreadable(&error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::failure::Exit;
+
+    #[test]
+    fn what_no_node_would_take_is_not_sent() {
+        let wanted = |bucket: usize, prefix: usize| Wanted {
+            bucket: "b".repeat(bucket),
+            prefix: Some("p".repeat(prefix)),
+            r: None,
+            sloppy: None,
+            values: false,
+        };
+        assert_eq!(wanted(1, 0).check(), Ok(()));
+        assert_eq!(wanted(255, 4_096).check(), Ok(()));
+        for (bucket, prefix) in [(0, 0), (256, 0), (1, 4_097)] {
+            assert_eq!(wanted(bucket, prefix).check().unwrap_err().exit, Exit::Usage);
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_none_is_said() {
+        let key = |text: &str| serde_json::from_str::<Listed>(text).unwrap().key();
+        assert_eq!(key(r#"{"key_b64":"AP8=","siblings":1,"bytes":0}"#), Ok(vec![0, 255]));
+        for text in [r#"{"siblings":1,"bytes":0}"#, r#"{"key_b64":"%","siblings":1,"bytes":0}"#] {
+            assert!(key(text).unwrap_err().message.contains("cannot be read"), "{text}");
+        }
+    }
 }
