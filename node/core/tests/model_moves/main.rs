@@ -15,18 +15,33 @@
 //! `KVASIR_MODEL_SCALE=2` (default 1) lets every search go on to the end and adds the large slices:
 //! `tests/run soak --models`.
 //!
-//! What this search found broken in the wording that it began with, and what holds instead:
+//! A read that finds a difference and writes back before it answers is, for what it returns, a write
+//! like the one modelled: it counts slots by the same rule. (That one node of a moving slot is not
+//! the slot is refuted as `the_old_holder_alone_as_the_slot` and `the_new_holder_alone_as_the_slot`.)
 //!
-//! - *Only C is fenced at each arrow.* If C dies in step 2 its fence never comes and the move cannot
-//!   end. The barrier of the other slots' holders, fenced at step 2, does as well.
-//! - *Cancel before step 2.* From step 1 of a replace there is a way back to C only if C counted
-//!   until then: after a move's step 2 a return to D would jump over the fence of C, and a rebuild
-//!   has nothing to return to. Where there is a way back C keeps its data until step 2.
-//! - *Data of a rolled-back volume is not served.* That is not enough. Its fences are gone as well,
-//!   so that it must take no writes either. And a holder whose volume is from before its tenure
-//!   would read in the document that a tenure begins, and take it up empty though it had vouched for
-//!   it: after a rollback only a tenure above every epoch that it heard of while it recovered its
-//!   votes is a new one.
+//! What this search found broken in the wording that it began with (DESIGN 5), by which trace, and
+//! what holds instead:
+//!
+//! - *Only C is fenced at each arrow.* C dies in step 2, its fence never comes, and the move cannot
+//!   end. It ends by the barrier as well: ⌈N/2⌉ of the other holders fenced at step 2
+//!   (`the_end_of_a_move_with_c_dead_by_less_than_the_barrier`: with one less, a write at {A, D} and
+//!   an old reader at {B, C} pass each other).
+//! - *Cancel before step 2.* D dies in step 2 of a move, the replace by E begins, and is cancelled in
+//!   its own step 1, back to D: C was never fenced at step 2, and an old reader at {B, C} misses a
+//!   write at {A, D} (`returning_to_d_when_its_replace_is_cancelled`). So there is a way back from
+//!   step 1 of a replace only to a holder that counted until then and was not rebuilt.
+//! - *C: dead, or its old tenure.* C hears of step 1 of its replace, sets its data aside, the replace
+//!   is cancelled, and C counts again, empty (`setting_data_aside_while_a_cancel_may_return`). While
+//!   there is a way back, C keeps what it has.
+//! - *Data of a rolled-back volume is never served, merged or streamed.* C is fenced, D vouches for
+//!   the snapshot, step 2 begins, C is rolled back and has forgotten its fence; the write of an old
+//!   coordinator is acknowledged by {A, C}, a new reader asks {B, D}
+//!   (`a_rolled_back_node_that_takes_writes`). It takes nothing at all.
+//! - *The same rule, for D.* D vouches, is rolled back to before its tenure, learns the document of
+//!   step 1 again, begins the tenure anew with nothing, and step 2 follows by what it vouched for
+//!   (`a_rolled_back_node_that_takes_up_its_tenure_anew`). After a rollback only a tenure above every
+//!   epoch that the node heard of while it recovered its votes is a new one; and none begins in step
+//!   2 of a move or in a stable slot.
 
 mod clients;
 mod driver;

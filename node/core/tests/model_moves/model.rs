@@ -188,7 +188,10 @@ impl Moves {
         node: usize,
         place: &Place<u8>,
     ) -> Option<Holder<u8>> {
-        let copy = self.copy(world, node)?;
+        let mut copy = self.copy(world, node)?;
+        if self.weak(Weakness::ForgottenTakesWrites) {
+            copy.condition = Condition::Whole;
+        }
         match *place {
             Place::Fencing { to, .. } if self.weak(Weakness::CountsInStepOne) => {
                 Some(to).filter(|to| *to == copy.holder)

@@ -187,6 +187,12 @@ fn a_rolled_back_node_that_serves() {
 }
 
 #[test]
+fn a_rolled_back_node_that_takes_writes() {
+    let bounds = Bounds { rolled_back: 1 << 2, ..without(Weakness::ForgottenTakesWrites) };
+    refuted("rolled-back C takes writes", &a_move(3), bounds, 15);
+}
+
+#[test]
 fn a_rolled_back_node_that_takes_up_its_tenure_anew() {
     let bounds = Bounds { rolled_back: 1 << 3, ..without(Weakness::TakesUpTenureAnew) };
     refuted("D takes up its tenure anew", &a_move(3), bounds, 15);

@@ -45,6 +45,8 @@ pub enum Weakness {
     UsesIncomplete,
     /// A rolled-back node takes writes and answers for what it still knows.
     ForgottenServes,
+    /// A rolled-back node takes writes, though it answers nothing.
+    ForgottenTakesWrites,
     /// A rolled-back node takes up anew a tenure that it may have had before.
     TakesUpTenureAnew,
     /// A fence is told before it is fsynced.
