@@ -5,6 +5,7 @@
 //! test prints what it saw: complete, or the bound.
 
 mod forming;
+mod weak;
 mod words;
 mod world;
 
@@ -127,6 +128,17 @@ fn refuted_taking_over_any_accepted_proposal() {
 #[test]
 fn refuted_using_what_is_merely_accepted() {
     refuted("uses accepted", Bounds { weakness: Weakness::UsesAccepted, ..Bounds::CALM });
+}
+
+#[test]
+fn refuted_the_new_members_choose() {
+    let bounds = Bounds { swaps: true, told: false, ..Bounds::CALM };
+    refuted("new members choose", Bounds { weakness: Weakness::NewMembersChoose, ..bounds });
+}
+
+#[test]
+fn refuted_marks_of_those_who_promised_are_not_carried() {
+    refuted("carries no marks", Bounds { weakness: Weakness::CarriesNoMarks, ..RESTORE });
 }
 
 /// Not a promise, and said so in the guarantees: the restored member asks peers, none of which saw

@@ -14,6 +14,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use super::weak::Weak;
 use super::words::{Move, Said, name};
 use kvasir_core::consensus::{
     Acceptor, AcceptorState, AdoptError, Mark, Message, Outcome, Proposer, Readiness, Recovery,
@@ -40,6 +41,10 @@ pub enum Weakness {
     TakesOverAny,
     /// Uses and spreads what it accepted.
     UsesAccepted,
+    /// A child is chosen by a majority of the members that it names, not of those before it.
+    NewMembersChoose,
+    /// What is sent to be accepted, or said to be chosen, carries no marks of those who promised.
+    CarriesNoMarks,
 }
 
 /// What happens within the bounds of a search.
@@ -104,6 +109,8 @@ pub struct World {
     /// A restored member votes though nobody told it what it forgot.
     uncovered: bool,
     forked: bool,
+    /// Kept for weaknesses alone.
+    weak: Weak,
 }
 
 #[derive(Clone, Hash)]
@@ -233,7 +240,10 @@ impl World {
 
     /// A request reaches its node and the answer goes back. Returns the answer, for traces.
     fn deliver(&mut self, rules: &Ballots, flight: Flight) -> Option<Said> {
-        let Flight { to, from, message } = flight;
+        let Flight { to, from, mut message } = flight;
+        if rules.bounds.weakness == Weakness::CarriesNoMarks {
+            self.weak.strip(to, &mut message, id(rules.restored()));
+        }
         let accepting = match &message {
             Message::Accept { document, .. } => Some(document.clone()),
             _ => None,
@@ -245,10 +255,17 @@ impl World {
         self.forked |= matches!(step.refused, Some(AdoptError::Fork { .. }));
         let mut answer = step.reply?;
         let said = Said::new(&answer);
-        if let (Message::Accepted { .. }, Some(document), Weakness::UsesAccepted) =
-            (&answer, accepting, rules.bounds.weakness)
-        {
-            self.learned.insert((document.epoch, document.hash()));
+        if let (Message::Accepted { .. }, Some(document)) = (&answer, accepting) {
+            let chosen = match rules.bounds.weakness {
+                Weakness::UsesAccepted => true,
+                Weakness::NewMembersChoose => {
+                    self.weak.accepted(to, rules.bounds.members, &document)
+                }
+                _ => false,
+            };
+            if chosen {
+                self.learned.insert((document.epoch, document.hash()));
+            }
         }
         if let (Message::Promise { accepted: Some(vote), .. }, Weakness::TakesOverAny) =
             (&mut answer, rules.bounds.weakness)
@@ -313,6 +330,7 @@ impl World {
         if rules.bounds.weakness == Weakness::NoMarks {
             remembered = None;
         }
+        self.weak.asked(peer, self.nodes[usize::from(node)].acceptor.state().mark);
         let answer = Message::MarkAnswer { remembered, mark, newest };
         let asker = Rc::make_mut(&mut self.nodes[usize::from(node)]);
         let step = asker.acceptor.handle(id(peer), answer);
@@ -321,6 +339,7 @@ impl World {
         }
         self.uncovered |= asker.forgot
             && rules.bounds.weakness != Weakness::NoMarks
+            && !self.weak.should_know
             && asker.acceptor.readiness() == Readiness::Ready;
         remembered.map(|mark: Mark| mark.count)
     }
@@ -365,6 +384,7 @@ impl Model for Ballots {
             learned: BTreeSet::new(),
             uncovered: false,
             forked: false,
+            weak: Weak::default(),
         }]
     }
 
