@@ -15,7 +15,9 @@ use hyper::{HeaderMap, Request, Response, StatusCode};
 use kvasir_core::admin_api::operations::BUILT;
 use kvasir_core::admin_api::problem::code;
 use kvasir_core::admin_api::routes::{self, ROUTES, Route};
-use kvasir_core::admin_api::{OperationRequest, Probe, Problem, routes::Access as By};
+use kvasir_core::admin_api::{
+    OperationPlan, OperationRequest, Probe, Problem, routes::Access as By,
+};
 use kvasir_core::limits::{BUCKET_MAX_BYTES, KEY_MAX_BYTES};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -166,7 +168,8 @@ impl<B: AdminBackend> Admin<B> {
 
     async fn operate(&self, request: OperationRequest, dry_run: bool) -> Answered<Answer> {
         request.validate().map_err(Box::new)?;
-        if request.moves_data() {
+        let planned = dry_run && OperationPlan::is_planned(request.kind);
+        if request.moves_data() && !planned {
             let mut problem = unsupported("an operation that moves data");
             *problem = problem.hint(BUILT);
             return Err(problem);

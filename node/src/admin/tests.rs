@@ -140,7 +140,7 @@ impl AdminBackend for Fixed {
 
     fn plan_operation(&self, request: OperationRequest) -> Answered<OperationPlan> {
         self.note(format!("plan {}", request.id))?;
-        let risk = Risk { level: RiskLevel::None, reasons: vec![] };
+        let risk = Risk { level: RiskLevel::None, reasons: vec![], machines: None };
         let (moves, nodes) = (vec![], vec![]);
         Ok(OperationPlan { request, base_epoch: 3, moves, total_bytes: 0, nodes, risk })
     }
@@ -365,11 +365,14 @@ async fn operations() {
     assert!(bench.calls().is_empty());
     let moving = join.replace(",\"rebalance\":false", "");
     for body in [moving.as_str(), r#"{"id":"a","kind":"double"}"#] {
-        for target in ["/v1/operations", "/v1/operations?dryRun=true"] {
-            let reply = bench.ask("POST", target, "", body).await;
-            assert_eq!(reply.problem(), (501, "unsupported_operation".into()));
-        }
+        let reply = bench.ask("POST", "/v1/operations", "", body).await;
+        assert_eq!(reply.problem(), (501, "unsupported_operation".into()));
     }
+    let double = r#"{"id":"a","kind":"double"}"#;
+    let reply = bench.ask("POST", "/v1/operations?dryRun=true", "", double).await;
+    assert_eq!(reply.problem(), (501, "unsupported_operation".into()));
+    assert_eq!(bench.ask("POST", "/v1/operations?dryRun=true", "", &moving).await.status, 200);
+    assert_eq!(bench.calls(), ["plan op-1"]);
     let reply = bench.ask("POST", "/v1/operations", "", r#"{"id":"A","kind":"double"}"#).await;
     assert_eq!(reply.problem(), (400, "bad_request".into()));
     assert_eq!(bench.ask("POST", "/v1/operations?dryrun", "", &join).await.problem().0, 400);

@@ -18,6 +18,7 @@ pub mod recover;
 pub mod repair;
 pub mod servers;
 pub mod siblings;
+pub mod simulate;
 pub mod values;
 
 use std::process::ExitCode;

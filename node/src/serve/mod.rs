@@ -9,6 +9,7 @@ pub mod accept;
 pub mod admin;
 pub mod backend;
 mod buckets;
+pub mod dry_run;
 pub mod forming;
 pub mod handler;
 pub mod logging;

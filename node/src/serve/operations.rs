@@ -47,10 +47,12 @@ impl Backend {
     pub(super) fn dry_run(&self, request: OperationRequest) -> Answered<OperationPlan> {
         request.validate().map_err(Box::new)?;
         let newest = self.newest()?;
-        let child = match recorded(&newest, &request)? {
-            Some(_) => None,
-            None => self.planned(&newest, &request)?,
-        };
+        let known = recorded(&newest, &request)?.is_some();
+        if request.moves_data() && !known {
+            let place = self.place(&newest, &request)?;
+            return self.plan_moves(request, &newest, place);
+        }
+        let child = if known { None } else { self.planned(&newest, &request)? };
         Ok(OperationPlan::without_moves(request, newest.epoch, child.as_ref()))
     }
 
@@ -68,6 +70,13 @@ impl Backend {
     fn place(&self, newest: &Document, request: &OperationRequest) -> Answered<Option<Member>> {
         match request.kind {
             OperationKind::Join => Ok(Some(member(&self.heard_of(request)?))),
+            OperationKind::Replace => {
+                let listed = request.node.and_then(|node| newest.members.get(&node));
+                Ok(Some(match listed {
+                    Some(present) => present.clone(),
+                    None => member(&self.heard_of(request)?),
+                }))
+            }
             OperationKind::Relocate => {
                 let listed = request.node.and_then(|node| newest.members.get(&node));
                 let Some(present) = listed else {

@@ -14,6 +14,7 @@ pub mod buckets;
 pub mod cluster;
 pub mod health;
 pub mod operations;
+pub mod planned;
 pub mod probes;
 pub mod problem;
 pub mod repair;
@@ -30,6 +31,7 @@ pub use operations::{
     NodePlan, OperationKind, OperationPlan, OperationRequest, OperationState, OperationStatus,
     PartitionName, PlannedMove, Risk, RiskLevel,
 };
+pub use planned::{FewestMachines, MachineRisk};
 pub use probes::{Check, Probe, ProbeStatus};
 pub use problem::Problem;
 pub use repair::{RepairAction, RepairRequest, RepairStatus, TreeStatus};

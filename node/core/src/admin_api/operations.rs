@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use serde_json::json;
 
-use crate::admin_api::SharedMachine;
 use crate::admin_api::problem::{Problem, code};
+use crate::admin_api::{MachineRisk, SharedMachine};
 use crate::gossip::Labels;
 use crate::id::NodeId;
 use crate::ring::IllegalChange;
@@ -279,7 +279,7 @@ impl OperationPlan {
             moves: Vec::new(),
             total_bytes: 0,
             nodes: Vec::new(),
-            risk: Risk { level, reasons },
+            risk: Risk { level, reasons, machines: None },
         }
     }
 }
@@ -325,6 +325,9 @@ pub struct Risk {
     pub level: RiskLevel,
     /// Why, for people; empty when there is none.
     pub reasons: Vec<String>,
+    /// How few machines cost a quorum; for operations that move data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machines: Option<MachineRisk>,
 }
 
 /// How bad a plan can get.

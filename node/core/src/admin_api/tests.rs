@@ -170,7 +170,7 @@ fn plan() {
             in_bytes: 10,
             out_bytes: 0,
         }],
-        risk: Risk { level: RiskLevel::Low, reasons: vec![] },
+        risk: Risk { level: RiskLevel::Low, reasons: vec![], machines: None },
     };
     assert_eq!(
         to_value(plan).unwrap(),

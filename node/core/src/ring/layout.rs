@@ -19,7 +19,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::document::{Member, PartitionEntry, Slot, SlotState};
+use super::draw::Draw;
 use super::partition;
+use super::partners::{self, Partners};
 use super::places::Places;
 use crate::id::NodeId;
 
@@ -54,9 +56,6 @@ pub enum PlanError {
     #[error("a ring is cut by at most 16 bits, not {0}")]
     TooManyBits(u8),
 }
-
-/// Partners that a node may have before the mixing stops adding new ones.
-const SCATTER: usize = 16;
 
 /// By how many bits to cut a ring: near 64 partition replicas for each of `nodes` nodes that hold
 /// `n` copies between them (45 to 90, bounded by 1 and 65,536 partitions).
@@ -128,13 +127,14 @@ impl Places<'_> {
     }
 
     /// Swaps owners between pairs of partitions where no rule breaks and no node gains a partner
-    /// beyond [`SCATTER`].
+    /// beyond what is aimed at.
     fn mix(&self, rows: &mut [Row]) {
         if self.partitions < 2 {
             return;
         }
-        let mut partners = Partners::of(self.nodes.len(), rows);
-        let mut draw = Draw(0x6b76_6173_6972 ^ self.partitions as u64);
+        let aim = partners::aim(self.copies);
+        let mut partners = Partners::of(self.nodes.len(), rows.iter().map(|row| &row.1[..]));
+        let mut draw = Draw::new(self.partitions as u64);
         let copies = self.copies as usize;
         for _ in 0..self.partitions * copies * 4 {
             let (a, b) = (draw.below(self.partitions), draw.below(self.partitions));
@@ -148,69 +148,12 @@ impl Places<'_> {
             }
             partners.replace(&mut rows[a].1, i, theirs);
             partners.replace(&mut rows[b].1, j, mine);
-            let wide =
-                rows[a].1.iter().chain(&rows[b].1).any(|&node| partners.count(node) > SCATTER);
+            let wide = rows[a].1.iter().chain(&rows[b].1).any(|&node| partners.count(node) > aim);
             if wide {
                 partners.replace(&mut rows[a].1, i, mine);
                 partners.replace(&mut rows[b].1, j, theirs);
             }
         }
-    }
-}
-
-/// For each node, with whom it shares how many partitions.
-struct Partners(Vec<BTreeMap<usize, u32>>);
-
-impl Partners {
-    fn of(nodes: usize, rows: &[Row]) -> Self {
-        let mut partners = Self(vec![BTreeMap::new(); nodes]);
-        for (_, row) in rows {
-            for (i, &a) in row.iter().enumerate() {
-                row[i + 1..].iter().for_each(|&b| partners.add(a, b));
-            }
-        }
-        partners
-    }
-
-    fn count(&self, node: usize) -> usize {
-        self.0[node].len()
-    }
-
-    fn add(&mut self, a: usize, b: usize) {
-        *self.0[a].entry(b).or_default() += 1;
-        *self.0[b].entry(a).or_default() += 1;
-    }
-
-    fn remove(&mut self, a: usize, b: usize) {
-        for (a, b) in [(a, b), (b, a)] {
-            let count = self.0[a].entry(b).or_default();
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.0[a].remove(&b);
-            }
-        }
-    }
-
-    /// Puts `node` at position `at` of a row.
-    fn replace(&mut self, row: &mut [usize], at: usize, node: usize) {
-        let before = std::mem::replace(&mut row[at], node);
-        for (_, &other) in row.iter().enumerate().filter(|(position, _)| *position != at) {
-            self.remove(before, other);
-            self.add(node, other);
-        }
-    }
-}
-
-/// splitmix64 (Steele, Lea, Flood 2014): the plan must be the same everywhere.
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((u128::from(mixed ^ (mixed >> 31)) * bound as u128) >> 64) as usize
     }
 }
 

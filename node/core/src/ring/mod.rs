@@ -13,6 +13,7 @@
 pub mod buckets;
 pub mod check;
 pub mod document;
+mod draw;
 pub mod hash;
 pub mod judge;
 pub mod layout;
@@ -20,6 +21,7 @@ pub mod moves;
 pub mod names;
 pub mod operation;
 pub mod partition;
+mod partners;
 pub mod placement;
 mod places;
 pub mod planner;

@@ -278,19 +278,33 @@ impl<'a> Places<'a> {
         }
     }
 
-    /// May `node` stand beside the others of a row? `others` must not hold the node itself.
-    pub fn fits(&self, others: impl Iterator<Item = usize>, node: usize) -> bool {
+    /// May `node` stand beside the others of a row?
+    pub fn fits(&self, others: impl Iterator<Item = usize> + Clone, node: usize) -> bool {
+        self.fits_machine(others.clone(), node) && self.fits_rack(others, node)
+    }
+
+    /// Is the node's machine without another copy?
+    pub fn fits_machine(&self, mut others: impl Iterator<Item = usize>, node: usize) -> bool {
+        let machine = self.nodes[node].machine;
+        others.all(|other| self.nodes.get(other).is_none_or(|other| other.machine != machine))
+    }
+
+    /// Have the node's rack and zone room for one more copy?
+    pub fn fits_rack(&self, others: impl Iterator<Item = usize>, node: usize) -> bool {
         let place = &self.nodes[node];
         let (mut zone, mut rack) = (1, 1);
-        for other in others {
-            let Some(other) = self.nodes.get(other) else { continue };
-            if other.machine == place.machine {
-                return false;
-            }
+        for other in others.filter_map(|other| self.nodes.get(other)) {
             zone += u32::from(other.zone == place.zone);
             rack += u32::from(other.rack == place.rack);
         }
         zone <= self.zone_cap && rack <= self.rack_cap
+    }
+
+    /// Those who may own something, rack by rack.
+    pub fn racks(&self) -> impl Iterator<Item = Vec<usize>> {
+        let numbered: Vec<usize> = (0..self.owners).collect();
+        let same = |&a: &usize, &b: &usize| self.nodes[a].rack == self.nodes[b].rack;
+        numbered.chunk_by(same).map(<[usize]>::to_vec).collect::<Vec<_>>().into_iter()
     }
 }
 

@@ -4,11 +4,12 @@
 //! `-o json` the answer of the node is passed on.
 
 mod draw;
+pub mod plan;
 pub(super) mod view;
 
 use std::collections::BTreeMap;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use futures_util::future::join_all;
 use kvasir_core::admin_api::{
     DocumentAnswer, NodeStatus, Problem, ReplicaRead, Status, Verdict, problem::code, routes,
@@ -20,6 +21,7 @@ use serde_json::json;
 use super::client::{Ask, Client};
 use super::failure::{Exit, Failure};
 use super::output::{self, Format};
+use super::simulate::{Simulate, simulate};
 use super::{AdminTarget, servers};
 use view::RingView;
 
@@ -41,17 +43,34 @@ pub struct StatusArguments {
 
 /// Arguments of `kvasir ring`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Examples:
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:
   kvasir ring
   kvasir ring --partitions
-  kvasir ring -o json        the cluster document")]
+  kvasir ring -o json        the cluster document
+  kvasir ring plan join 7c1d66f0
+  kvasir ring simulate --nodes 3..100"
+)]
 pub struct RingArguments {
+    /// What else about the ring
+    #[command(subcommand)]
+    pub word: Option<RingWord>,
     /// Admin servers and form of the result
     #[command(flatten)]
     pub admin: AdminTarget,
     /// List every partition with its owners
     #[arg(long)]
     pub partitions: bool,
+}
+
+/// Further words about the ring.
+#[derive(Debug, Clone, Subcommand)]
+pub enum RingWord {
+    /// What a change of the cluster would move; nothing is changed
+    Plan(plan::PlanArguments),
+    /// How a cluster of some shape balances and moves as it grows and shrinks; needs no cluster
+    Simulate(Simulate),
 }
 
 /// Arguments of `kvasir where`.
@@ -88,6 +107,11 @@ pub async fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
 
 /// Who owns how much.
 pub async fn ring(arguments: &RingArguments) -> Result<Exit, Failure> {
+    match &arguments.word {
+        Some(RingWord::Plan(arguments)) => return plan::plan(arguments).await,
+        Some(RingWord::Simulate(arguments)) => return simulate(arguments),
+        None => {}
+    }
     let client = arguments.admin.client()?;
     let answer: DocumentAnswer = ask(&client, routes::DOCUMENT).await?;
     if arguments.admin.target.output == Format::Json {

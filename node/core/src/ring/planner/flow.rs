@@ -31,6 +31,8 @@ pub(super) struct Flow<'a> {
     /// What each node passes on, between its bounds; more or less than it has until the end.
     passed: Vec<usize>,
     potential: Vec<i64>,
+    /// Those who may own something, rack by rack: a rack that is full is passed over as a whole.
+    racks: Vec<Vec<usize>>,
 }
 
 /// How a path came to a vertex: from which, and through which partition (none by way of the sink).
@@ -68,7 +70,8 @@ impl<'a> Flow<'a> {
         let (low, high): (Vec<_>, Vec<_>) = (0..=nobody).map(bound).unzip();
         let passed = (0..=nobody).map(|v| owned[v].len().clamp(low[v], high[v])).collect();
         let potential = vec![0; nobody + 2];
-        Self { places, original, rows, owned, low, high, passed, potential }
+        let racks = places.racks().collect();
+        Self { places, original, rows, owned, low, high, passed, potential, racks }
     }
 
     /// The nearest table. Owners of a row are in no order.
@@ -106,12 +109,11 @@ impl<'a> Flow<'a> {
         i64::from(node != self.nobody() && !self.original[partition].contains(&node))
     }
 
-    /// May `to` take the place of `from` in this partition?
-    fn open(&self, partition: usize, from: usize, to: usize) -> bool {
+    /// The owners of the partition but for `from`: who may take its place goes by them.
+    fn beside(&self, partition: usize, from: usize) -> impl Iterator<Item = usize> + Clone {
         let row = &self.rows[partition];
         let at = row.iter().position(|&owner| owner == from);
-        let others = row.iter().enumerate().filter(|(position, _)| Some(*position) != at);
-        self.places.fits(others.map(|(_, &other)| other), to)
+        row.iter().enumerate().filter(move |(position, _)| Some(*position) != at).map(|(_, &o)| o)
     }
 
     /// What a passage costs beyond the potentials; never negative where it is open.
@@ -141,13 +143,15 @@ impl<'a> Flow<'a> {
         buckets[0].iter().for_each(|&source| distance[source] = 0);
         let (mut settled, mut reached) = (vec![false; sink + 1], None);
         let mut length = 0;
-        while length < buckets.len() && reached.is_none() {
+        'buckets: while length < buckets.len() {
             while let Some(from) = buckets[length].pop() {
                 if std::mem::replace(&mut settled[from], true) {
                     continue;
                 }
+                // What is as far or further rises by this much anyway.
                 if self.excess(from) < 0 {
                     reached = Some(length as i64);
+                    break 'buckets;
                 }
                 self.relax(from, length as i64, &mut distance, &mut buckets);
             }
@@ -183,9 +187,15 @@ impl<'a> Flow<'a> {
             offer(sink, self.potential[from] - self.potential[sink], &|| true);
         }
         for &partition in &self.owned[from] {
-            for to in 0..self.places.owners {
-                let cost = self.reduced(partition, from, to);
-                offer(to, cost, &|| self.open(partition, from, to));
+            let beside = self.beside(partition, from);
+            for rack in &self.racks {
+                if !self.places.fits_rack(beside.clone(), rack[0]) {
+                    continue;
+                }
+                for &to in rack {
+                    let cost = self.reduced(partition, from, to);
+                    offer(to, cost, &|| self.places.fits_machine(beside.clone(), to));
+                }
             }
         }
     }
@@ -214,8 +224,10 @@ impl<'a> Flow<'a> {
     ) -> Option<Vec<(usize, Option<usize>, usize)>> {
         let sink = self.sink();
         let mut steps: Vec<Step> = vec![None; sink + 1];
-        let mut unmet: Vec<usize> =
-            (0..self.places.owners).filter(|&node| node != source && !dead[node]).collect();
+        let mut unmet = self.racks.clone();
+        for rack in &mut unmet {
+            rack.retain(|&node| node != source && !dead[node]);
+        }
         let mut sink_met = source == sink || dead[sink];
         let sink_lacks = !sink_met && self.excess(sink) < 0;
         let mut queue = VecDeque::from([source]);
@@ -223,14 +235,16 @@ impl<'a> Flow<'a> {
         while let Some(from) = queue.pop_front() {
             let mut found = Vec::new();
             if from == sink {
-                unmet.retain(|&to| {
-                    let free = self.potential[sink] == self.potential[to];
-                    let meets = free && self.may_take_back(to);
-                    if meets {
-                        found.push((to, None));
-                    }
-                    !meets
-                });
+                for rack in &mut unmet {
+                    rack.retain(|&to| {
+                        let free = self.potential[sink] == self.potential[to];
+                        let meets = free && self.may_take_back(to);
+                        if meets {
+                            found.push((to, None));
+                        }
+                        !meets
+                    });
+                }
             } else {
                 if !sink_met && self.leads_to_sink(from) {
                     sink_met = true;
@@ -261,24 +275,32 @@ impl<'a> Flow<'a> {
         &self,
         from: usize,
         sink_lacks: bool,
-        unmet: &mut Vec<usize>,
+        unmet: &mut Vec<Vec<usize>>,
         found: &mut Vec<(usize, Option<usize>)>,
     ) {
         let ends = |to| self.excess(to) < 0 || sink_lacks && self.leads_to_sink(to);
+        unmet.retain(|rack| !rack.is_empty());
+        let mut over = false;
         for &partition in &self.owned[from] {
-            let mut over = false;
-            unmet.retain(|&to| {
-                let meets = !over
-                    && self.reduced(partition, from, to) == 0
-                    && self.open(partition, from, to);
-                if meets {
-                    found.push((to, Some(partition)));
-                    over = ends(to);
+            let beside = self.beside(partition, from);
+            for rack in unmet.iter_mut() {
+                let full = |&to: &usize| !self.places.fits_rack(beside.clone(), to);
+                if rack.first().is_none_or(full) {
+                    continue;
                 }
-                !meets
-            });
-            if over {
-                return;
+                rack.retain(|&to| {
+                    let meets = !over
+                        && self.reduced(partition, from, to) == 0
+                        && self.places.fits_machine(beside.clone(), to);
+                    if meets {
+                        found.push((to, Some(partition)));
+                        over = ends(to);
+                    }
+                    !meets
+                });
+                if over {
+                    return;
+                }
             }
         }
     }

@@ -5,7 +5,10 @@
 //!   there are enough, else spread as evenly as can be, and a [`PlanWarning`] says so;
 //! - every node at the floor or the ceiling of its share by weight, unless a place is full
 //!   ([`PlanWarning::Full`]);
-//! - the least movement of all tables that keep this (`flow`).
+//! - the least movement of all tables that keep this (`flow`);
+//! - no node with more than 16 partners (2(N - 1) where that is more), as far as that moves nothing
+//!   more (`scatter`); where it would, [`PlanWarning::Scattered`] says so. In no case can a node have
+//!   more partners than N - 1 times its share.
 //!
 //! A move gives one slot of one partition from its owner C to another node D. The moves of a
 //! partition can be made in any order, one at a time, and every table between keeps the rules
@@ -19,6 +22,9 @@
 mod batch;
 mod flow;
 mod goal;
+mod measure;
+mod risk;
+mod scatter;
 mod slots;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +36,8 @@ use crate::id::NodeId;
 pub use super::places::{PlaceKind, PlanWarning};
 pub use batch::{Limits, next_batch};
 pub use goal::{Goal, PlanRefused};
+pub use measure::{Count, Measures, measure};
+pub use risk::{Risk, Weakest, risk};
 
 /// What the planner knows of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +91,8 @@ pub struct Plan {
     pub target: Vec<BTreeMap<String, Vec<NodeId>>>,
     /// What differs, partition by partition.
     pub moves: Vec<Move>,
+    /// Moves that the shares alone force, whatever the table: no plan has fewer.
+    pub least: u64,
     /// Wishes that cannot be had. The plan is usable all the same.
     pub warnings: Vec<PlanWarning>,
 }
@@ -137,6 +147,7 @@ pub fn plan(cluster: &Cluster, goal: &Goal) -> Result<Plan, PlanRefused> {
         members: aim.remaining(),
         target: vec![BTreeMap::new(); cluster.table.len()],
         moves: Vec::new(),
+        least: 0,
         warnings: Vec::new(),
     };
     for (datacenter, &copies) in &cluster.replication {
@@ -166,6 +177,7 @@ fn plan_center(
         .iter()
         .map(|row| row[places.datacenter].iter().map(|seat| numbers[&seat.heir()]).collect())
         .collect();
+    plan.least += least(places, &present, &bounds);
     let number = |node| numbers.get(&node).copied();
     let exchange = aim.substitute.and_then(|(dead, by)| Some((number(dead)?, number(by)?)));
     let substituted =
@@ -176,6 +188,8 @@ fn plan_center(
             PlanRefused::NoTable { datacenter: places.datacenter.to_owned() }
         })?,
     };
+    let (nearest, scattered) = scatter::Scatter::new(places, &present, &bounds, nearest).settle();
+    plan.warnings.extend(scattered);
     for (index, (before, after)) in present.iter().zip(nearest).enumerate() {
         let ordered = slots::ordered(places, before, after);
         for (slot, (&from, &to)) in before.iter().zip(&ordered).enumerate() {
@@ -193,6 +207,17 @@ fn plan_center(
         plan.target[index].insert(places.datacenter.to_owned(), owners);
     }
     Ok(())
+}
+
+/// How many replicas must come to the nodes that have less than the least of their share, or go
+/// from those that have more than the most.
+fn least(places: &Places, present: &[flow::Row], bounds: &[(usize, usize)]) -> u64 {
+    let mut held = vec![0usize; places.nodes.len()];
+    present.iter().flatten().for_each(|&node| held[node] += 1);
+    let bound = |node: usize| bounds.get(node).copied().unwrap_or((0, 0));
+    let come = held.iter().enumerate().map(|(node, held)| bound(node).0.saturating_sub(*held));
+    let go = held.iter().enumerate().map(|(node, held)| held.saturating_sub(bound(node).1));
+    come.sum::<usize>().max(go.sum()) as u64
 }
 
 /// The present table with one node in the place of another, if that keeps every rule and share:

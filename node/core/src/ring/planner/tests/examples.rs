@@ -177,3 +177,59 @@ fn a_batch_keeps_its_limits_and_one_slot_of_a_partition() {
     assert_eq!(second.len(), 1);
     assert!(first.iter().all(|started| started.partition != second[0].partition));
 }
+
+#[test]
+fn two_machines_of_three_cost_a_quorum_and_while_a_node_is_replaced_one_does() {
+    let cluster = even(6, 5);
+    let planned = plan(&cluster, &join([6, 7, 8])).unwrap();
+    let of = |plan: &Plan, down: &[usize], kind| {
+        let down = down.iter().copied().map(id).collect();
+        let risk = risk(&cluster, plan, &down, kind);
+        [risk.before, risk.during, risk.after].map(|weakest| weakest.map_or(99, |w| w.failures))
+    };
+    assert_eq!(of(&planned, &[], PlaceKind::Machine), [2, 2, 2]);
+    assert_eq!(of(&planned, &[], PlaceKind::Zone), [2, 2, 2]);
+    let idle = plan(&cluster, &Goal::Rebalance).unwrap();
+    assert_eq!(of(&idle, &[], PlaceKind::Machine), [2, 99, 2], "nothing moves");
+    let goal = Goal::Replace { dead: id(0), by: id(6), member: plain(6) };
+    let replaced = plan(&cluster, &goal).unwrap();
+    assert_eq!(of(&replaced, &[0], PlaceKind::Machine), [1, 1, 2]);
+    assert_eq!(of(&replaced, &[0, 1], PlaceKind::Machine), [0, 0, 1]);
+}
+
+#[test]
+fn the_example_of_a_risk_is_one() {
+    let mut cluster = even(6, 4);
+    let row = &mut cluster.table[3].get_mut("dc1").unwrap();
+    let (a, b) = (row[0].owner, row[2].owner);
+    cluster.members.get_mut(&a).unwrap().machine = "both".into();
+    cluster.members.get_mut(&b).unwrap().machine = "both".into();
+    let idle = Plan {
+        members: cluster.members.clone(),
+        target: owners(&cluster),
+        moves: Vec::new(),
+        least: 0,
+        warnings: Vec::new(),
+    };
+    let weakest = risk(&cluster, &idle, &BTreeSet::new(), PlaceKind::Machine).before.unwrap();
+    assert_eq!((weakest.failures, &weakest.names[..]), (1, &["both".to_owned()][..]));
+    let row = &cluster.table[weakest.partition as usize]["dc1"];
+    assert!([a, b].iter().all(|node| row.iter().any(|seat| seat.owner == *node)));
+}
+
+#[test]
+fn in_a_move_both_nodes_are_needed() {
+    let mut cluster =
+        formed((0..5).map(|n| (id(n), member(n, n, n, 1))).collect(), &[("dc1", 3)], 2);
+    // Node 4 gets slot 0 and shares a machine with slot 1 by a relocate meanwhile.
+    let spare = (0..5).map(id).find(|n| cluster.table[0]["dc1"].iter().all(|s| s.owner != *n));
+    let spare = spare.unwrap();
+    let row = cluster.table[0].get_mut("dc1").unwrap();
+    row[0].moving_to = Some(spare);
+    let beside = row[1].owner;
+    let machine = cluster.members[&beside].machine.clone();
+    cluster.members.get_mut(&spare).unwrap().machine.clone_from(&machine);
+    let idle = plan(&cluster, &Goal::Rebalance).unwrap();
+    let weakest = risk(&cluster, &idle, &BTreeSet::new(), PlaceKind::Machine).before.unwrap();
+    assert_eq!((weakest.failures, weakest.partition, weakest.names), (1, 0, vec![machine]));
+}

@@ -161,6 +161,7 @@ fn keeps_rules(
 /// The finished plan by itself: rules, shares, warnings that are true, and least movement.
 fn judge_plan(cluster: &Cluster, goal: &Goal, plan: &Plan) -> Result<(), TestCaseError> {
     let held = held(&plan.target);
+    let mut forced = 0;
     for (datacenter, &copies) in &cluster.replication {
         let caps = caps(plan, datacenter);
         for row in &plan.target {
@@ -204,9 +205,11 @@ fn judge_plan(cluster: &Cluster, goal: &Goal, plan: &Plan) -> Result<(), TestCas
         let present: Vec<Vec<NodeId>> = cluster.table.iter().map(heirs).collect();
         let moved = plan.moves.iter().filter(|planned| planned.datacenter == *datacenter).count();
         let optimum = least(&plan.members, &present, &rules);
+        forced += optimum.unwrap_or(0) as u64;
         let within = optimum.is_some_and(|optimum| moved as i64 * 100 <= optimum * 105);
         prop_assert!(within, "moved {}, optimum {:?}", moved, optimum);
     }
+    prop_assert!(plan.least <= forced, "{} is no lower bound of {}", plan.least, forced);
     Ok(())
 }
 

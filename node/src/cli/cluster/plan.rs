@@ -1,0 +1,301 @@
+//! `kvasir ring plan`: what a change of the cluster would move, and what is at stake. A node plans
+//! (`POST /v1/operations?dryRun=true`); this command asks and draws. Nothing is changed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+use hyper::Method;
+use kvasir_core::admin_api::{
+    FewestMachines, OperationKind, OperationPlan, OperationRequest, RiskLevel, Status, routes,
+};
+use kvasir_core::id::NodeId;
+use serde_json::json;
+
+use super::{ask, draw::short};
+use crate::cli::AdminTarget;
+use crate::cli::client::{Ask, Repeat};
+use crate::cli::failure::{Exit, Failure};
+use crate::cli::output::{self, Format, age, bytes, grouped, table};
+
+/// Arguments of `kvasir ring plan`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  kvasir ring plan join 7c1d66f0
+  kvasir ring plan replace 0b3f6c1e --by 7c1d66f0
+  kvasir ring plan rebalance -o json
+
+Nodes are named by their id or the first characters of it (`kvasir status` shows them). Sizes are
+estimated: every partition replica counts as the mean of those on the node that answers. The time is
+that of the node that has most to send or receive, at --rate; the nodes move more slowly where
+requests need them.
+
+-o json is the answer of the node, with `estimatedSeconds` beside it.")]
+pub struct PlanArguments {
+    /// What would be done
+    #[arg(value_enum)]
+    pub kind: Kind,
+    /// The node that joins, leaves, is drained or replaced
+    #[arg(value_name = "NODE", required_if_eq_any([("kind", "join"), ("kind", "leave"), ("kind", "drain"), ("kind", "replace")]))]
+    pub node: Option<String>,
+    /// replace: the node that comes instead
+    #[arg(long, value_name = "NODE", required_if_eq("kind", "replace"))]
+    pub by: Option<String>,
+    /// Mebibytes that a node sends or receives in a second, for the estimated time
+    #[arg(long, value_name = "MIB", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub rate: u64,
+    /// Admin servers and form of the result
+    #[command(flatten)]
+    pub admin: AdminTarget,
+}
+
+/// What can be planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// A node takes its share
+    Join,
+    /// A node gives all that it owns to the others and goes
+    Leave,
+    /// A node gives all that it owns to the others and stays
+    Drain,
+    /// A node takes the place of another, which goes
+    Replace,
+    /// Every node gets its share
+    Rebalance,
+}
+
+/// Asks a node for the plan and shows it.
+pub async fn plan(arguments: &PlanArguments) -> Result<Exit, Failure> {
+    let client = arguments.admin.client()?;
+    let status: Status = ask(&client, routes::STATUS).await?;
+    let nodes: Vec<NodeId> = status.nodes.iter().map(|node| node.id).collect();
+    let request = request(arguments, &nodes)?;
+    let body = serde_json::to_vec(&request).map_err(|error| {
+        Failure::error(format!("the request has no JSON form: {error}"), "name other nodes")
+    })?;
+    let ask = Ask {
+        method: Method::POST,
+        target: format!("{}?dryRun=true", routes::OPERATIONS),
+        headers: vec![("content-type", "application/json".to_owned())],
+        body: Bytes::from(body),
+        repeat: Repeat::Always,
+    };
+    let reply = client.ask(&ask).await?;
+    if reply.status != 200 {
+        return Err(reply.failure());
+    }
+    let plan: OperationPlan = serde_json::from_slice(&reply.body).map_err(|error| {
+        Failure::error(
+            format!("the plan of {} cannot be read: {error}", reply.server),
+            "check that `kvasir version` fits the nodes",
+        )
+    })?;
+    let machines = status.nodes.iter().map(|node| (node.id, node.machine.clone())).collect();
+    match arguments.admin.target.output {
+        Format::Table => output::say(&draw(&plan, &machines, arguments.rate))?,
+        Format::Json => {
+            let mut value = json!(plan);
+            value["estimatedSeconds"] = json!(time(&plan, arguments.rate).as_secs());
+            output::say_json(&value)?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn request(arguments: &PlanArguments, nodes: &[NodeId]) -> Result<OperationRequest, Failure> {
+    let named = |name: &Option<String>| name.as_ref().map(|name| find(name, nodes)).transpose();
+    let (node, by) = (named(&arguments.node)?, named(&arguments.by)?);
+    let (kind, node, replaces) = match arguments.kind {
+        Kind::Join => (OperationKind::Join, node, None),
+        Kind::Leave => (OperationKind::Leave, node, None),
+        Kind::Drain => (OperationKind::Drain, node, None),
+        Kind::Replace => (OperationKind::Replace, by, node),
+        Kind::Rebalance if node.is_some() => {
+            return Err(Failure::usage("rebalance is about all nodes", "name none"));
+        }
+        Kind::Rebalance => (OperationKind::Rebalance, None, None),
+    };
+    if by.is_some() && kind != OperationKind::Replace {
+        return Err(Failure::usage("--by goes with replace only", "leave it out"));
+    }
+    let id = "dry-run".to_owned();
+    Ok(OperationRequest { id, kind, node, replaces, machine: None, rebalance: None })
+}
+
+/// The node whose id begins so.
+fn find(name: &str, nodes: &[NodeId]) -> Result<NodeId, Failure> {
+    let begins = |node: &&NodeId| node.to_string().starts_with(&name.to_ascii_lowercase());
+    let found: Vec<&NodeId> = nodes.iter().filter(begins).collect();
+    match found[..] {
+        [node] => Ok(*node),
+        [] => match name.parse() {
+            Ok(node) => Ok(node),
+            Err(_) => Err(Failure::usage(
+                format!("no node has an id that begins with `{name}`"),
+                "see the ids in `kvasir status`",
+            )),
+        },
+        _ => Err(Failure::usage(
+            format!("{} nodes have an id that begins with `{name}`", found.len()),
+            "give more characters of it",
+        )),
+    }
+}
+
+/// How long the node takes that has most to send or receive, at so many MiB in a second.
+fn time(plan: &OperationPlan, rate: u64) -> Duration {
+    let most = plan.nodes.iter().map(|node| node.in_bytes.max(node.out_bytes)).max().unwrap_or(0);
+    Duration::from_secs_f64(most as f64 / (rate << 20) as f64)
+}
+
+/// A summary, who gives what to whom, what it means for each node, and the risk.
+fn draw(plan: &OperationPlan, machines: &BTreeMap<NodeId, String>, rate: u64) -> String {
+    let machine = |node: NodeId| machines.get(&node).cloned().unwrap_or_default();
+    let mut parts = vec![summary(plan, rate)];
+    let mut pairs: BTreeMap<(Option<NodeId>, NodeId), (u64, u64)> = BTreeMap::new();
+    for planned in &plan.moves {
+        let pair = pairs.entry((planned.from, planned.to)).or_default();
+        *pair = (pair.0 + 1, pair.1 + planned.bytes);
+    }
+    if !pairs.is_empty() {
+        let rows = pairs.into_iter().map(|((from, to), (replicas, size))| {
+            let giver = from.map_or("-".to_owned(), short);
+            vec![giver, short(to), grouped(replicas), bytes(size)]
+        });
+        parts.push(table(&["GIVES", "GETS", "REPLICAS", "BYTES"], &[2, 3], rows.collect()));
+        let rows = plan.nodes.iter().map(|node| {
+            vec![
+                short(node.node),
+                machine(node.node),
+                grouped(u64::from(node.partitions_before)),
+                grouped(u64::from(node.partitions_after)),
+                bytes(node.in_bytes),
+                bytes(node.out_bytes),
+            ]
+        });
+        let titles = ["NODE", "MACHINE", "REPLICAS", "AFTERWARDS", "IN", "OUT"];
+        parts.push(table(&titles, &[2, 3, 4, 5], rows.collect()));
+    }
+    parts.push(stakes(plan));
+    parts.join("\n\n")
+}
+
+fn summary(plan: &OperationPlan, rate: u64) -> String {
+    let request = &plan.request;
+    let node =
+        |node: Option<NodeId>| node.map(|node| format!(" {}", short(node))).unwrap_or_default();
+    let what = match (request.kind, request.replaces) {
+        (OperationKind::Replace, Some(dead)) => {
+            format!("replace {} by{}", short(dead), node(request.node))
+        }
+        (kind, _) => format!("{kind:?}{}", node(request.node)).to_lowercase(),
+    };
+    if plan.moves.is_empty() {
+        return format!("{what}: nothing to move (epoch {})", plan.base_epoch);
+    }
+    format!(
+        "{what}: {} partition replicas move, about {}, about {} at {rate} MiB/s per node (epoch {})",
+        grouped(plan.moves.len() as u64),
+        bytes(plan.total_bytes),
+        age(time(plan, rate)),
+        plan.base_epoch
+    )
+}
+
+/// The risk in words: level, reasons, and how few machines cost a quorum when.
+fn stakes(plan: &OperationPlan) -> String {
+    let level = match plan.risk.level {
+        RiskLevel::None => "none, nothing moves",
+        RiskLevel::Low => "low, copies and failure domains stay as they are",
+        RiskLevel::Reduced => "reduced, some partition has fewer failure domains than wished",
+        RiskLevel::High => "high, some partition loses its quorum with one more machine",
+    };
+    let mut lines = vec![format!("risk: {level}")];
+    lines.extend(plan.risk.reasons.iter().map(|reason| format!("  {reason}")));
+    let machines = plan.risk.machines.iter().flat_map(|machines| {
+        [
+            ("as it is", &machines.before),
+            ("while it runs", &machines.during),
+            ("afterwards", &machines.after),
+        ]
+    });
+    let rows: Vec<Vec<String>> =
+        machines.filter_map(|(when, fewest)| Some(fewest_row(when, fewest.as_ref()?))).collect();
+    if !rows.is_empty() {
+        let titles = ["MACHINES THAT COST A QUORUM", "FEWEST", "FOR EXAMPLE", "PARTITION"];
+        lines.push(table(&titles, &[1], rows));
+    }
+    lines.join("\n")
+}
+
+fn fewest_row(when: &str, fewest: &FewestMachines) -> Vec<String> {
+    let machines =
+        if fewest.machines.is_empty() { "-".to_owned() } else { fewest.machines.join(", ") };
+    let partition = format!("{}/{}", fewest.partition.bits, fewest.partition.index);
+    vec![when.to_owned(), fewest.count.to_string(), machines, partition]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(byte: u8) -> NodeId {
+        NodeId::from_bytes([byte; 16])
+    }
+
+    fn plan() -> OperationPlan {
+        serde_json::from_value(json!({
+            "request": {"id": "dry-run", "kind": "join", "node": node(3)},
+            "baseEpoch": 7,
+            "moves": [
+                {"partition": {"bits": 4, "index": 1}, "datacenter": "dc1", "from": node(1),
+                 "to": node(3), "bytes": 104_857_600},
+                {"partition": {"bits": 4, "index": 2}, "datacenter": "dc1", "from": node(1),
+                 "to": node(3), "bytes": 104_857_600},
+            ],
+            "totalBytes": 209_715_200,
+            "nodes": [
+                {"node": node(1), "partitionsBefore": 16, "partitionsAfter": 14, "inBytes": 0,
+                 "outBytes": 209_715_200},
+                {"node": node(3), "partitionsBefore": 0, "partitionsAfter": 2,
+                 "inBytes": 209_715_200, "outBytes": 0},
+            ],
+            "risk": {"level": "low", "reasons": [], "machines": {
+                "before": {"count": 2, "machines": ["m1", "m2"], "partition": {"bits": 4, "index": 0}}
+            }},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_plan_is_readable() {
+        let machines = [(node(1), "m1".to_owned()), (node(3), "m3".to_owned())].into();
+        let text = draw(&plan(), &machines, 50);
+        let expected = "\
+join 03030303: 2 partition replicas move, about 200.0 MiB, about 4 s at 50 MiB/s per node (epoch 7)
+
+GIVES     GETS      REPLICAS      BYTES
+01010101  03030303         2  200.0 MiB
+
+NODE      MACHINE  REPLICAS  AFTERWARDS         IN        OUT
+01010101  m1             16          14        0 B  200.0 MiB
+03030303  m3              0           2  200.0 MiB        0 B
+
+risk: low, copies and failure domains stay as they are
+MACHINES THAT COST A QUORUM  FEWEST  FOR EXAMPLE  PARTITION
+as it is                          2  m1, m2       4/0";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn nodes_are_named_by_their_beginning() {
+        let nodes = [node(0x0a), node(0x0b), node(0xc1)];
+        assert_eq!(find("c", &nodes).unwrap(), node(0xc1));
+        assert_eq!(find("0B0", &nodes).unwrap(), node(0x0b));
+        assert!(find("0", &nodes).unwrap_err().message.contains("2 nodes"));
+        assert!(find("9", &nodes).unwrap_err().message.contains("no node"));
+        let stranger = node(0x77);
+        assert_eq!(find(&stranger.to_string(), &nodes).unwrap(), stranger);
+    }
+}
