@@ -26,6 +26,12 @@ pub enum Bug {
     DropAtCap,
     /// The hash tree takes a key of which only tombstones are left for one that is not there.
     TombstonesUnseen,
+    /// What was read or minted generations ago is still taken.
+    TakeLate,
+    /// A tombstone is erased as soon as all owners hold it.
+    EraseEarly,
+    /// What stands in the place of an agreed tombstone by now is erased with it.
+    EraseUnequal,
 }
 
 /// What a test changed in this node, if anything.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use kvasir_core::admin_api::{
     DocumentAnswer, DocumentPut, InitRequest, OperationPlan, OperationRequest, OperationStatus,
-    PartitionHealth, Probe, Problem, RepairRequest, RepairStatus, ReplicaRead, Status,
+    PartitionHealth, Probe, Problem, ReclaimLoad, RepairRequest, RepairStatus, ReplicaRead, Status,
 };
 use kvasir_core::id::NodeId;
 use kvasir_storage::StoreStats;
@@ -84,6 +84,10 @@ pub struct Figures {
     pub shelves: Arc<Shelves>,
     /// Anti-entropy and its tree.
     pub repair: RepairFigures,
+    /// How far reclaim is.
+    pub reclaim: ReclaimLoad,
+    /// Batches of reclaim that came to nothing.
+    pub reclaim_void: u64,
     /// What the coordinators counted.
     pub coordination: Arc<coordinator::Figures>,
     /// Stamps heard that were too far ahead of this node's clock to be followed.

@@ -44,6 +44,7 @@ fn gather(figures: &Figures) -> Vec<MetricFamily> {
     page.ring(&figures.ring);
     page.handoff(&figures.shelves);
     page.repair(&figures.repair);
+    page.reclaim(figures);
     page.coordination(&figures.coordination);
     page.store(&figures.store);
     page.0
@@ -395,6 +396,31 @@ impl Page {
         ] {
             self.counter(&format!("handoff_{name}_total"), help, count.load(Relaxed));
         }
+    }
+
+    fn reclaim(&mut self, figures: &Figures) {
+        let reclaim = &figures.reclaim;
+        for (name, help, value) in [
+            ("generation", "Generation that this node reached.", reclaim.generation),
+            (
+                "tombstones",
+                "Tombstones seen by the last pass over the partitions that this node led.",
+                reclaim.tombstones,
+            ),
+            ("waiting", "Tombstones that all owners confirmed.", reclaim.waiting),
+        ] {
+            self.gauge(&format!("reclaim_{name}"), help, value as f64);
+        }
+        self.counter("reclaim_erased_total", "Tombstones erased on this node.", reclaim.erased);
+        let help = "Batches of tombstones that came to nothing and are begun anew.";
+        self.counter("reclaim_void_total", help, figures.reclaim_void);
+        let ids: Vec<(String, &str)> =
+            reclaim.held_up_by.iter().map(|h| (h.node.to_string(), h.why.as_str())).collect();
+        let labels: Vec<[(&str, &str); 2]> =
+            ids.iter().map(|(node, why)| [("node", node.as_str()), ("why", *why)]).collect();
+        let values: Vec<(Labels<'_>, f64)> = labels.iter().map(|l| (&l[..], 1.0)).collect();
+        let help = "1 for each member without whose word nothing more is erased.";
+        self.gauges("reclaim_held_up", help, &values);
     }
 
     fn coordination(&mut self, figures: &coordinator::Figures) {

@@ -14,9 +14,9 @@ use hyper::Request;
 use kvasir_core::admin_api::problem::code;
 use kvasir_core::admin_api::routes::{Access as By, ROUTES};
 use kvasir_core::admin_api::{
-    Check, DocumentAnswer, DocumentPut, InitRequest, OperationPlan, OperationRequest,
-    OperationState, OperationStatus, PartitionHealth, PartitionName, Probe, Problem, RepairRequest,
-    RepairStatus, ReplicaRead, Risk, RiskLevel, Status,
+    Check, DocumentAnswer, DocumentPut, HeldUp, InitRequest, OperationPlan, OperationRequest,
+    OperationState, OperationStatus, PartitionHealth, PartitionName, Probe, Problem, ReclaimLoad,
+    RepairRequest, RepairStatus, ReplicaRead, Risk, RiskLevel, Status,
 };
 use kvasir_core::gossip;
 use kvasir_core::handoff::Cap;
@@ -414,8 +414,14 @@ fn figures() -> Figures {
         http,
         peers: Arc::new(PeerStats::default()),
         store: StoreStats { tables_by_level: vec![2, 1], flushes: 7, ..StoreStats::default() },
-        shelves: Arc::new(Shelves::new(Cap { max_bytes: 1 }, Cap { max_bytes: 1 })),
         repair: RepairFigures { mended: 4, ..RepairFigures::default() },
+        shelves: Arc::new(Shelves::new(Cap { max_bytes: 1 }, Cap { max_bytes: 1 }, Arc::default())),
+        reclaim: ReclaimLoad {
+            generation: 7,
+            held_up_by: vec![HeldUp { node: NODE, why: "copies".to_owned() }],
+            ..ReclaimLoad::default()
+        },
+        reclaim_void: 0,
         coordination: Arc::default(),
         stamps_ahead: 0,
         stamps_lead_ms: 0,

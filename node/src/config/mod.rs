@@ -43,6 +43,8 @@ pub struct Config {
     pub handoff: HandoffConfig,
     /// Comparing replicas and mending what differs.
     pub repair: RepairConfig,
+    /// When what was deleted gives its space back.
+    pub reclaim: ReclaimConfig,
     /// Threads that serve.
     pub workers: WorkersConfig,
     /// Logs, to standard error.
@@ -336,6 +338,32 @@ impl Default for RepairConfig {
     }
 }
 
+/// When what was deleted gives its space back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReclaimConfig {
+    /// Shortest time between two generations. Data that is on its way for two of them is refused, and a
+    /// tombstone is erased three after all owners confirmed it. The same on all nodes.
+    pub generation: Duration,
+    /// A tombstone younger than this stays.
+    pub min_age: Duration,
+    /// Pause between two looks at all partitions that this node leads.
+    pub pause: Duration,
+    /// How many bytes a second are read in search of tombstones; 0: tombstones stay for ever.
+    pub rate: Size,
+}
+
+impl Default for ReclaimConfig {
+    fn default() -> Self {
+        Self {
+            generation: Duration::from_millis(60_000),
+            min_age: Duration::from_millis(3_600_000),
+            pause: Duration::from_millis(600_000),
+            rate: Size(8 << 20),
+        }
+    }
+}
+
 /// How blocks of tables are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -462,6 +490,12 @@ impl Config {
         }
         if let Err(error) = self.gossip.settings().check() {
             return wrong("gossip", error.to_string());
+        }
+        if !(1_000..=3_600_000).contains(&self.reclaim.generation.as_millis()) {
+            return wrong("reclaim.generation", "must be between 1s and 1h".to_string());
+        }
+        if self.reclaim.pause.0.is_zero() {
+            return wrong("reclaim.pause", "must be above 0".to_string());
         }
         if let Err(error) = self.storage.options(PathBuf::new()).check() {
             return wrong("storage", error.to_string());

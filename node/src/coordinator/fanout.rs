@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::Coordinate;
 use super::plan::Plan;
 use super::request::{CoordinateError, Durability};
-use crate::peer::{Refusal, Reply, Request};
+use crate::peer::{Answer, Refusal, Reply, Request};
+use crate::planted::Bug;
 
 /// What one owner said.
 pub type Said<T> = (NodeId, Result<T, Failure>);
@@ -209,7 +210,7 @@ impl Coordinate {
         set: &SiblingSet,
         durability: Durability,
     ) -> Result<(), Failure> {
-        let merged = self.replica.merge(&plan.table_key, set.clone(), durability).await;
+        let merged = self.replica.merge(&plan.table_key, set.clone(), plan.stamp, durability).await;
         let applied = merged.map_err(|e| Failure::NotApplied(e.to_string()))?;
         applied.durable.await.map_err(|e| Failure::Unknown(e.to_string()))
     }
@@ -250,14 +251,16 @@ impl Coordinate {
         let Some(address) = plan.view.reachable(node) else {
             return Err(Failure::NotApplied("the node is down".to_string()));
         };
-        let reply = self.peers.call(node, address, plan.route, request, deadline).await;
-        match reply {
+        let head = (Some(plan.route), plan.stamp);
+        let answer = self.peers.call_stamped(node, address, head, request, deadline).await;
+        match answer.map(|answer| self.in_time(answer)) {
             Ok(Reply::Refused(Refusal::DiskFull)) => Err(Failure::DiskFull),
             Ok(Reply::Refused(Refusal::StandInsFull)) => Err(Failure::StandInsFull),
             Ok(Reply::Refused(Refusal::Overloaded { retry_after_ms })) => {
                 Err(Failure::Overloaded(retry_after_ms))
             }
             Ok(Reply::Refused(why)) if why.not_applied() => {
+                tracing::debug!(%node, %why, "refused");
                 Err(Failure::NotApplied(why.to_string()))
             }
             Ok(Reply::Refused(why)) => Err(Failure::Unknown(why.to_string())),
@@ -274,6 +277,18 @@ fn stored(reply: Reply) -> Result<Stored, Failure> {
         Reply::Applied => Ok(None),
         Reply::Outranked { dots, stamp } => Ok(Some(Outranked { dots, stamp })),
         other => Err(Failure::Unknown(format!("unexpected answer {}", other.name()))),
+    }
+}
+
+impl Coordinate {
+    /// The reply, unless it carries what was read too long ago.
+    fn in_time(&self, Answer { reply, generation }: Answer) -> Reply {
+        let own = self.replica.generation();
+        let carries = matches!(reply, Reply::Set(_) | Reply::Digest(_));
+        match carries && !own.takes(generation) && !self.planted.is(Bug::TakeLate) {
+            true => Reply::Refused(Refusal::OldGeneration { generation: own.now() }),
+            false => reply,
+        }
     }
 }
 

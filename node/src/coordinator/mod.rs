@@ -53,7 +53,9 @@ impl From<LocalError> for CoordinateError {
                 Self::TooManySiblings { siblings, limit }
             }
             LocalError::StandInsFull => Self::StandInsFull,
-            LocalError::NotCounted => Self::NotServing { reason: error.to_string() },
+            LocalError::NotCounted | LocalError::OldGeneration { .. } => {
+                Self::NotServing { reason: error.to_string() }
+            }
             LocalError::Write(error @ WriteError::Abandoned) => {
                 Self::DiskFailed { reason: error.to_string(), may_be_stored: true }
             }

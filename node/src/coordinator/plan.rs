@@ -31,6 +31,8 @@ pub struct Plan {
     pub table_key: TableKey,
     /// What each frame names so that a stale coordinator is noticed.
     pub route: Route,
+    /// With what the data of this request is stamped: the generation from before any was read or minted.
+    pub stamp: u64,
     /// The replicas: this node first if it is one, then by liveness, own data center first.
     pub owners: Vec<Owner>,
     /// The bucket's settings.
@@ -92,7 +94,8 @@ impl Plan {
         let settings = ring.document().settings(bucket).clone();
         let table_key = TableKey::new(hash, bucket, key);
         let (bucket, key) = (bucket.clone(), key.clone());
-        Ok(Self { view, formed, bucket, key, hash, table_key, route, owners, settings })
+        let stamp = view.generation;
+        Ok(Self { stamp, view, formed, bucket, key, hash, table_key, route, owners, settings })
     }
 
     /// The hash of a key of the bucket.

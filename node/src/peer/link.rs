@@ -39,10 +39,19 @@ pub(super) struct LinkKey {
     pub class: Class,
 }
 
+/// A reply, and the generation of who sent it from before it read what is in it.
+#[derive(Debug)]
+pub struct Answer {
+    /// What it says.
+    pub reply: Reply,
+    /// The stamp of its frame.
+    pub generation: u64,
+}
+
 /// A call that waits for its answer.
 struct Waiter {
     sent: bool,
-    answer: oneshot::Sender<Result<Reply, CallError>>,
+    answer: oneshot::Sender<Result<Answer, CallError>>,
 }
 
 #[derive(Default)]
@@ -348,7 +357,9 @@ impl Link {
     fn reply(&self, shared: &Shared, frame: &Frame) {
         let waiter = self.state.borrow_mut().waiters.remove(&frame.header.request_id);
         let Some(waiter) = waiter else { return };
-        let answer = Reply::decode(&frame.body).map_err(|error| {
+        let generation = frame.header.generation;
+        let answer = Reply::decode(&frame.body).map(|reply| Answer { reply, generation });
+        let answer = answer.map_err(|error| {
             add(&shared.stats.bad_bodies, 1);
             CallError::Unknown(format!("the answer does not decode: {error}"))
         });
@@ -398,7 +409,7 @@ impl End {
 pub(super) struct Waiting {
     link: Rc<Link>,
     request_id: u64,
-    answer: Option<oneshot::Receiver<Result<Reply, CallError>>>,
+    answer: Option<oneshot::Receiver<Result<Answer, CallError>>>,
 }
 
 impl Waiting {
@@ -415,7 +426,7 @@ impl Waiting {
     }
 
     /// Waits for the answer without a deadline of its own.
-    pub async fn outcome(&mut self) -> Result<Reply, CallError> {
+    pub async fn outcome(&mut self) -> Result<Answer, CallError> {
         let gone = || CallError::Unknown("the connection's task ended".to_string());
         match &mut self.answer {
             Some(answer) => answer.await.unwrap_or_else(|_| Err(gone())),

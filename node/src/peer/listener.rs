@@ -88,6 +88,12 @@ pub trait PeerHandler {
     /// Answers a request. What goes wrong is a [`Reply::Refused`]. The answer to a notice is
     /// dropped. The future is dropped at the deadline: a write must then be whole or absent.
     fn handle(&self, from: NodeId, request: Request, head: Incoming) -> LocalBoxFuture<'_, Reply>;
+
+    /// The generation of this node now, with which an answer is stamped whose work begins after this
+    /// call.
+    fn generation(&self) -> u64 {
+        0
+    }
 }
 
 struct Shared {
@@ -384,8 +390,9 @@ impl Shared {
         let request = match self.admit(frame, &head, load) {
             Ok(request) => request,
             Err(_) if is_notice => return,
-            Err(refusal) => return answer(outbox, &header, Reply::Refused(refusal)),
+            Err(refusal) => return answer(outbox, &header, 0, Reply::Refused(refusal)),
         };
+        let generation = self.handler.generation();
         let work = InWork::begin(self, load, frame.body.len());
         let (outbox, from) = (outbox.clone(), hello.node);
         tokio::task::spawn_local(async move {
@@ -394,7 +401,7 @@ impl Shared {
                 Reply::Refused(Refusal::Unknown("the deadline passed during the work".to_string()))
             });
             if !is_notice {
-                answer(&outbox, &header, reply);
+                answer(&outbox, &header, generation, reply);
             }
             drop(work);
         });
@@ -428,7 +435,7 @@ impl Shared {
 }
 
 /// Queues the answer to a request; one that no frame can carry becomes a refusal.
-fn answer(outbox: &Outbox, request: &Header, reply: Reply) {
+fn answer(outbox: &Outbox, request: &Header, generation: u64, reply: Reply) {
     let mut body = reply.encode();
     if body.len() > BODY_MAX_BYTES {
         body = Reply::Refused(Refusal::TooLarge { bytes: body.len() as u64 }).encode();
@@ -436,6 +443,7 @@ fn answer(outbox: &Outbox, request: &Header, reply: Reply) {
     let header = Header {
         request_id: request.request_id,
         route: request.route,
+        generation,
         ..Header::plain(FrameKind::Reply, request.class)
     };
     outbox.push_reply(Parcel { header, body: body.into(), deadline: None });

@@ -86,6 +86,8 @@ pub enum Request {
     Scan(Scan),
     /// A question of anti-entropy (`kvasir_core::merkle`).
     Repair(Bytes),
+    /// A message of reclaim between owners of one partition (`kvasir_core::reclaim`).
+    Reclaim(Bytes),
 }
 
 /// What a list asks of one replica. The frame's route names the partition.
@@ -215,6 +217,18 @@ pub enum Refusal {
     /// The node keeps as many stand-in copies as it may. Another may stand in.
     #[error("the node keeps as many stand-in copies as it may")]
     StandInsFull,
+    /// What the request carries was read or minted too long ago. Reading the store again helps.
+    #[error("the data is stamped too old; this node is at generation {generation}")]
+    OldGeneration {
+        /// That of the node; 0 when it has none yet.
+        generation: u64,
+    },
+    /// The newest document does not list the sender. Nothing helps until it does.
+    #[error("the sender is no member as of epoch {epoch}")]
+    NotListed {
+        /// Epoch of the newest document here.
+        epoch: u64,
+    },
 }
 
 impl Refusal {
@@ -259,7 +273,8 @@ impl Request {
             | Self::CoordinateAsStandIn(_)
             | Self::HandBack { .. }
             | Self::Scan(_)
-            | Self::Repair(_) => Class::Data,
+            | Self::Repair(_)
+            | Self::Reclaim(_) => Class::Data,
         }
     }
 
@@ -279,6 +294,7 @@ impl Request {
             Self::HandBack { .. } => "hand_back",
             Self::Scan(_) => "scan",
             Self::Repair(_) => "repair",
+            Self::Reclaim(_) => "reclaim",
         }
     }
 
@@ -309,7 +325,8 @@ impl Request {
             | Self::FetchDocument { .. }
             | Self::Coordinate(_)
             | Self::CoordinateAsStandIn(_)
-            | Self::Repair(_) => {}
+            | Self::Repair(_)
+            | Self::Reclaim(_) => {}
         }
         Ok(request)
     }

@@ -24,6 +24,7 @@ pub mod stats;
 
 pub use frame::{Class, HEADER_BYTES, Route};
 pub use hello::{Goodbye, Hello, Me};
+pub use link::Answer;
 pub use listener::{Incoming, ListenerLimits, PeerHandler, PeerListener};
 pub use message::{Refusal, Reply, Request, Scan, Scanned};
 pub use pool::{CallError, Peers, PoolLimits};

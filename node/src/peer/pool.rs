@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::frame::{BODY_MAX_BYTES, Class, FrameKind, Header, Route};
 use super::hello::{Goodbye, Me};
-use super::link::{Link, LinkKey, Waiting};
+use super::link::{Answer, Link, LinkKey, Waiting};
 use super::message::{Reply, Request};
 use super::outbox::Parcel;
 use super::stats::{PeerStats, add};
@@ -149,8 +149,27 @@ impl Peers {
         request: Request,
         deadline: Instant,
     ) -> Result<Reply, CallError> {
+        Ok(self.call_stamped(node, address, (route.into(), 0), request, deadline).await?.reply)
+    }
+
+    /// As [`Self::call`], for what carries stored data or asks for it: the request is stamped with the
+    /// generation of this node from before the data was read or minted, and the answer comes with that of
+    /// the other node.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn call_stamped(
+        &self,
+        node: impl Into<Option<NodeId>>,
+        address: &str,
+        (route, generation): (Option<Route>, u64),
+        request: Request,
+        deadline: Instant,
+    ) -> Result<Answer, CallError> {
         add(&self.shared.stats.calls, 1);
-        let result = self.exchange(node.into(), address, route.into(), &request, deadline).await;
+        let head =
+            Header { route, generation, ..Header::plain(FrameKind::Request, request.class()) };
+        let result = self.exchange(node.into(), address, head, &request, deadline).await;
         add(&self.shared.stats.calls_failed, usize::from(result.is_err()));
         result
     }
@@ -159,16 +178,15 @@ impl Peers {
         &self,
         node: Option<NodeId>,
         address: &str,
-        route: Option<Route>,
+        header: Header,
         request: &Request,
         deadline: Instant,
-    ) -> Result<Reply, CallError> {
+    ) -> Result<Answer, CallError> {
         if deadline <= Instant::now() {
             return Err(CallError::Deadline { sent: false });
         }
         let link = self.link(node, address, request.class());
         let body = body_of(request)?;
-        let header = Header { route, ..Header::plain(FrameKind::Request, request.class()) };
         let waiting = self.post(&link, header, body, Some(deadline))?;
         waiting.answer(deadline, self.shared.limits.silence).await
     }
@@ -257,7 +275,7 @@ impl Waiting {
         mut self,
         deadline: Instant,
         silence: Duration,
-    ) -> Result<Reply, CallError> {
+    ) -> Result<Answer, CallError> {
         match timeout_at(deadline, self.outcome()).await {
             Ok(outcome) => outcome,
             Err(_) => {

@@ -15,6 +15,8 @@ use kvasir_core::version::{
 };
 use kvasir_storage::{Applied, Change, ReadError, Store, TableKey, WriteError};
 
+use super::generation::Generation;
+use super::holder::Leaving;
 use super::trees::Trees;
 use crate::planted::{Bug, Planted};
 use crate::seam::Clock;
@@ -73,6 +75,14 @@ pub enum LocalError {
     /// This node keeps as many stand-in copies as it may. Another may stand in.
     #[error("this node keeps as many stand-in copies as it may")]
     StandInsFull,
+    /// What was to be merged was read or minted too long ago. Whoever sent it reads its store again.
+    #[error("it is stamped with generation {stamp}; this node is at {own}")]
+    OldGeneration {
+        /// Its stamp.
+        stamp: u64,
+        /// The generation of this node; 0 when it has none yet.
+        own: u64,
+    },
     /// Stand-in copies of an earlier start are still being counted. A retry helps in a moment.
     #[error("the stand-in copies of an earlier start are still being counted")]
     NotCounted,
@@ -91,6 +101,8 @@ pub struct Replica {
     stamps_ahead: AtomicU64,
     wall: Arc<dyn Clock>,
     planted: Planted,
+    generation: Arc<Generation>,
+    leaving: Leaving,
 }
 
 impl Replica {
@@ -102,7 +114,17 @@ impl Replica {
         planted: Planted,
     ) -> Self {
         let stamps = Mutex::new(HybridClock::new());
-        Self { store, trees, minter, stamps, stamps_ahead: AtomicU64::new(0), wall, planted }
+        Self {
+            store,
+            trees,
+            minter,
+            stamps,
+            stamps_ahead: AtomicU64::new(0),
+            wall,
+            planted,
+            generation: Arc::default(),
+            leaving: Leaving::default(),
+        }
     }
 
     /// The engine, for maintenance and figures.
@@ -113,6 +135,11 @@ impl Replica {
     /// The hash tree of the engine's content.
     pub fn trees(&self) -> &Arc<Trees> {
         &self.trees
+    }
+
+    /// The generation of this node.
+    pub fn generation(&self) -> &Arc<Generation> {
+        &self.generation
     }
 
     /// The wall clock in Unix milliseconds: judges expiry, never order.
@@ -168,13 +195,23 @@ impl Replica {
         (seen, Sibling { stamp, payload: order.payload, expires_ms })
     }
 
-    /// The record of a key; an empty one when nothing is stored.
+    /// Sets that all owners agreed to erase.
+    pub(super) fn leaving(&self) -> &Leaving {
+        &self.leaving
+    }
+
+    /// The record of a key; an empty one when nothing is stored, or what is stored is about to be erased
+    /// by all owners.
     ///
     /// # Errors
     /// [`LocalError::Read`], [`LocalError::Record`].
     pub async fn read(&self, key: &TableKey) -> Result<SiblingSet, LocalError> {
         match self.store.get(key).await? {
-            Some(bytes) => Ok(Record::decode_shared(&bytes)?.set),
+            Some(bytes) => {
+                let set = Record::decode_shared(&bytes)?.set;
+                let leaves = self.leaving.has(key, || set.digest().0);
+                Ok(if leaves { SiblingSet::new() } else { set })
+            }
             None => Ok(SiblingSet::new()),
         }
     }
@@ -212,7 +249,7 @@ impl Replica {
     }
 
     /// Merges what a client wrote through another node, and tells what stands above it here without being
-    /// covered by it.
+    /// covered by it. `stamp` as in [`Self::merge`].
     ///
     /// # Errors
     /// Any [`LocalError`]; nothing was applied.
@@ -220,13 +257,18 @@ impl Replica {
         &self,
         key: &TableKey,
         delta: SiblingSet,
+        stamp: u64,
         durability: Durability,
     ) -> Result<Applied<Option<Outranked>>, LocalError> {
         self.observe(&delta);
         let (minter, planted) = (self.minter.clone(), self.planted);
+        let generation = self.generation.clone();
         let applied = self
             .store
             .update(key, engine(durability), move |old| {
+                if let Err(error) = in_time(&generation, stamp, planted) {
+                    return (Change::Keep, Err(error));
+                }
                 let merged = merge_into(old, &minter, &delta, planted);
                 split(merged.map(|(record, changed)| {
                     let above = record.set.outranks(&delta);
@@ -237,7 +279,10 @@ impl Replica {
         Ok(Applied { out: applied.out?, durable: applied.durable })
     }
 
-    /// Merges a set that another node minted or holds. True when it changed the record.
+    /// Merges a set that another node minted or holds, or that was read from one. `stamp` is the
+    /// generation of whoever read or minted it, from before that; it is judged under the lock of the
+    /// key, so that a set never follows an erase that it should have come before. True when it changed
+    /// the record.
     ///
     /// # Errors
     /// Any [`LocalError`]; nothing was applied.
@@ -245,13 +290,18 @@ impl Replica {
         &self,
         key: &TableKey,
         delta: SiblingSet,
+        stamp: u64,
         durability: Durability,
     ) -> Result<Applied<bool>, LocalError> {
         self.observe(&delta);
         let (minter, planted) = (self.minter.clone(), self.planted);
+        let generation = self.generation.clone();
         let applied = self
             .store
             .update(key, engine(durability), move |old| {
+                if let Err(error) = in_time(&generation, stamp, planted) {
+                    return (Change::Keep, Err(error));
+                }
                 let merged = merge_into(old, &minter, &delta, planted);
                 split(merged.map(|(record, changed)| (changed.then_some(record), changed)))
             })
@@ -265,6 +315,14 @@ pub(super) struct Seen {
     context: Context,
     /// Where the last write wins: all that the record holds besides, and the stamp to stand above.
     over: Option<Stamp>,
+}
+
+/// Whether what is stamped so is still taken.
+fn in_time(generation: &Generation, stamp: u64, planted: Planted) -> Result<(), LocalError> {
+    match generation.takes(stamp) || planted.is(Bug::TakeLate) {
+        true => Ok(()),
+        false => Err(LocalError::OldGeneration { stamp, own: generation.now() }),
+    }
 }
 
 /// The engine's word for a durability.

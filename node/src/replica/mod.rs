@@ -8,6 +8,8 @@
 //! newest document and the member list arrive here as a [`view::View`]).
 
 pub mod compare;
+pub mod generation;
+pub mod holder;
 pub mod local;
 pub mod scan;
 pub mod shelves;
@@ -15,6 +17,8 @@ pub mod standins;
 pub mod trees;
 pub mod view;
 
+pub use generation::Generation;
+pub use holder::Holder;
 pub use local::{LocalError, Minted, Order, Replica};
 pub use shelves::{Shelf, Shelves};
 pub use standins::StandIns;

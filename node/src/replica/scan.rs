@@ -15,6 +15,7 @@ use kvasir_storage::{Store, TableKey};
 use tokio::time::Instant;
 
 use super::local::LocalError;
+use super::standins::unstamped;
 
 /// Entries of one look into the store, and their bytes: what is in memory is answered without a reader.
 const LOOK: (usize, usize) = (128, 64 << 10);
@@ -72,7 +73,7 @@ pub async fn piece<T>(
             if rows.len() >= range.rows || (bytes >= range.bytes && !rows.is_empty()) {
                 return Ok(Piece { rows, next: Some(place) });
             }
-            let (row, weight) = make(Record::decode_shared(value)?.set);
+            let (row, weight) = make(Record::decode_shared(&unstamped(value).1)?.set);
             bytes += weight + key.key().len();
             rows.push((place, row));
         }

@@ -7,10 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvasir_core::handoff::Cap;
+use kvasir_core::reclaim::Held as HeldUntil;
 use kvasir_storage::TableKey;
+
+use super::generation::Generation;
+use super::local::LocalError;
 
 /// A 65,536th of the ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +55,10 @@ struct Books {
     copies: Kind,
     hints: Kind,
     shelves: BTreeMap<Shelf, Held>,
+    /// Copies by the generation that they are stamped with.
+    stamps: BTreeMap<u64, u64>,
+    /// Until when copies of which stamps were held; absent before the count.
+    until: Option<HeldUntil>,
 }
 
 /// The books of everything that is kept for others.
@@ -62,6 +70,7 @@ pub struct Shelves {
     uncountable: Mutex<Option<String>>,
     copies_cap: Cap,
     hints_cap: Cap,
+    generation: Arc<Generation>,
     /// Stand-in copies refused at the cap.
     pub copies_refused: AtomicU64,
     /// Hints dropped at the cap.
@@ -78,8 +87,9 @@ pub struct Shelves {
 
 impl Shelves {
     /// Empty, and not counted yet.
-    pub fn new(copies_cap: Cap, hints_cap: Cap) -> Self {
+    pub fn new(copies_cap: Cap, hints_cap: Cap, generation: Arc<Generation>) -> Self {
         Self {
+            generation,
             books: Mutex::default(),
             counted: AtomicBool::new(false),
             uncountable: Mutex::default(),
@@ -118,14 +128,22 @@ impl Shelves {
         self.held().0.entries > 0 || self.uncountable().is_some()
     }
 
-    /// Takes over what an earlier start left: where it lies, whether it is a hint, its bytes.
-    pub fn counted(&self, found: Vec<(Shelf, bool, u64)>) {
+    /// Takes over what an earlier start left: where it lies, the stamp unless it is a hint, its bytes.
+    pub fn counted(&self, found: Vec<(Shelf, Option<u64>, u64)>) {
         let mut books = self.books();
-        for (shelf, hint, bytes) in found {
-            let kind = if hint { &mut books.hints } else { &mut books.copies };
-            kind.add(0, bytes);
+        for (shelf, stamp, bytes) in found {
+            match stamp {
+                Some(stamp) => {
+                    books.copies.add(0, bytes);
+                    *books.stamps.entry(stamp).or_default() += 1;
+                }
+                None => books.hints.add(0, bytes),
+            }
             books.put(shelf, true);
         }
+        let generation = self.generation.now();
+        books.until = Some(HeldUntil::unknown(generation));
+        books.note(generation);
         drop(books);
         *self.uncountable.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.counted.store(true, Relaxed);
@@ -142,18 +160,46 @@ impl Shelves {
         self.books().shelves.iter().map(|(shelf, held)| (*shelf, *held)).collect()
     }
 
-    /// Makes room for a copy that is to be `after` bytes long and was `before` (0: not there). False,
-    /// and counted, at the cap.
-    pub fn grow_copy(&self, shelf: Shelf, before: u64, after: u64) -> bool {
+    /// What this node tells of its copies now. Before the count it may hold anything.
+    pub fn told(&self) -> HeldUntil {
         let mut books = self.books();
-        let taken = self.copies_cap.takes(books.copies.bytes, before, after);
-        if taken {
-            books.copies.add(before, after);
-            books.put(shelf, before == 0);
-        } else {
-            self.copies_refused.fetch_add(1, Relaxed);
+        let generation = self.generation.now();
+        books.note(generation);
+        books.until.unwrap_or_else(|| HeldUntil::anything(generation))
+    }
+
+    /// Makes room for a copy that is to be `after` bytes long and was `before` (0: not there), and was
+    /// stamped `old` before. `stamp` is that of what is added; none for what is minted here. The answer
+    /// is the stamp of the copy. The generation is judged and the copy counted in one step, so that
+    /// [`Self::told`] never misses one.
+    ///
+    /// # Errors
+    /// [`LocalError::OldGeneration`]; at the cap [`LocalError::StandInsFull`], counted.
+    pub fn grow_copy(
+        &self,
+        shelf: Shelf,
+        (before, after): (u64, u64),
+        (old, stamp): (Option<u64>, Option<u64>),
+    ) -> Result<u64, LocalError> {
+        let mut books = self.books();
+        let own = self.generation.now();
+        let stamp = stamp.unwrap_or(own);
+        if !self.generation.takes(stamp) {
+            return Err(LocalError::OldGeneration { stamp, own });
         }
-        taken
+        if !self.copies_cap.takes(books.copies.bytes, before, after) {
+            self.copies_refused.fetch_add(1, Relaxed);
+            return Err(LocalError::StandInsFull);
+        }
+        let stamp = old.map_or(stamp, |old| old.min(stamp));
+        books.copies.add(before, after);
+        books.put(shelf, before == 0);
+        *books.stamps.entry(stamp).or_default() += 1;
+        if let Some(old) = old {
+            books.unstamp(old);
+        }
+        books.note(own);
+        Ok(stamp)
     }
 
     /// As [`Self::grow_copy`], for a hint.
@@ -174,11 +220,16 @@ impl Shelves {
         self.hints_overflowed.fetch_add(1, Relaxed);
     }
 
-    /// A copy of so many bytes is gone.
-    pub fn shrink_copy(&self, shelf: Shelf, bytes: u64) {
+    /// A copy of so many bytes with this stamp is gone.
+    pub fn shrink_copy(&self, shelf: Shelf, bytes: u64, stamp: u64) {
         let mut books = self.books();
+        let generation = self.generation.now();
+        // It was held until now.
+        books.note(generation);
         books.copies.remove(bytes);
         books.take(shelf);
+        books.unstamp(stamp);
+        books.note(generation);
     }
 
     /// A hint of so many bytes is gone.
@@ -202,6 +253,22 @@ impl Kind {
 }
 
 impl Books {
+    fn unstamp(&mut self, stamp: u64) {
+        if let Some(count) = self.stamps.get_mut(&stamp) {
+            *count -= 1;
+            if *count == 0 {
+                self.stamps.remove(&stamp);
+            }
+        }
+    }
+
+    fn note(&mut self, generation: u64) {
+        let lowest = self.stamps.keys().next().copied();
+        if let Some(until) = &mut self.until {
+            until.note(generation, lowest);
+        }
+    }
+
     fn put(&mut self, shelf: Shelf, new: bool) {
         let held = self.shelves.entry(shelf).or_default();
         held.entries += u64::from(new);
@@ -224,16 +291,22 @@ mod tests {
 
     #[test]
     fn growth_past_a_cap_is_refused_and_counted_and_a_shelf_empties() {
-        let shelves = Shelves::new(Cap { max_bytes: 100 }, Cap { max_bytes: 10 });
+        let generation: Arc<Generation> = Arc::default();
+        generation.reached(5);
+        let caps = (Cap { max_bytes: 100 }, Cap { max_bytes: 10 });
+        let shelves = Shelves::new(caps.0, caps.1, generation.clone());
         let shelf = Shelf::of(&TableKey::first_of(7 << 48));
         assert!(!shelves.is_counted() && !shelves.may_hold_copies());
         shelves.not_counted("a lost range".to_string());
         assert!(shelves.may_hold_copies() && shelves.uncountable().is_some());
-        shelves.counted(vec![(shelf, false, 60)]);
+        assert!(shelves.told().holds(0), "anything may be there");
+        shelves.counted(vec![(shelf, Some(3), 60)]);
         assert!(shelves.is_counted() && shelves.uncountable().is_none());
-        assert!(shelves.grow_copy(shelf, 60, 70), "there is room");
-        assert!(!shelves.grow_copy(shelf, 0, 31), "there is none");
-        assert!(shelves.grow_copy(shelf, 0, 30));
+        let grown = |sizes, stamps| shelves.grow_copy(shelf, sizes, stamps).ok();
+        assert_eq!(grown((60, 70), (Some(3), Some(5))), Some(3), "there is room");
+        assert_eq!(grown((0, 31), (None, Some(5))), None, "there is none");
+        assert_eq!(grown((0, 30), (None, Some(3))), None, "that is too old");
+        assert_eq!(grown((0, 30), (None, None)), Some(5));
         assert!(shelves.grow_hint(shelf, 0, 10));
         assert!(!shelves.grow_hint(shelf, 0, 1));
         let counts = (&shelves.copies_refused, &shelves.hints_overflowed);
@@ -242,8 +315,13 @@ mod tests {
         assert_eq!(copies, Kind { entries: 2, bytes: 100 });
         assert_eq!(hints, Kind { entries: 1, bytes: 10 });
         assert_eq!(shelves.filled()[0].1.puts, 4);
-        shelves.shrink_copy(shelf, 70);
-        shelves.shrink_copy(shelf, 30);
+        assert!(shelves.told().holds(3));
+        shelves.shrink_copy(shelf, 70, 3);
+        generation.reached(6);
+        let told = shelves.told();
+        assert_eq!((told.holds(4), told.holds(5)), (false, true));
+        assert_eq!((told.until(4), told.until(5)), (5, 6));
+        shelves.shrink_copy(shelf, 30, 5);
         assert_eq!(shelves.filled().len(), 1, "the hint is left");
         shelves.shrink_hint(shelf, 10);
         assert_eq!((shelves.held(), shelves.filled().len()), Default::default());

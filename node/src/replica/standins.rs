@@ -5,9 +5,12 @@
 //! reading what this node owns. Same engine, same format:
 //!
 //! ```text
-//! stand-in copy   table key of the client's key                             -> record (`version/record.rs`)
+//! stand-in copy   table key of the client's key -> 0x80 | stamp u64 | record (`version/record.rs`)
 //! hint            hash | 0 | node id (16) | bucket length (1) | bucket | key -> first seen u64 | writes u64
 //! ```
+//!
+//! The stamp of a copy is the lowest generation that anything in it came with (reclaim counts on it). A copy
+//! without one, as earlier versions wrote it, counts as older than any.
 //!
 //! No client's bucket is empty, so the two never meet. A hint holds no value: whoever writes one is an
 //! owner, and hands back what it holds itself.
@@ -32,6 +35,30 @@ use crate::planted::Bug;
 const ENTRY_BYTES: u64 = 64;
 /// A piece of a pass over the store.
 const CHUNK: (usize, usize) = (64, 1 << 20);
+
+/// First byte of a copy with a stamp; no record begins so.
+const STAMPED: u8 = 0x80;
+
+/// The stamp of a stand-in copy and its record, from what is stored.
+pub fn unstamped(stored: &Bytes) -> (u64, Bytes) {
+    let (stamp, record) = split_stamp(stored);
+    (stamp, stored.slice(stored.len() - record.len()..))
+}
+
+fn split_stamp(stored: &[u8]) -> (u64, &[u8]) {
+    match stored.split_first_chunk::<9>() {
+        Some(([STAMPED, stamp @ ..], record)) => (u64::from_be_bytes(*stamp), record),
+        _ => (0, stored),
+    }
+}
+
+fn stamped(stamp: u64, record: &[u8]) -> Bytes {
+    let mut bytes = Vec::with_capacity(9 + record.len());
+    bytes.push(STAMPED);
+    bytes.extend_from_slice(&stamp.to_be_bytes());
+    bytes.extend_from_slice(record);
+    bytes.into()
+}
 
 /// What stands under a key of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +129,8 @@ impl StandIns {
     /// Over a store of its own; `owned` mints and reads the clock. Nothing is taken before
     /// [`Self::count`] is done.
     pub fn new(store: Arc<Store>, owned: Arc<Replica>, copies: Cap, hints: Cap) -> Self {
-        Self { store, owned, shelves: Arc::new(Shelves::new(copies, hints)) }
+        let shelves = Shelves::new(copies, hints, owned.generation().clone());
+        Self { store, owned, shelves: Arc::new(shelves) }
     }
 
     /// The engine, for maintenance and figures.
@@ -128,7 +156,8 @@ impl StandIns {
             for (key, value) in &chunk.entries {
                 // What a later version may have put there counts as a copy: it is never dropped.
                 let hint = matches!(Entry::of(key), Some(Entry::Hint { .. }));
-                found.push((Shelf::of(key), hint, cost(key, value.len())));
+                let stamp = (!hint).then(|| split_stamp(value).0);
+                found.push((Shelf::of(key), stamp, cost(key, value.len())));
             }
             from = chunk.next;
         }
@@ -142,7 +171,7 @@ impl StandIns {
     /// [`LocalError::Read`], [`LocalError::Record`].
     pub async fn read(&self, key: &TableKey) -> Result<SiblingSet, LocalError> {
         match self.store.get(key).await? {
-            Some(bytes) => Ok(Record::decode_shared(&bytes)?.set),
+            Some(bytes) => Ok(Record::decode_shared(&unstamped(&bytes).1)?.set),
             None => Ok(SiblingSet::new()),
         }
     }
@@ -159,11 +188,12 @@ impl StandIns {
     ) -> Result<Applied<Minted>, LocalError> {
         let (seen, sibling) = self.owned.sibling(order);
         let minter = self.owned.minter().clone();
-        self.store_copy(key, durability, move |old| mint_into(old, &minter, seen, sibling)).await
+        let mint = move |old: Option<&[u8]>| mint_into(old, &minter, seen, sibling);
+        self.store_copy(key, None, durability, mint).await
     }
 
     /// Merges a set into the stand-in copy of a key, and tells what stands above it there without being
-    /// covered by it.
+    /// covered by it. `stamp` is the generation of who read or minted it.
     ///
     /// # Errors
     /// Any [`LocalError`]; nothing was applied.
@@ -171,6 +201,7 @@ impl StandIns {
         &self,
         key: &TableKey,
         delta: SiblingSet,
+        stamp: u64,
         durability: Durability,
     ) -> Result<Applied<Option<Outranked>>, LocalError> {
         self.owned.observe(&delta);
@@ -180,13 +211,14 @@ impl StandIns {
             let above = record.set.outranks(&delta);
             Ok((record, above))
         };
-        self.store_copy(key, durability, merge).await
+        self.store_copy(key, Some(stamp), durability, merge).await
     }
 
     /// Stores what `change` makes of the copy, if there is room for it.
     async fn store_copy<T: Send + 'static>(
         &self,
         key: &TableKey,
+        stamp: Option<u64>,
         durability: Durability,
         change: impl FnOnce(Option<&[u8]>) -> Result<(Record, T), LocalError> + Send + 'static,
     ) -> Result<Applied<T>, LocalError> {
@@ -196,19 +228,22 @@ impl StandIns {
         let (shelves, of) = (self.shelves.clone(), key.clone());
         let drops = self.owned.planted().is(Bug::DropAtCap);
         let update = self.store.update(key, engine(durability), move |old| {
-            let (record, out) = match change(old) {
+            let (old_stamp, old_record) = old.map(split_stamp).unzip();
+            let (record, out) = match change(old_record) {
                 Ok(changed) => changed,
                 Err(error) => return (Change::Keep, Err(error)),
             };
-            let bytes = Bytes::from(record.encode());
-            if old == Some(&*bytes) {
+            let record = record.encode();
+            let younger = old_stamp.is_some_and(|old| stamp.is_some_and(|stamp| old <= stamp));
+            if old_record == Some(&*record) && younger {
                 return (Change::Keep, Ok(out));
             }
             let before = old.map_or(0, |old| cost(&of, old.len()));
-            match shelves.grow_copy(Shelf::of(&of), before, cost(&of, bytes.len())) {
-                true => (Change::Put(bytes), Ok(out)),
-                false if drops => (Change::Keep, Ok(out)),
-                false => (Change::Keep, Err(LocalError::StandInsFull)),
+            let after = cost(&of, record.len() + 9);
+            match shelves.grow_copy(Shelf::of(&of), (before, after), (old_stamp, stamp)) {
+                Ok(stamp) => (Change::Put(stamped(stamp, &record)), Ok(out)),
+                Err(LocalError::StandInsFull) if drops => (Change::Keep, Ok(out)),
+                Err(error) => (Change::Keep, Err(error)),
             }
         });
         let applied = update.await?;
@@ -260,7 +295,11 @@ impl StandIns {
     /// # Errors
     /// [`LocalError::Write`]; the copy may still be there.
     pub async fn erase_copy(&self, key: &TableKey, stored: Bytes) -> Result<bool, LocalError> {
-        self.erase(key, stored, Shelves::shrink_copy).await
+        let (stamp, _) = split_stamp(&stored);
+        self.erase(key, stored, move |shelves, shelf, bytes| {
+            shelves.shrink_copy(shelf, bytes, stamp);
+        })
+        .await
     }
 
     /// Deletes a hint, if nothing was missed since it was read as `stored`. True if it was deleted.
@@ -275,7 +314,7 @@ impl StandIns {
         &self,
         key: &TableKey,
         stored: Bytes,
-        shrink: fn(&Shelves, Shelf, u64),
+        shrink: impl FnOnce(&Shelves, Shelf, u64) + Send + 'static,
     ) -> Result<bool, LocalError> {
         let (shelves, at) = (self.shelves.clone(), key.clone());
         let update = self.store.update(key, engine(Durability::Group), move |old| {

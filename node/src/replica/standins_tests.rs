@@ -30,6 +30,7 @@ fn standins(disk: &MemoryDisk, tag: u64, cap: u64) -> StandIns {
     let minter = Arc::new(Minter::new(tag));
     let owned = (store(disk, "store"), Arc::new(crate::replica::Trees::off()));
     let owned = Arc::new(Replica::new(owned, minter, Arc::new(Still), Default::default()));
+    owned.generation().reached(1);
     let (copies, hints) = (Cap { max_bytes: cap }, Cap { max_bytes: 200 });
     StandIns::new(store(disk, "standins"), owned, copies, hints)
 }
@@ -64,7 +65,7 @@ async fn copies_outlive_the_process_and_only_equal_ones_are_erased() {
     assert_eq!(again.shelves().held(), kept.shelves().held());
     let set = again.read(&key(b"k")).await.unwrap();
     assert_eq!(set, first.out.set);
-    again.merge(&key(b"k"), set, Durability::Group).await.unwrap().durable.await.unwrap();
+    again.merge(&key(b"k"), set, 1, Durability::Group).await.unwrap().durable.await.unwrap();
     assert_eq!(again.shelves().held(), kept.shelves().held(), "the same once more changes nothing");
     again.mint(&key(b"k"), order(b"w"), Durability::Group).await.unwrap();
     let (at, stored) = held[0].clone();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use kvasir_core::gossip::Status;
 use kvasir_core::id::NodeId;
+use kvasir_core::reclaim::Report;
 use kvasir_core::ring::{Ring, Sealed};
 use kvasir_core::version::TokenKey;
 
@@ -21,6 +22,8 @@ pub struct Member {
     pub status: Status,
     /// It did not say that it serves no data.
     pub serves: bool,
+    /// What it told last of its generation, its document and its stand-in copies.
+    pub report: Report,
 }
 
 /// The cluster as its newest chosen document says.
@@ -53,6 +56,9 @@ pub struct View {
     pub members: BTreeMap<NodeId, Member>,
     /// Why this node serves no data at the moment, if so.
     pub retired: Option<String>,
+    /// The generation of this node when this was the newest view, or one before: whatever is read or
+    /// minted by this view is stamped with it.
+    pub generation: u64,
 }
 
 impl View {
@@ -64,6 +70,7 @@ impl View {
             formed: None,
             members: BTreeMap::new(),
             retired: None,
+            generation: 0,
         }
     }
 

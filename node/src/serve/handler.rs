@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use kvasir_core::handoff::Pace;
 use kvasir_core::id::NodeId;
+use kvasir_core::reclaim::Ask;
 use kvasir_core::ring::{Durability, Partition, Ring};
 use kvasir_core::version::{Outranked, SiblingSet};
 use kvasir_storage::error::{ReadError, WriteError};
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use crate::coordinator::Coordinate;
 use crate::coordinator::wire::{Answer, Order};
 use crate::peer::{Incoming, PeerHandler, Refusal, Reply, Request, Route, Scan};
-use crate::replica::{LocalError, View};
+use crate::replica::{Holder, LocalError, View};
 use crate::tasks::ControlHandle;
 
 /// Answers the peers of one worker.
@@ -27,6 +28,8 @@ pub struct Handler {
     pub coordinate: Rc<Coordinate>,
     /// The control thread.
     pub control: ControlHandle,
+    /// This node as one of the owners that reclaim asks.
+    pub holder: Arc<Holder>,
     /// How fast this node takes things back, shared by all workers.
     pub pace: Arc<Mutex<Pace>>,
     /// From when the pace counts.
@@ -35,16 +38,29 @@ pub struct Handler {
     pub served: Arc<AtomicU64>,
 }
 
+/// Who sent stored data, by which entry it was routed, and the generation that it is stamped with.
+#[derive(Clone, Copy)]
+pub(super) struct Sent {
+    pub(super) from: NodeId,
+    pub(super) route: Option<Route>,
+    pub(super) stamp: u64,
+}
+
 impl PeerHandler for Handler {
     fn handle(&self, from: NodeId, request: Request, head: Incoming) -> LocalBoxFuture<'_, Reply> {
         Box::pin(self.answer(from, request, head))
+    }
+
+    fn generation(&self) -> u64 {
+        self.coordinate.replica.generation().now()
     }
 }
 
 impl Handler {
     /// Answers one question. Never fails: what goes wrong is a [`Reply::Refused`].
     async fn answer(&self, from: NodeId, request: Request, head: Incoming) -> Reply {
-        let Incoming { route, deadline, .. } = head;
+        let Incoming { route, deadline, generation, .. } = head;
+        let sent = Sent { from, route, stamp: generation };
         let for_clients = !matches!(
             request,
             Request::Gossip(_)
@@ -52,6 +68,7 @@ impl Handler {
                 | Request::FetchDocument { .. }
                 | Request::HandBack { .. }
                 | Request::Repair(_)
+                | Request::Reclaim(_)
         );
         self.served.fetch_add(u64::from(for_clients), Ordering::Relaxed);
         let done = match request {
@@ -59,38 +76,41 @@ impl Handler {
                 Ok(self.control.ask(from, request).await)
             }
             Request::Apply { bucket, key, delta, durability } => {
-                self.apply(route, &bucket, &key, &delta, durability).await
+                self.apply(sent, &bucket, &key, &delta, durability).await
             }
             Request::Read { bucket, key } => self.read(route, &bucket, &key).await,
             Request::ReadDigest { bucket, key } => self.digest(route, &bucket, &key).await,
             Request::Coordinate(order) => self.coordinate(order, deadline, false).await,
             Request::CoordinateAsStandIn(order) => self.coordinate(order, deadline, true).await,
             Request::StandIn { bucket, key, delta, durability } => {
-                self.stand_in(route, &bucket, &key, &delta, durability).await
+                self.stand_in(sent, &bucket, &key, &delta, durability).await
             }
             Request::ReadStandIn { bucket, key } => self.read_stand_in(route, &bucket, &key).await,
             Request::HandBack { bucket, key, set } => {
-                self.take_back(route, &bucket, &key, &set).await
+                self.take_back(sent, &bucket, &key, &set).await
             }
             Request::Scan(scan) => self.scan(route, scan, deadline).await,
-            Request::Repair(body) => self.repair(route, &body).await,
+            Request::Repair(body) => self.repair(sent, &body).await,
+            Request::Reclaim(body) => self.reclaim(sent, &body).await,
         };
         done.unwrap_or_else(Reply::Refused)
     }
 
     async fn apply(
         &self,
-        route: Option<Route>,
+        sent: Sent,
         bucket: &Bytes,
         key: &Bytes,
         delta: &Bytes,
         durability: Durability,
     ) -> Result<Reply, Refusal> {
-        let table_key = self.admit(route, bucket, key)?;
+        let table_key = self.admit(sent.route, bucket, key)?;
+        self.listed(sent.from)?;
         let set = SiblingSet::decode_shared(delta)
             .map_err(|e| Refusal::Malformed(format!("sibling set: {e}")))?;
         let replica = &self.coordinate.replica;
-        let applied = replica.apply(&table_key, set, durability).await.map_err(refusal)?;
+        let applied =
+            replica.apply(&table_key, set, sent.stamp, durability).await.map_err(refusal)?;
         applied.durable.await.map_err(|e| Refusal::Unknown(e.to_string()))?;
         Ok(stored(applied.out))
     }
@@ -119,17 +139,19 @@ impl Handler {
 
     async fn stand_in(
         &self,
-        route: Option<Route>,
+        sent: Sent,
         bucket: &Bytes,
         key: &Bytes,
         delta: &Bytes,
         durability: Durability,
     ) -> Result<Reply, Refusal> {
-        let table_key = self.admit_stand_in(route, bucket, key)?;
+        let table_key = self.admit_stand_in(sent.route, bucket, key)?;
+        self.listed(sent.from)?;
         let set = SiblingSet::decode_shared(delta)
             .map_err(|e| Refusal::Malformed(format!("sibling set: {e}")))?;
         let standins = &self.coordinate.standins;
-        let applied = standins.merge(&table_key, set, durability).await.map_err(refusal)?;
+        let merged = standins.merge(&table_key, set, sent.stamp, durability).await;
+        let applied = merged.map_err(refusal)?;
         applied.durable.await.map_err(|e| Refusal::Unknown(e.to_string()))?;
         Ok(stored(applied.out))
     }
@@ -148,12 +170,12 @@ impl Handler {
     /// Takes back what another node kept, and says when it may hand back more.
     async fn take_back(
         &self,
-        route: Option<Route>,
+        sent: Sent,
         bucket: &Bytes,
         key: &Bytes,
         set: &Bytes,
     ) -> Result<Reply, Refusal> {
-        self.apply(route, bucket, key, set, Durability::Group).await?;
+        self.apply(sent, bucket, key, set, Durability::Group).await?;
         self.coordinate.standins.shelves().taken_back.fetch_add(1, Ordering::Relaxed);
         let now_ms = self.started.elapsed().as_millis() as u64;
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
@@ -201,6 +223,41 @@ impl Handler {
         let bytes = postcard::to_allocvec(&answer)
             .map_err(|e| Refusal::Unknown(format!("the answer does not encode: {e}")))?;
         Ok(Reply::Coordinated(bytes.into()))
+    }
+
+    /// Answers the first owner of a partition about tombstones.
+    async fn reclaim(&self, sent: Sent, body: &Bytes) -> Result<Reply, Refusal> {
+        let ask: Ask =
+            postcard::from_bytes(body).map_err(|e| Refusal::Malformed(format!("reclaim: {e}")))?;
+        let view = self.coordinate.views.load();
+        if let Some(reason) = &view.retired {
+            return Err(Refusal::NotServing(reason.clone()));
+        }
+        let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
+        let epoch = ring.epoch();
+        let route =
+            sent.route.ok_or_else(|| Refusal::Malformed("reclaim without a route".into()))?;
+        if ring.version(route.partition) != Some((route.version, route.entry_hash)) {
+            return Err(Refusal::StaleEntry { epoch, document: None });
+        }
+        let both = [view.me, sent.from].iter().all(|node| ring.is_owner(route.partition, *node));
+        if !both {
+            return Err(Refusal::NotOwner { epoch });
+        }
+        let say = self.holder.answer(&view, route.partition, ask).await;
+        let bytes = postcard::to_allocvec(&say)
+            .map_err(|e| Refusal::Unknown(format!("the answer does not encode: {e}")))?;
+        Ok(Reply::Message(bytes.into()))
+    }
+
+    /// Stored data is taken from members only: what a removed node kept is not counted by reclaim.
+    pub(super) fn listed(&self, from: NodeId) -> Result<(), Refusal> {
+        let view = self.coordinate.views.load();
+        let document = view.formed.as_ref().ok_or_else(not_formed)?.ring.document();
+        match document.members.contains_key(&from) {
+            true => Ok(()),
+            false => Err(Refusal::NotListed { epoch: document.epoch }),
+        }
     }
 
     /// Both sides must mean the same entry of the partition, and this node must own it.
@@ -298,6 +355,7 @@ pub(super) fn refusal(error: LocalError) -> Refusal {
         }
         LocalError::Place => Refusal::Malformed(error.to_string()),
         LocalError::StandInsFull => Refusal::StandInsFull,
+        LocalError::OldGeneration { own, .. } => Refusal::OldGeneration { generation: own },
         LocalError::NotCounted => Refusal::NotServing(error.to_string()),
         LocalError::Write(WriteError::Full(_)) => Refusal::DiskFull,
         LocalError::Context(refused) => Refusal::ContextRefused(refused.to_string()),

@@ -31,12 +31,12 @@ use crate::http::server::Server;
 use crate::http::stats::HttpStats;
 use crate::peer::{Hello, ListenerLimits, Me, PeerListener, PeerStats, Peers, PoolLimits};
 use crate::planted::Bug;
-use crate::replica::{Replica, StandIns, Trees, View, Views};
+use crate::replica::{Holder, Replica, StandIns, Trees, View, Views};
 use crate::seam::World;
 use crate::tasks::control::Inbox;
 use crate::tasks::{
-    AntiEntropy, Control, ControlHandle, HandingBack, Identity, IdentityError, Repairs, SmallFiles,
-    TreeScrub, identity,
+    AntiEntropy, Control, ControlHandle, HandingBack, Identity, IdentityError, ReclaimFigures,
+    Reclaiming, Repairs, SmallFiles, TreeScrub, generations, identity,
 };
 
 /// What every thread of a node shares.
@@ -53,6 +53,10 @@ pub struct Shared {
     pub standins: Arc<StandIns>,
     /// How fast this node takes back what others kept for it.
     pace: Arc<std::sync::Mutex<Pace>>,
+    /// This node as one of the owners that reclaim asks.
+    pub holder: Arc<Holder>,
+    /// What reclaim did and waits for.
+    pub reclaim: Arc<ReclaimFigures>,
     /// One worker hands back and compares; the first to run.
     mending: AtomicBool,
     /// Anti-entropy.
@@ -169,6 +173,7 @@ pub fn open(
     let mut rng = SmallRng::seed_from_u64(world.seed);
     let (identity, acceptor) = identity::establish(&files, &mut rng)?;
     let put_back = identity::put_back(&files)?;
+    let generation = generations::load(&files)?;
     let (mut tag, nonce) = (rng.next_u64(), rng.next_u64());
     if world.planted.is(Bug::SameTag) {
         tag =
@@ -182,6 +187,7 @@ pub fn open(
     let repairs = Arc::new(Repairs::new(schedule, trees.clone()));
     let replica =
         Arc::new(Replica::new((store, trees), minter, world.clock.clone(), world.planted));
+    replica.generation().reached(generation);
     let cap = |size: crate::config::Size| Cap { max_bytes: size.0 };
     let (copies, hints) =
         (cap(config.handoff.standins_max_bytes), cap(config.handoff.hints_max_bytes));
@@ -191,6 +197,8 @@ pub fn open(
         me: Me::new(Hello::blank(identity.node, nonce, identity.boot)),
         standins: Arc::new(StandIns::new(kept, replica.clone(), copies, hints)),
         pace: Arc::new(std::sync::Mutex::new(Pace::new(config.handoff.rate.0))),
+        holder: Arc::new(Holder::new(replica.clone(), identity.boot, generation)),
+        reclaim: Arc::default(),
         mending: AtomicBool::new(false),
         repairs,
         served: Arc::default(),
@@ -229,7 +237,7 @@ pub fn control(
         labels: labels(config),
         version: env!("CARGO_PKG_VERSION").to_string(),
         document: None,
-        generation: 0,
+        generation: shared.replica.generation().now(),
     };
     let settings: GossipConfig = config.gossip.settings();
     let gossip = Gossip::new(me, config.node.seeds.clone(), settings)
@@ -252,6 +260,9 @@ pub fn control(
         unfit: RefCell::new(None),
         starting: Cell::new(true),
         put_back: RefCell::new(parts.put_back),
+        enforced: tokio::sync::Notify::new(),
+        generation_interval: config.reclaim.generation.0,
+        held_up_by: RefCell::default(),
         disk_free: Cell::new(None),
         boot_raised: Cell::new(false),
         failed: RefCell::new(None),
@@ -371,6 +382,7 @@ impl Worker {
         let handler = Rc::new(Handler {
             coordinate: coordinate.clone(),
             control: shared.control.clone(),
+            holder: shared.holder.clone(),
             pace: shared.pace.clone(),
             started: Instant::now(),
             served: shared.served.clone(),
@@ -446,5 +458,18 @@ fn mend(shared: &Arc<Shared>, coordinate: &Coordinate) -> Vec<tokio::task::JoinH
         tasks.push(tokio::task::spawn_local(scrub.run()));
         tasks.push(tokio::task::spawn_local(comparing.run()));
     }
+    let config = &shared.config.reclaim;
+    let reclaiming = Reclaiming {
+        replica: coordinate.replica.clone(),
+        holder: shared.holder.clone(),
+        views: coordinate.views.clone(),
+        peers: coordinate.peers.clone(),
+        figures: shared.reclaim.clone(),
+        min_age: config.min_age.0,
+        pause: config.pause.0,
+        rate: config.rate.0,
+        planted: coordinate.planted,
+    };
+    tasks.push(tokio::task::spawn_local(reclaiming.run()));
     tasks
 }

@@ -9,7 +9,7 @@ use kvasir_core::ring::{Durability, Partition, Ring};
 use kvasir_core::version::SiblingSet;
 use kvasir_storage::TableKey;
 
-use super::handler::{Handler, not_formed, refusal};
+use super::handler::{Handler, Sent, not_formed, refusal};
 use crate::peer::{Refusal, Reply, Route};
 use crate::replica::compare;
 
@@ -20,11 +20,8 @@ fn malformed(what: impl ToString) -> Refusal {
 impl Handler {
     /// Answers one question of anti-entropy. Keys and sets only where both mean the same entry of the
     /// partition; sums, which carry no data, need no such fence.
-    pub(super) async fn repair(
-        &self,
-        route: Option<Route>,
-        body: &Bytes,
-    ) -> Result<Reply, Refusal> {
+    pub(super) async fn repair(&self, sent: Sent, body: &Bytes) -> Result<Reply, Refusal> {
+        let route = sent.route;
         let ask: Ask = compare::decode(body).map_err(malformed)?;
         ask.check().map_err(malformed)?;
         let replica = &self.coordinate.replica;
@@ -41,7 +38,10 @@ impl Handler {
                 }
                 replica.compare(&pieces, bucket.as_ref()).await.map_err(refusal)?
             }
-            Ask::Store { sets } => self.store(self.same_partition(route)?, sets).await?,
+            Ask::Store { sets } => {
+                self.listed(sent.from)?;
+                self.store(self.same_partition(route)?, sets, sent.stamp).await?
+            }
         };
         Ok(Reply::Repair(compare::encode(&answer)))
     }
@@ -61,7 +61,12 @@ impl Handler {
     }
 
     /// Merges what another replica holds; the answer goes out when all of it is synced.
-    async fn store(&self, partition: Partition, sets: Vec<Held>) -> Result<Answer, Refusal> {
+    async fn store(
+        &self,
+        partition: Partition,
+        sets: Vec<Held>,
+        stamp: u64,
+    ) -> Result<Answer, Refusal> {
         let mut all = Vec::with_capacity(sets.len());
         let view = self.coordinate.views.load();
         let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
@@ -73,7 +78,7 @@ impl Handler {
         }
         let (mut waiting, mut changed) = (Vec::with_capacity(all.len()), Vec::new());
         for (at, (key, set)) in (0..).zip(all) {
-            let merged = self.coordinate.replica.merge(&key, set, Durability::Group).await;
+            let merged = self.coordinate.replica.merge(&key, set, stamp, Durability::Group).await;
             let applied = merged.map_err(refusal)?;
             if applied.out {
                 changed.push(at);

@@ -1,11 +1,15 @@
 //! What a node reports of itself and of the cluster: status and figures, made from memory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering::Relaxed;
 
 use kvasir_core::admin_api::assemble::Answering;
-use kvasir_core::admin_api::{DiskDamage, HandoffLoad, NodeLoad, PartitionHealth, Status};
+use kvasir_core::admin_api::{
+    DiskDamage, HandoffLoad, HeldUp, NodeLoad, PartitionHealth, ReclaimLoad, Status,
+};
 use kvasir_core::gossip::{self, MemberView};
 use kvasir_core::id::NodeId;
+use kvasir_core::reclaim::Hold;
 use kvasir_core::ring::Ring;
 use kvasir_storage::StoreStats;
 
@@ -64,6 +68,23 @@ fn load(shared: &Shared, control: &Control) -> NodeLoad {
         failure: shared.disk_failed(),
         damage: damage(&[&stats, &kept]),
         handoff: handoff(shared),
+        reclaim: Some(reclaim(shared, control)).filter(|reclaim| reclaim.generation > 0),
+    }
+}
+
+/// How far reclaim is, and who holds it up.
+fn reclaim(shared: &Shared, control: &Control) -> ReclaimLoad {
+    let mut held = shared.reclaim.held_up_by();
+    for node in control.held_up_by.borrow().iter() {
+        held.entry(*node).or_insert(Hold::Generation);
+    }
+    let held_up = |(node, why): (NodeId, Hold)| HeldUp { node, why: why.word().to_owned() };
+    ReclaimLoad {
+        generation: shared.replica.generation().now(),
+        tombstones: shared.reclaim.seen.load(Relaxed),
+        waiting: shared.reclaim.waiting.load(Relaxed),
+        erased: shared.holder.erased.load(Relaxed),
+        held_up_by: held.into_iter().map(held_up).collect(),
     }
 }
 
@@ -130,6 +151,8 @@ pub fn figures(shared: &Shared, control: &Control) -> Figures {
         store_failed: shared.disk_failed().is_some(),
         shelves: shared.standins.shelves().clone(),
         repair: shared.repairs.figures(),
+        reclaim: reclaim(shared, control),
+        reclaim_void: shared.reclaim.void.load(Relaxed),
         coordination: shared.coordination.clone(),
         stamps_ahead,
         stamps_lead_ms,

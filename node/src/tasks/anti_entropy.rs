@@ -83,6 +83,18 @@ struct Known {
     repairs: Option<BTreeSet<String>>,
 }
 
+/// What a comparison carried so far, and the stamps of what it carries (reclaim refuses old ones). An
+/// exchange merges all sets of an answer before it asks anew, and sends all that it read before it reads
+/// anew.
+#[derive(Debug, Default)]
+struct Carried {
+    bytes: u64,
+    /// The neighbour's generation from before it read what is in its last answer.
+    theirs: u64,
+    /// This node's generation from before it last read what it is to send.
+    own: u64,
+}
+
 impl AntiEntropy {
     /// Runs until the node stops.
     pub async fn run(self) {
@@ -148,8 +160,9 @@ impl AntiEntropy {
         let limits = Limits { bucket: job.bucket.clone(), ..Limits::default() };
         let tree = self.replica.trees().tree();
         let mut exchange = Exchange::new(tree, job.k, job.partitions.iter().copied(), limits);
-        let mut bytes = 0;
-        let ended = self.compare(job, &mut exchange, &mut bytes).await;
+        let mut carried = Carried::default();
+        let ended = self.compare(job, &mut exchange, &mut carried).await;
+        let bytes = carried.bytes;
         let (through, tally) = (ended.is_ok(), exchange.tally());
         match ended {
             Err(why) => {
@@ -173,13 +186,13 @@ impl AntiEntropy {
         &self,
         job: &Job,
         exchange: &mut Exchange,
-        bytes: &mut u64,
+        carried: &mut Carried,
     ) -> Result<(), Ended> {
         let until = Instant::now() + COMPARISON;
         let formed = self.views.load().formed.clone().ok_or(Ended::Changed)?;
         loop {
             let (began, served) = (Instant::now(), (self.served)());
-            if !self.step(job, &formed, exchange, bytes).await? {
+            if !self.step(job, &formed, exchange, carried).await? {
                 return Ok(());
             }
             if began >= until {
@@ -202,25 +215,27 @@ impl AntiEntropy {
         job: &Job,
         formed: &Formed,
         exchange: &mut Exchange,
-        bytes: &mut u64,
+        carried: &mut Carried,
     ) -> Result<bool, Ended> {
         let here = |error: crate::replica::LocalError| Ended::Here(error.to_string());
         match exchange.next(self.replica.trees().tree()) {
             Step::Done => return Ok(false),
             Step::Ask { partition, ask } => {
-                self.ask(job, formed, exchange, (partition, ask), bytes).await?;
+                self.ask(job, formed, exchange, (partition, ask), carried).await?;
             }
             Step::List { spans, .. } => {
                 let listed = self.replica.list(&spans, exchange.bucket(), exchange.digests()).await;
                 if let Step::Ask { partition, ask } = exchange.listed(listed.map_err(here)?) {
-                    self.ask(job, formed, exchange, (partition, ask), bytes).await?;
+                    self.ask(job, formed, exchange, (partition, ask), carried).await?;
                 }
             }
             Step::Merge { partition, sets } => {
-                let merged = self.merge(formed, Partition { k: job.k, index: partition }, sets);
+                let merged =
+                    self.merge(formed, Partition { k: job.k, index: partition }, sets, carried);
                 exchange.merged(merged.await?);
             }
             Step::Read { places, .. } => {
+                carried.own = self.replica.generation().now();
                 exchange.read(self.replica.held_at(&places).await.map_err(here)?);
             }
         }
@@ -233,7 +248,7 @@ impl AntiEntropy {
         formed: &Formed,
         exchange: &mut Exchange,
         (partition, ask): (Option<u32>, Ask),
-        bytes: &mut u64,
+        carried: &mut Carried,
     ) -> Result<(), Ended> {
         let body = compare::encode(&ask);
         let route = match partition {
@@ -248,8 +263,12 @@ impl AntiEntropy {
         let address = view.reachable(job.peer).ok_or(Ended::Down)?;
         let deadline = Instant::now() + ANSWER;
         let sent = (body.len() + HEADER_BYTES) as u64;
-        let reply =
-            self.peers.call(job.peer, address, route, Request::Repair(body), deadline).await;
+        let (head, request) = ((route, carried.own), Request::Repair(body));
+        let reply = self.peers.call_stamped(job.peer, address, head, request, deadline).await;
+        let reply = reply.map(|answer| {
+            carried.theirs = answer.generation;
+            answer.reply
+        });
         let answer = match reply {
             Ok(Reply::Repair(answer)) => answer,
             Ok(Reply::Refused(refusal)) => return Err(Ended::Refused(refusal)),
@@ -259,7 +278,7 @@ impl AntiEntropy {
         let received = (answer.len() + HEADER_BYTES) as u64;
         self.repairs.sent_bytes.fetch_add(sent, Relaxed);
         self.repairs.received_bytes.fetch_add(received, Relaxed);
-        *bytes += sent + received;
+        carried.bytes += sent + received;
         let answer: Answer = compare::decode(&answer).map_err(Ended::Misfit)?;
         let pause_ms = match &answer {
             Answer::Stored { pause_ms, .. } => *pause_ms,
@@ -276,6 +295,7 @@ impl AntiEntropy {
         formed: &Formed,
         partition: Partition,
         sets: Vec<Held>,
+        carried: &Carried,
     ) -> Result<Vec<Merged>, Ended> {
         let here = |error: String| Ended::Here(error);
         let (mut waiting, mut bytes) = (Vec::new(), 0);
@@ -288,7 +308,7 @@ impl AntiEntropy {
             let key = TableKey::new(hash, &held.bucket, &held.key);
             let set =
                 SiblingSet::decode_shared(&held.set).map_err(|e| Ended::Misfit(e.to_string()))?;
-            let merged = self.replica.merge(&key, set, Durability::Group).await;
+            let merged = self.replica.merge(&key, set, carried.theirs, Durability::Group).await;
             waiting.push((key, held, merged.map_err(|e| here(e.to_string()))?));
         }
         let mut merged = Vec::with_capacity(waiting.len());

@@ -70,7 +70,8 @@ pub(super) async fn store_marks(control: &Control, acceptor: &Acceptor) -> bool 
     replace(control, identity::MARKS_FILE, acceptor.state().encode_marks()).await
 }
 
-async fn replace(control: &Control, file: &str, content: Vec<u8>) -> bool {
+/// Replaces a small file without which the node must not go on. False: it must stop.
+pub(super) async fn replace(control: &Control, file: &str, content: Vec<u8>) -> bool {
     loop {
         match control.files.replace(file, content.clone()).await {
             Ok(()) => return true,
@@ -112,6 +113,7 @@ fn enforce(control: &Control, document: Sealed) {
     // Before anybody can write a key of this cluster.
     control.replica.trees().know(&document.token_secret.0);
     *control.formed.borrow_mut() = Some(Arc::new(Formed::new(document)));
+    control.enforced.notify_one();
     gossip::publish(control);
 }
 
@@ -325,12 +327,10 @@ async fn round(
 ///
 /// False: that could not be stored, so the node must stop before it recovers its votes, or a later start
 /// would not know.
-pub(super) async fn set_aside(control: &Control) -> bool {
+pub(super) async fn set_aside(control: &Control, reason: &'static str) -> bool {
     if control.put_back.borrow().is_some() {
         return true;
     }
-    let reason = "the volume was put back to an older state, so acknowledged writes may be missing from \
-        it. try: remove the node's data directory and let it join as a new node";
     tracing::error!(reason, "this node serves no data any more");
     *control.put_back.borrow_mut() = Some(reason.to_string());
     gossip::publish(control);

@@ -21,7 +21,7 @@ use super::buckets::{self, Asked, ChangeError};
 use super::identity::Identity;
 use super::small_files::SmallFiles;
 use super::unfit::Unfit;
-use super::{ballots, gossip, marks, seeds};
+use super::{ballots, generations, gossip, marks, seeds};
 use crate::peer::{Me, Peers, Refusal, Reply, Request};
 use crate::replica::{Formed, Replica, StandIns, Views};
 use crate::seam::Net;
@@ -139,6 +139,12 @@ pub struct Control {
     pub boot_raised: Cell<bool>,
     /// Why this node must stop, if so: its own votes could not be stored.
     pub failed: RefCell<Option<String>>,
+    /// Told whenever another document came into force.
+    pub enforced: tokio::sync::Notify,
+    /// Shortest time between two generations of this node.
+    pub generation_interval: std::time::Duration,
+    /// Members that the next generation waits for.
+    pub held_up_by: RefCell<Vec<NodeId>>,
     /// A fetch of a document is under way.
     pub pulling: Cell<bool>,
     /// The newest document that was fetched and does not concern this node: not fetched again.
@@ -193,6 +199,7 @@ pub async fn run(control: Rc<Control>, mut inbox: Inbox) {
     tokio::task::spawn_local(gossip::run(control.clone()));
     tokio::task::spawn_local(marks::run(control.clone()));
     tokio::task::spawn_local(buckets::run(control.clone(), inbox.changes));
+    tokio::task::spawn_local(generations::run(control.clone()));
     loop {
         tokio::select! {
             biased;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kvasir_core::gossip::{DocumentId, Event, Message, Send, Target};
 use kvasir_core::id::NodeId;
+use kvasir_core::reclaim::Report;
 use tokio::time::Instant;
 
 use super::ballots;
@@ -182,14 +183,16 @@ pub(super) fn publish(control: &Control) {
         .members(now)
         .into_iter()
         .map(|m| {
+            let document = m.document.map_or(0, |d| d.epoch);
+            let report = Report { generation: m.generation, document, held: m.held };
             let (serves, status) = (m.not_serving.is_none(), m.status);
-            (m.id, Member { peer_address: m.addresses.peer, status, serves })
+            (m.id, Member { peer_address: m.addresses.peer, status, serves, report })
         })
         .collect();
     let unfit = Unfit::of(control);
     if *control.unfit.borrow() != unfit {
         match &unfit {
-            Some(Unfit::Starting) => {}
+            Some(Unfit::Starting | Unfit::NoGeneration) => {}
             Some(reason) => tracing::error!(code = reason.code(), %reason, "no data is served"),
             None => tracing::info!("data is served"),
         }
@@ -206,5 +209,6 @@ pub(super) fn publish(control: &Control) {
         formed: control.formed.borrow().clone(),
         members,
         retired: unfit.map(|reason| reason.to_string()),
+        generation: control.replica.generation().now(),
     });
 }

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::peer::{Peers, Refusal, Reply, Request, Route};
 use crate::planted::Bug;
-use crate::replica::standins::{Entry, Hint};
+use crate::replica::standins::{Entry, Hint, unstamped};
 use crate::replica::{Formed, Replica, Shelf, StandIns, View, Views};
 
 /// Between two looks at whether anything changed.
@@ -148,7 +148,7 @@ impl HandingBack {
 
     /// One stand-in copy.
     async fn copy(&self, pass: &Pass<'_>, key: &TableKey, value: Bytes) -> Result<(), String> {
-        let record = Record::decode_shared(&value).map_err(|e| e.to_string())?;
+        let record = Record::decode_shared(&unstamped(&value).1).map_err(|e| e.to_string())?;
         let Some((route, owners)) = pass.owners(key) else { return Ok(()) };
         let (entry, print) = ((route.version, route.entry_hash), fingerprint(&record.set));
         let missing = {
@@ -222,7 +222,7 @@ impl HandingBack {
         owner: NodeId,
     ) -> bool {
         if owner == pass.view.me {
-            return self.take(key, set).await;
+            return self.take(key, set, pass.view.generation).await;
         }
         let Some(address) = pass.view.reachable(owner) else { return false };
         if pass.silent.borrow().contains(&owner) {
@@ -234,7 +234,10 @@ impl HandingBack {
             set: set.encode().into(),
         };
         let deadline = Instant::now() + ANSWER;
-        match self.peers.call(owner, address, route, request, deadline).await {
+        // What is kept was read after the view was taken.
+        let head = (Some(route), pass.view.generation);
+        let answer = self.peers.call_stamped(owner, address, head, request, deadline).await;
+        match answer.map(|answer| answer.reply) {
             Ok(Reply::HandedBack { pause_ms }) => {
                 pass.gave.set(true);
                 tokio::time::sleep(Duration::from_millis(pause_ms)).await;
@@ -254,8 +257,8 @@ impl HandingBack {
     }
 
     /// This node came to own what it had kept for another.
-    async fn take(&self, key: &TableKey, set: &SiblingSet) -> bool {
-        match self.replica.merge(key, set.clone(), Durability::Group).await {
+    async fn take(&self, key: &TableKey, set: &SiblingSet, stamp: u64) -> bool {
+        match self.replica.merge(key, set.clone(), stamp, Durability::Group).await {
             Ok(applied) => applied.durable.await.is_ok(),
             Err(error) => {
                 tracing::warn!(%error, "a stand-in copy of this node's own data was not merged");

@@ -12,6 +12,10 @@ use super::ballots;
 use super::control::Control;
 use super::gossip;
 
+/// Why a node whose own mark is behind serves nothing.
+const PUT_BACK: &str = "the volume was put back to an older state, so acknowledged writes may be missing from \
+    it. try: remove the node's data directory and let it join as a new node";
+
 const BEAT: Duration = Duration::from_secs(1);
 
 /// While starting, the others are asked this often.
@@ -35,7 +39,7 @@ pub(super) async fn run(control: Rc<Control>) {
                 ask_around(&control).await;
             }
             Readiness::Recovering => {
-                if !ballots::set_aside(&control).await {
+                if !ballots::set_aside(&control, PUT_BACK).await {
                     return;
                 }
                 ask_around(&control).await;
@@ -95,7 +99,7 @@ async fn ask_around(control: &Rc<Control>) {
     while let Some((from, message)) = answers.recv().await {
         ballots::feed(control, from, message).await;
         let readiness = control.acceptor.lock().await.readiness();
-        if readiness == Readiness::Recovering && !ballots::set_aside(control).await {
+        if readiness == Readiness::Recovering && !ballots::set_aside(control, PUT_BACK).await {
             return;
         }
     }

@@ -1,16 +1,18 @@
 //! The long-running loops of a node. On the control thread: gossip, ballots, marks, ticks of the store;
 //! workers reach them through a [`ControlHandle`] and read what they publish from
 //! [`crate::replica::Views`]. On one of the workers: [`hand_back`],
-//! [`anti_entropy`] and [`tree_scrub`].
+//! [`anti_entropy`], [`tree_scrub`] and [`reclaim`].
 
 pub mod anti_entropy;
 pub mod ballots;
 mod buckets;
 pub mod control;
+pub mod generations;
 pub mod gossip;
 pub mod hand_back;
 pub mod identity;
 pub mod marks;
+pub mod reclaim;
 pub mod repairs;
 mod seeds;
 pub mod small_files;
@@ -22,6 +24,7 @@ pub use buckets::ChangeError;
 pub use control::{Control, ControlHandle};
 pub use hand_back::HandingBack;
 pub use identity::{Identity, IdentityError};
+pub use reclaim::{ReclaimFigures, Reclaiming};
 pub use repairs::{RepairFigures, Repairs, TreeFigures};
 pub use small_files::{SmallFileError, SmallFiles};
 pub use tree_scrub::TreeScrub;

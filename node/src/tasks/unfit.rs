@@ -47,6 +47,11 @@ pub enum Unfit {
         /// Of the document.
         epoch: u64,
     },
+    /// It has no generation yet: a majority of the members was not heard. Passes when it is.
+    #[error(
+        "this member has no generation yet: a majority of the others was not heard. try: again in 2 s"
+    )]
+    NoGeneration,
     /// The others have not been asked yet. Passes within seconds.
     #[error("starting: asking the other members what they remember. try: again in 2 s")]
     Starting,
@@ -54,8 +59,8 @@ pub enum Unfit {
 
 impl Unfit {
     /// Every stable code.
-    pub const CODES: [&'static str; 5] =
-        ["put_back", "twin", "other_cluster", "not_member", "starting"];
+    pub const CODES: [&'static str; 6] =
+        ["put_back", "twin", "other_cluster", "not_member", "starting", "no_generation"];
 
     /// A stable word for metrics.
     pub fn code(&self) -> &'static str {
@@ -65,6 +70,7 @@ impl Unfit {
             Self::OtherCluster { .. } => 2,
             Self::NotMember { .. } => 3,
             Self::Starting => 4,
+            Self::NoGeneration => 5,
         };
         Self::CODES[number]
     }
@@ -75,7 +81,9 @@ impl Unfit {
         match self {
             Self::PutBack(_) => Some(NotServing::NeedsRebuild),
             Self::NotMember { .. } => Some(NotServing::NotMember),
-            Self::Twin { .. } | Self::OtherCluster { .. } | Self::Starting => None,
+            Self::Twin { .. } | Self::OtherCluster { .. } | Self::Starting | Self::NoGeneration => {
+                None
+            }
         }
     }
 
@@ -93,6 +101,7 @@ impl Unfit {
         other_cluster(control, document.cluster_id)
             .or_else(|| (!member).then_some(Self::NotMember { node, epoch: document.epoch }))
             .or_else(|| control.starting.get().then_some(Self::Starting))
+            .or_else(|| (control.replica.generation().now() == 0).then_some(Self::NoGeneration))
     }
 }
 

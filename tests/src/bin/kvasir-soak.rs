@@ -30,6 +30,9 @@ struct Arguments {
     /// With --seed: this script instead of the seed's own
     #[arg(long, requires = "seed")]
     script: Option<Script>,
+    /// Stories in which tombstones are erased as soon as they may, with a ledger of their own
+    #[arg(long, conflicts_with = "short")]
+    reclaim: bool,
     /// With --seed: a short story on three nodes
     #[arg(long, requires = "seed")]
     short: bool,
@@ -43,9 +46,13 @@ fn main() -> ExitCode {
     if arguments.seed.is_some() { one(&arguments) } else { many(&arguments) }
 }
 
+fn story(arguments: &Arguments) -> fn(u64) -> Story {
+    if arguments.reclaim { Story::reclaiming } else { Story::random }
+}
+
 fn one(arguments: &Arguments) -> ExitCode {
     let seed = arguments.seed.unwrap_or_default();
-    let mut story = if arguments.short { Story::short(seed) } else { Story::random(seed) };
+    let mut story = if arguments.short { Story::short(seed) } else { story(arguments)(seed) };
     if let Some(script) = &arguments.script {
         story.script = script.clone();
     }
@@ -70,11 +77,12 @@ fn one(arguments: &Arguments) -> ExitCode {
 }
 
 fn many(arguments: &Arguments) -> ExitCode {
-    let ledger = arguments.ledger.clone().unwrap_or_else(cache);
+    let name = if arguments.reclaim { "kvasir/soak-reclaim.jsonl" } else { "kvasir/soak.jsonl" };
+    let ledger = arguments.ledger.clone().unwrap_or_else(|| cache(name));
     let from = arguments.from.unwrap_or_else(|| highest(&ledger).map_or(0, |last| last + 1));
     let last = from + arguments.seeds.saturating_sub(1);
     println!("seeds {from} to {last}, ledger {}", ledger.display());
-    let found = hunt::hunt(from..from + arguments.seeds, Story::random);
+    let found = hunt::hunt(from..from + arguments.seeds, story(arguments));
     println!("{found}");
     let failed: Vec<u64> = found.failures.iter().map(|(seed, _)| *seed).collect();
     let line = json!({
@@ -89,10 +97,10 @@ fn many(arguments: &Arguments) -> ExitCode {
     ExitCode::from(u8::from(!failed.is_empty()))
 }
 
-fn cache() -> PathBuf {
+fn cache(name: &str) -> PathBuf {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-    base.unwrap_or_else(std::env::temp_dir).join("kvasir/soak.jsonl")
+    base.unwrap_or_else(std::env::temp_dir).join(name)
 }
 
 fn highest(ledger: &PathBuf) -> Option<u64> {

@@ -65,7 +65,10 @@ fn open(dir: &Path, on: bool) -> Replica {
     let threads = Arc::new(Threads::start(2).expect("threads"));
     let options = StoreOptions::new(dir);
     let store = Store::open(options, Arc::new(RealDisk), threads, trees.clone()).expect("a store");
-    Replica::new((store, trees), Arc::new(Minter::new(1)), Arc::new(Wall), Planted::default())
+    let minter = Arc::new(Minter::new(1));
+    let replica = Replica::new((store, trees), minter, Arc::new(Wall), Planted::default());
+    replica.generation().reached(1);
+    replica
 }
 
 fn key(number: u64) -> TableKey {
@@ -85,7 +88,7 @@ async fn close(replica: &Replica) {
 
 /// Merges a set and waits until it is as durable as asked for.
 async fn put(replica: &Replica, number: u64, set: SiblingSet, durability: Durability) {
-    let merged = replica.merge(&key(number), set, durability).await.expect("a write");
+    let merged = replica.merge(&key(number), set, 1, durability).await.expect("a write");
     if durability == Durability::Group {
         merged.durable.await.expect("a sync");
     }
@@ -260,7 +263,7 @@ async fn merge(replica: &Replica, sets: &[Held]) -> Vec<Merged> {
         let hash = key_hash(1, &held.bucket, &held.key);
         let key = TableKey::new(hash, &held.bucket, &held.key);
         let set = SiblingSet::decode(&held.set).expect("a set");
-        let applied = replica.merge(&key, set, Durability::Group).await.expect("a merge");
+        let applied = replica.merge(&key, set, 1, Durability::Group).await.expect("a merge");
         waiting.push((key, held, applied));
     }
     let mut merged = Vec::new();

@@ -136,6 +136,12 @@ impl Sim {
         Some((work, all))
     }
 
+    /// Sets that reclaim erased, on all running hosts together, since their last start.
+    pub fn erased(&self) -> u64 {
+        let inside = self.hosts.iter().filter_map(|host| host.inside.borrow().upgrade());
+        inside.map(|shared| shared.holder.erased.load(Ordering::Relaxed)).sum()
+    }
+
     /// Whether the host's node serves data.
     pub fn serves(&self, host: usize) -> bool {
         let shared = self.hosts[host].inside.borrow().upgrade();

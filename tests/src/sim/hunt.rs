@@ -28,6 +28,8 @@ pub struct Hunt {
     pub outcomes: [usize; 3],
     /// Reads that showed several values.
     pub conflicts: usize,
+    /// Sets that reclaim erased.
+    pub erased: u64,
     /// How often each kind of fault happened.
     pub fired: BTreeMap<&'static str, u32>,
     /// What the nodes did.
@@ -72,6 +74,7 @@ impl Hunt {
         self.simulated += told.simulated;
         self.conflicts += told.conflicts;
         self.work.add(&told.work);
+        self.erased += told.erased;
         for (sum, more) in self.outcomes.iter_mut().zip(told.outcomes) {
             *sum += more;
         }

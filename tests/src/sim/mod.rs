@@ -11,6 +11,7 @@ pub mod faults;
 pub mod gate;
 pub mod hunt;
 pub mod lanes;
+mod reclaiming;
 pub mod script;
 pub mod story;
 pub mod weather;

@@ -68,6 +68,8 @@ pub struct Story {
     pub keys: u32,
     /// A mistake that all nodes make.
     pub planted: Planted,
+    /// Share of deletes in percent.
+    pub delete_percent: u32,
     /// A mistake of all disks: syncs of paths that end so do nothing.
     pub skip_sync: Option<&'static str>,
 }
@@ -99,6 +101,7 @@ impl Story {
             think_ms: 2_000,
             keys: 16,
             planted: Planted::default(),
+            delete_percent: 4,
             skip_sync: None,
         }
     }
@@ -155,6 +158,8 @@ pub struct Told {
     pub conflicts: usize,
     /// What the nodes did.
     pub work: Work,
+    /// Sets that reclaim erased, on all hosts together, since their last start.
+    pub erased: u64,
     /// The history, for a closer look.
     pub history: History,
 }
@@ -217,6 +222,7 @@ pub async fn tell(story: &Story) -> Told {
     };
     told.violations.extend(stage.violations);
     told.overlapped = overlapped(story, &history, chaos_from);
+    told.erased = stage.sim.erased();
     told.fired = stage.fired;
     told.trace = trace(stage.sim.weather.trace(), &history);
     told.simulated = begun.elapsed();
@@ -231,7 +237,7 @@ fn plan(story: &Story) -> Plan {
         operations: u32::MAX,
         keys: story.keys,
         read_percent: 40,
-        delete_percent: 4,
+        delete_percent: story.delete_percent,
         token_percent: 60,
         padding: 100,
     }
@@ -540,7 +546,7 @@ impl<'a> Stage<'a> {
         self.calm_from_ms = recorder.now_ms();
         write_calmly(plan, &aim, &self.client(), recorder).await;
         // Frames that are still under way from the worst hour.
-        sleep(Duration::from_millis(LATE_MS)).await;
+        sleep(Duration::from_millis(LATE_MS.max(self.story.conditions.late_ms))).await;
         let before = self.look(plan, &serving).await;
         settle(plan, &aim, &self.client(), recorder).await;
         sleep(TREES_MEND).await;

@@ -38,7 +38,8 @@ pub use repair::{RepairAction, RepairRequest, RepairStatus, TreeStatus};
 pub use replica::{ActorName, DotName, ReplicaRead, ReplicaSibling, VersionRow};
 pub use sharing::SharedMachine;
 pub use status::{
-    ClusterStatus, DefaultsStatus, DiskDamage, HandoffLoad, Liveness, NodeLoad, NodeStatus, Status,
+    ClusterStatus, DefaultsStatus, DiskDamage, HandoffLoad, HeldUp, Liveness, NodeLoad, NodeStatus,
+    ReclaimLoad, Status,
 };
 
 #[cfg(test)]

@@ -202,6 +202,35 @@ pub struct NodeLoad {
     /// What it keeps for owners that are or were down; left out where it keeps nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handoff: Option<HandoffLoad>,
+    /// How far it is with giving back the space of what was deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reclaim: Option<ReclaimLoad>,
+}
+
+/// Reclaim of tombstones, as one node leads it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReclaimLoad {
+    /// The generation that the node reached.
+    pub generation: u64,
+    /// Tombstones that its last pass saw in the partitions whose turn it led.
+    pub tombstones: u64,
+    /// Tombstones that all owners confirmed and that wait for the generations to pass.
+    pub waiting: u64,
+    /// Tombstones that it erased since it started.
+    pub erased: u64,
+    /// Members without whose word nothing more is erased. Empty while all goes on.
+    pub held_up_by: Vec<HeldUp>,
+}
+
+/// A member that holds reclaim up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldUp {
+    /// Which.
+    pub node: NodeId,
+    /// `unheard`, `generation` (it does not go on), `copies` (it keeps stand-in copies), `document`.
+    pub why: String,
 }
 
 /// Damaged files that a node met. Reads of a lost range are answered by the other copies.

@@ -129,7 +129,7 @@ impl Gossip {
         let standing = Standing {
             document: me.document,
             generation: me.generation,
-            held: Held::unknown(me.generation),
+            held: Held::anything(me.generation),
             ..Standing::default()
         };
         Ok(Self {

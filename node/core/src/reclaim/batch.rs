@@ -134,6 +134,18 @@ impl Batch {
     }
 }
 
+impl Hold {
+    /// A stable word for status and metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Unheard => "unheard",
+            Self::Generation => "generation",
+            Self::Copies => "copies",
+            Self::Document => "document",
+        }
+    }
+}
+
 impl From<Wait> for Hold {
     fn from(wait: Wait) -> Self {
         match wait {

@@ -33,6 +33,11 @@ impl Held {
         Self { steps, lowest: None }
     }
 
+    /// What a member tells at `generation` before it has looked what it holds.
+    pub fn anything(generation: u64) -> Self {
+        Self { lowest: Some(0), ..Self::unknown(generation) }
+    }
+
     /// Notes what is held at `generation`, which never falls: the lowest stamp, if there is any copy.
     /// To be told at every change of either.
     pub fn note(&mut self, generation: u64, lowest: Option<u64>) {
@@ -90,6 +95,7 @@ mod tests {
         assert_eq!((held.until(6), held.until(7)), (6, 7));
         assert!(held.holds(7) && !held.holds(6));
         assert_eq!(Held::unknown(3).until(0), 3);
+        assert!(Held::anything(3).holds(0));
     }
 
     proptest! {

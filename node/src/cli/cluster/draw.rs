@@ -69,6 +69,14 @@ pub fn status(status: &Status, colour: bool) -> String {
         };
         parts.push(format!("  node {} runs and serves nothing: it {why}", short(node.id)));
     }
+    let reclaim = status.nodes.iter().filter_map(|node| node.load.as_ref()?.reclaim.as_ref());
+    for held in reclaim.flat_map(|reclaim| &reclaim.held_up_by) {
+        parts.push(format!(
+            "  deleted keys give no space back: held up by node {} ({})",
+            short(held.node),
+            held_up(&held.why)
+        ));
+    }
     if !status.nodes.is_empty() {
         let titles =
             ["ST", "NODE", "MACHINE", "ZONE", "OWNS", "LOAD", "HTTP", "ADMIN", "VERSION", "FOR"];
@@ -104,6 +112,17 @@ fn node_row(node: &NodeStatus) -> Vec<String> {
         dash(&node.version),
         node.for_ms.map_or("-".into(), |ms| age(Duration::from_millis(ms))),
     ]
+}
+
+/// Why a member holds reclaim up.
+fn held_up(why: &str) -> &str {
+    match why {
+        "generation" => "it is down or does not go on",
+        "copies" => "it keeps stand-in copies that their owners do not have yet",
+        "document" => "it has another cluster document",
+        "unheard" => "it was never heard",
+        other => other,
+    }
 }
 
 /// Two letters: liveness (`N` is up and serves nothing), then membership.
