@@ -11,6 +11,7 @@
 
 mod placement;
 mod pods;
+mod repair;
 mod schema;
 mod status;
 mod storage;
@@ -26,9 +27,10 @@ pub use pods::{
     FreeForm, Monitoring, NetworkPolicySpec, PullPolicy, Resources, SecretName, UpdateStrategy,
     UpdateType,
 };
+pub use repair::RepairSpec;
 pub use status::{
-    KVClusterStatus, NodeState, NodeStatus, Operation, OperationStep, OperationType, RingStatus,
-    condition,
+    KVClusterStatus, NodeState, NodeStatus, Operation, OperationStep, OperationType, RepairRecord,
+    RingStatus, condition,
 };
 pub use storage::{Keep, Retention, Storage};
 
@@ -146,6 +148,10 @@ pub struct KVClusterSpec {
     #[serde(default = "pods::default_grace")]
     #[schemars(range(min = 5, max = 3600))]
     pub termination_grace_period_seconds: i64,
+
+    /// When all replicas are compared with each other from beginning to end.
+    #[serde(default)]
+    pub repair: RepairSpec,
 
     /// Objects for Prometheus.
     #[serde(default)]

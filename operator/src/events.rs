@@ -76,7 +76,7 @@ pub fn notes(old: Option<&KVClusterStatus>, new: &KVClusterStatus) -> Vec<Note> 
 
 fn is_bad(kind: &str, status: &str) -> bool {
     match kind {
-        condition::DEGRADED => status == "True",
+        condition::DEGRADED | condition::REPAIR_OVERDUE => status == "True",
         condition::AVAILABLE | condition::VALID => status == "False",
         _ => false,
     }
@@ -113,6 +113,8 @@ mod tests {
             volume: String::new(),
             volume_uid: String::new(),
             machine: String::new(),
+            layout: String::new(),
+            progress_percent: None,
             refusal: String::new(),
             base_epoch: 1,
             done_epoch: None,

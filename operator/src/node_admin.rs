@@ -15,7 +15,8 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use kvasir_core::admin_api::{
-    DocumentAnswer, InitRequest, OperationRequest, OperationStatus, Problem, Status, routes,
+    DocumentAnswer, InitRequest, OperationRequest, OperationStatus, Problem, RepairStatus, Status,
+    routes,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -89,6 +90,11 @@ impl NodeAdmin {
     pub async fn operation(&self, ip: &str, id: &str) -> Result<OperationStatus, AskError> {
         let path = routes::fill(routes::OPERATION, &[id.as_bytes()]);
         self.ask::<(), _>(Method::GET, ip, &path, None, None).await
+    }
+
+    /// `GET /v1/repair`.
+    pub async fn repair(&self, ip: &str) -> Result<RepairStatus, AskError> {
+        self.ask::<(), _>(Method::GET, ip, routes::REPAIR, None, None).await
     }
 
     /// `POST /v1/cluster/init`.

@@ -65,7 +65,8 @@ pub async fn observe(
     let pods: Api<Pod> = Api::namespaced(eyes.client.clone(), &namespace);
     let seen = pods.list(&mine).await?.items.into_iter().map(|pod| of_pod(&pod, now));
     let operation = asked_for(&cluster);
-    let asked = seen.map(|pod| ask(eyes.nodes, pod, operation.as_deref()));
+    let repairs = is_repair(&cluster);
+    let asked = seen.map(|pod| ask(eyes.nodes, pod, operation.as_deref(), repairs));
     let pods: Vec<PodSeen> = stream::iter(asked).buffered(AT_ONCE).collect().await;
     Ok(Snapshot {
         now,
@@ -84,9 +85,18 @@ fn asked_for(cluster: &KVCluster) -> Option<String> {
     let operation = cluster.status.as_ref()?.operation.as_ref()?;
     let posted = matches!(
         operation.kind,
-        OperationType::Join | OperationType::Leave | OperationType::Relocate
+        OperationType::Join
+            | OperationType::Leave
+            | OperationType::Relocate
+            | OperationType::Repair
     );
     posted.then(|| operation.id.clone())
+}
+
+/// Is it a repair, whose progress every node tells of itself?
+fn is_repair(cluster: &KVCluster) -> bool {
+    let journal = cluster.status.as_ref().and_then(|status| status.operation.as_ref());
+    journal.is_some_and(|operation| operation.kind == OperationType::Repair)
 }
 
 /// The cluster's objects of one kind, whole but for the bookkeeping of field managers. Of the
@@ -182,7 +192,12 @@ fn volume(cluster: &KVCluster, claim: &PersistentVolumeClaim) -> VolumeSeen {
 }
 
 /// The pod with what its node says, if it runs.
-async fn ask(nodes: &NodeAdmin, mut seen: PodSeen, operation: Option<&str>) -> PodSeen {
+async fn ask(
+    nodes: &NodeAdmin,
+    mut seen: PodSeen,
+    operation: Option<&str>,
+    repairs: bool,
+) -> PodSeen {
     if let (Some(ip), true) = (seen.ip.clone(), seen.running) {
         seen.node = match nodes.status(&ip).await {
             Err(error) => NodeSeen::Silent(error.to_string()),
@@ -191,7 +206,11 @@ async fn ask(nodes: &NodeAdmin, mut seen: PodSeen, operation: Option<&str>) -> P
                     Some(id) => known(nodes.operation(&ip, id).await),
                     None => OperationSeen::Unasked,
                 };
-                NodeSeen::Answered(Box::new(NodeAnswer { status, operation }))
+                let repair = match repairs {
+                    true => nodes.repair(&ip).await.ok().map(Box::new),
+                    false => None,
+                };
+                NodeSeen::Answered(Box::new(NodeAnswer { status, operation, repair }))
             }
         };
     }

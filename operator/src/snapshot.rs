@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::jiff::Timestamp;
-use kvasir_core::admin_api::{OperationStatus, Problem, Status};
+use kvasir_core::admin_api::{OperationStatus, Problem, RepairStatus, Status};
 use serde_json::Value;
 
 use crate::crd::KVCluster;
@@ -116,8 +116,13 @@ pub struct PodSeen {
 impl PodSeen {
     /// The answer of its node, if there was one.
     pub fn status(&self) -> Option<&Status> {
+        self.node_answer().map(|answer| &answer.status)
+    }
+
+    /// Everything that its node answered, if it did.
+    pub fn node_answer(&self) -> Option<&NodeAnswer> {
         match &self.node {
-            NodeSeen::Answered(answer) => Some(&answer.status),
+            NodeSeen::Answered(answer) => Some(answer),
             NodeSeen::Unasked | NodeSeen::Silent(_) => None,
         }
     }
@@ -141,6 +146,8 @@ pub struct NodeAnswer {
     pub status: Status,
     /// `GET /v1/operations/{id}` with the id in the journal.
     pub operation: OperationSeen,
+    /// `GET /v1/repair` while a repair is in the journal; none where the node has no such answer.
+    pub repair: Option<Box<RepairStatus>>,
 }
 
 /// What a node knows about the operation in the journal.

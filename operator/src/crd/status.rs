@@ -27,9 +27,20 @@ pub mod condition {
     pub const PAUSED: &str = "Paused";
     /// Some members own no data though they could.
     pub const REBALANCE_PENDING: &str = "RebalancePending";
+    /// All replicas were last compared with each other longer ago than the spec allows.
+    pub const REPAIR_OVERDUE: &str = "RepairOverdue";
     /// Every type, in the order in which the status lists them.
-    pub const ALL: [&str; 8] =
-        [READY, AVAILABLE, PROGRESSING, DEGRADED, INITIALIZED, VALID, PAUSED, REBALANCE_PENDING];
+    pub const ALL: [&str; 9] = [
+        READY,
+        AVAILABLE,
+        PROGRESSING,
+        DEGRADED,
+        INITIALIZED,
+        VALID,
+        PAUSED,
+        REBALANCE_PENDING,
+        REPAIR_OVERDUE,
+    ];
 }
 
 /// What is, as the operator last saw it.
@@ -75,6 +86,9 @@ pub struct KVClusterStatus {
     /// The one change of the topology that is under way, written before anything is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
+    /// When all replicas were compared last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<RepairRecord>,
     /// What holds, with reasons.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 16))]
@@ -95,6 +109,22 @@ pub struct RingStatus {
     pub members: i32,
     /// Partitions that the ring is cut into.
     pub partitions: i32,
+}
+
+/// When all replicas were compared with each other last.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RepairRecord {
+    /// Hash of the members and of how much each owned then: another one calls for a new repair.
+    #[schemars(length(max = 16))]
+    #[serde(default)]
+    pub layout: String,
+    /// When the last one came to its end, every pair of replicas compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<Time>,
+    /// When one was given up since then; it is asked for again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempted_at: Option<Time>,
 }
 
 /// One node. Written when something in it changes; it holds nothing that changes by itself.
@@ -183,6 +213,14 @@ pub struct Operation {
     #[serde(default)]
     #[schemars(length(max = 253))]
     pub machine: String,
+    /// Repair: hash of the members and of how much each owned when it began.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub layout: String,
+    /// Repair: how much is compared, in hundredths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub progress_percent: Option<i32>,
     /// Why the nodes refused it for good; empty when they did not. Other work goes on meanwhile.
     #[serde(default)]
     #[schemars(length(max = 1024))]
@@ -210,6 +248,8 @@ pub enum OperationType {
     Relocate,
     /// A pod is replaced by one of the newest template.
     Restart,
+    /// All replicas are compared with each other, and what differs is mended.
+    Repair,
 }
 
 /// How far an operation is. Each step may be repeated.

@@ -9,7 +9,7 @@ use super::racks::RackPlan;
 use super::refusal::Refusal;
 use super::step::Step;
 use super::view::View;
-use super::{form, membership, rollout, shrink};
+use super::{form, membership, repair, rollout, shrink};
 use crate::crd::{Operation, OperationStep, OperationType};
 use crate::snapshot::Snapshot;
 
@@ -62,6 +62,8 @@ pub fn blank(seen: &Snapshot, kind: OperationType) -> Operation {
         volume: String::new(),
         volume_uid: String::new(),
         machine: String::new(),
+        layout: String::new(),
+        progress_percent: None,
         refusal: String::new(),
         base_epoch: 0,
         done_epoch: None,
@@ -88,12 +90,21 @@ pub fn turn(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Turn {
         }
         return turn;
     }
-    if let Some(operation) = journal {
-        if go_on(seen, view, racks, operation, &mut turn) {
-            return turn;
+    match journal {
+        // Whatever else is due goes before a repair, which the nodes go on with by themselves.
+        Some(repair) if repair.kind == OperationType::Repair => {
+            let urgent = begin(seen, view, racks, &mut turn.refusals);
+            go_on(seen, view, racks, urgent.unwrap_or(repair), &mut turn);
         }
-    } else if let Some(operation) = begin(seen, view, racks, &mut turn.refusals) {
-        go_on(seen, view, racks, operation, &mut turn);
+        Some(operation) => {
+            go_on(seen, view, racks, operation, &mut turn);
+        }
+        None => {
+            let due = begin(seen, view, racks, &mut turn.refusals);
+            if let Some(operation) = due.or_else(|| repair::due(seen, view)) {
+                go_on(seen, view, racks, operation, &mut turn);
+            }
+        }
     }
     turn
 }
@@ -131,6 +142,8 @@ fn go_on(
             Doing::Waits => break,
             Doing::Step(step) => {
                 match refusal_of(seen, &step) {
+                    // It is asked for again later; `RepairOverdue` says when that takes too long.
+                    Some(_) if operation.kind == OperationType::Repair => return false,
                     Some(why) => {
                         let id = operation.id.clone();
                         turn.refusals.push(Refusal::OperationRefused { id, why: why.clone() });
@@ -159,6 +172,7 @@ fn one(seen: &Snapshot, view: &View, racks: &[RackPlan], operation: &Operation) 
         OperationType::Join => membership::join(view, operation),
         OperationType::Relocate => membership::relocate(seen, view, operation),
         OperationType::Restart => rollout::go_on(seen, view, operation),
+        OperationType::Repair => repair::go_on(seen, view, operation),
         OperationType::Leave => match operation.step {
             OperationStep::Requested | OperationStep::Posted => {
                 if operation.node_id.is_empty() {

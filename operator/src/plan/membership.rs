@@ -43,7 +43,7 @@ fn operation(seen: &Snapshot, view: &View, kind: OperationType, id: NodeId) -> O
         OperationType::Join => "join",
         OperationType::Leave => "leave",
         OperationType::Relocate => "relocate",
-        OperationType::Form | OperationType::Restart => "change",
+        OperationType::Form | OperationType::Restart | OperationType::Repair => "change",
     };
     let text = id.to_string();
     let epoch = view.epoch();

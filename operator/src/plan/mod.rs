@@ -13,6 +13,7 @@ pub mod journal;
 pub mod membership;
 pub mod racks;
 pub mod refusal;
+pub mod repair;
 pub mod rollout;
 pub mod shrink;
 pub mod status;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::SignedDuration;
 use kvasir_core::admin_api::{Liveness, NodeStatus as Row, Verdict};
 
 use super::refusal::Refusal;
@@ -46,6 +47,7 @@ pub fn status(seen: &Snapshot, found: &Findings) -> KVClusterStatus {
         ring: ring(seen, view),
         node_statuses: rows(seen, view),
         operation: found.operation.clone(),
+        repair: super::repair::record(seen, view, found.operation.as_ref()),
         ..KVClusterStatus::default()
     };
     let verdicts = Verdicts::of(seen, found, &status);
@@ -171,6 +173,7 @@ struct Verdicts {
     initialized: Verdict3,
     paused: Verdict3,
     pending: Verdict3,
+    overdue: Verdict3,
     ready: Verdict3,
 }
 
@@ -200,6 +203,7 @@ impl Verdicts {
                 no("NotAsked", "spec.paused is off")
             },
             pending: pending(found.view),
+            overdue: overdue(seen, status),
             ready: no("Unknown", ""),
         };
         verdicts.ready = verdicts.is_ready(seen, status);
@@ -240,9 +244,10 @@ impl Verdicts {
             Some(OperationType::Leave) => "ScalingDown",
             Some(OperationType::Restart) => "Updating",
             Some(OperationType::Relocate) => "Relocating",
+            Some(OperationType::Repair) if self.ready.0 == "True" => "Repairing",
             None if self.initialized.0 == "False" => "Pending",
             None if self.ready.0 == "True" => "Running",
-            None => "Waiting",
+            _ => "Waiting",
         }
     }
 
@@ -274,6 +279,7 @@ impl Verdicts {
             condition::INITIALIZED => &self.initialized,
             condition::VALID => &self.valid,
             condition::PAUSED => &self.paused,
+            condition::REPAIR_OVERDUE => &self.overdue,
             _ => &self.pending,
         }
     }
@@ -300,7 +306,9 @@ fn progressing(seen: &Snapshot, found: &Findings, status: &KVClusterStatus) -> V
     if let Some(failure) = &seen.failure {
         return yes(&failure.reason, format!("{}: {}", failure.step, failure.message));
     }
-    if let Some(operation) = &found.operation {
+    // A repair changes nothing that anybody would wait for: the cluster is as it is wanted meanwhile.
+    let under_way = found.operation.as_ref().filter(|o| o.kind != OperationType::Repair);
+    if let Some(operation) = under_way {
         let (reason, what) = match operation.kind {
             OperationType::Form => ("Forming", "the cluster is being formed".to_owned()),
             OperationType::Join => ("Joining", format!("{} joins", operation.pod)),
@@ -309,6 +317,7 @@ fn progressing(seen: &Snapshot, found: &Findings, status: &KVClusterStatus) -> V
                 ("Relocating", format!("{} runs on {} now", operation.pod, operation.machine))
             }
             OperationType::Restart => ("Restarting", format!("{} is replaced", operation.pod)),
+            OperationType::Repair => ("Repairing", "all replicas are compared".to_owned()),
         };
         return yes(reason, what);
     }
@@ -340,4 +349,34 @@ fn pending(view: &View) -> Verdict3 {
     }
     let message = format!("{idle} members own nothing: this version cannot move data to them");
     yes("MovesNotSupported", message)
+}
+
+/// Were all replicas compared within the time that the spec allows? Counted from the moment the cluster
+/// was formed where they never were.
+fn overdue(seen: &Snapshot, status: &KVClusterStatus) -> Verdict3 {
+    let spec = &seen.cluster.spec.repair;
+    if spec.interval_seconds == 0 {
+        return no(
+            "NotScheduled",
+            "repair.intervalSeconds is 0: replicas are compared after changes",
+        );
+    }
+    let completed = status.repair.as_ref().and_then(|record| record.completed_at.as_ref());
+    let before = seen.cluster.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let formed = before
+        .iter()
+        .find(|held| held.type_ == condition::INITIALIZED && held.status == "True")
+        .map(|held| &held.last_transition_time);
+    let Some(since) = completed.or(formed) else {
+        return no("NotFormed", "there is nothing to compare yet");
+    };
+    let what = match completed {
+        Some(at) => format!("all replicas were last compared at {}", at.0),
+        None => "all replicas were never compared".to_owned(),
+    };
+    let late = SignedDuration::from_secs(spec.overdue_after_seconds);
+    if seen.now.duration_since(since.0) <= late {
+        return no("InTime", what);
+    }
+    yes("Overdue", format!("{what}; it needs every member up and healthy: see Degraded"))
 }

@@ -4,21 +4,31 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use kvasir_core::admin_api::{Answering, OperationKind, Status};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::SignedDuration;
+use kvasir_core::admin_api::problem::code;
+use kvasir_core::admin_api::{
+    Answering, OperationKind, OperationStatus, Problem, RepairStatus, Status,
+};
 use kvasir_core::gossip::{DocumentId, Status as Belief};
 use kvasir_core::gossip::{Gossip, GossipConfig, Labels, Me, MemberView};
 use kvasir_core::id::{ClusterId, NodeId};
 use kvasir_core::ring::{
-    BucketSettings, Document, Member, MemberState, NewCluster, Ring, Sealed, TokenSecret,
+    BucketSettings, Document, Member, MemberState, NewCluster, Operation as RingOperation,
+    OperationRecord, OperationState, Ring, Sealed, TokenSecret,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Plan, Step, plan};
-use crate::crd::{KVCluster, KVClusterStatus, OperationStep, OperationType, condition};
+use super::view::View;
+use super::{Plan, Step, plan, repair};
+use crate::crd::{
+    KVCluster, KVClusterStatus, OperationStep, OperationType, RepairRecord, condition,
+};
 use crate::render::{inputs, racks};
 use crate::snapshot::{
-    NodeAnswer, NodeSeen, OperationSeen, PodSeen, SetSeen, Snapshot, Surroundings, VolumeSeen,
+    Failure, NodeAnswer, NodeSeen, OperationSeen, PodSeen, SetSeen, Snapshot, Surroundings,
+    VolumeSeen,
 };
 
 /// A cluster in terms of what matters to the planner.
@@ -147,6 +157,7 @@ impl Scene {
             NodeSeen::Answered(Box::new(NodeAnswer {
                 status: self.status_of(number),
                 operation: OperationSeen::Unasked,
+                repair: None,
             }))
         };
         PodSeen {
@@ -197,7 +208,7 @@ impl Scene {
         };
         let volumes = (0..count).map(volume).map(|volume| (volume.name.clone(), volume));
         let pods = (0..count).map(|number| self.pod(number)).map(|pod| (pod.name.clone(), pod));
-        Snapshot {
+        let snapshot = Snapshot {
             now: "2026-01-01T00:00:00Z".parse().unwrap(),
             cluster,
             sets: BTreeMap::from([("default".to_owned(), set)]),
@@ -206,8 +217,19 @@ impl Scene {
             objects: BTreeMap::new(),
             surroundings: Surroundings::default(),
             failure: None,
-        }
+        };
+        compared(snapshot)
     }
+}
+
+/// The snapshot after a complete repair, so that none is due.
+fn compared(mut snapshot: Snapshot) -> Snapshot {
+    let layout = repair::layout(&View::of(&snapshot).0);
+    if let Some(status) = &mut snapshot.cluster.status {
+        let completed_at = Some(Time(snapshot.now));
+        status.repair = Some(RepairRecord { layout, completed_at, attempted_at: None });
+    }
+    snapshot
 }
 
 /// The plan without the objects around it.
@@ -273,9 +295,109 @@ fn a_newcomer_joins_without_data_through_a_member() {
     assert_eq!(request.node, Some(id(3)));
     assert_eq!(request.id, joining.status.operation.as_ref().unwrap().id);
     let done = Snapshot { cluster: next(&snapshot, &joining).cluster, ..scene(4, 4).snapshot() };
-    let done = plan(&done);
-    assert_eq!((done.status.operation.clone(), acts(&done)), (None, vec![]));
-    assert_eq!(holds(&done, condition::REBALANCE_PENDING), ("True", "MovesNotSupported"));
+    let over = plan(&done);
+    assert_eq!((over.status.operation.clone(), acts(&over)), (None, vec![]));
+    assert_eq!(holds(&over, condition::REBALANCE_PENDING), ("True", "MovesNotSupported"));
+    let after = plan(&next(&done, &over));
+    let [Step::Post { request, .. }] = acts(&after)[..] else { panic!("{:?}", after.steps) };
+    assert_eq!((request.kind, request.node), (OperationKind::Repair, None), "after every change");
+}
+
+/// The snapshot in which every node says of itself how far the repair in the journal is.
+fn told(snapshot: &Snapshot, done: u32, skipped: u32) -> Snapshot {
+    let mut told = snapshot.clone();
+    let journal = told.cluster.status.as_ref().and_then(|status| status.operation.clone()).unwrap();
+    let record = OperationRecord {
+        operation: RingOperation {
+            kind: OperationKind::Repair,
+            node: None,
+            member: None,
+            rebalance: false,
+        },
+        state: OperationState::Done,
+        started: 2,
+        finished: 2,
+    };
+    for pod in told.pods.values_mut() {
+        let NodeSeen::Answered(answer) = &mut pod.node else { continue };
+        let known = OperationStatus::of(&journal.id, &record);
+        answer.operation = OperationSeen::Known(Box::new(known));
+        answer.repair = Some(Box::new(RepairStatus {
+            running: done + skipped < 8,
+            comparisons_total: 8,
+            comparisons_done: done,
+            comparisons_skipped: skipped,
+            operation: Some(journal.id.clone()),
+            ..RepairStatus::default()
+        }));
+    }
+    told
+}
+
+/// The snapshot some time later.
+fn later(snapshot: &Snapshot, seconds: i64) -> Snapshot {
+    let now = snapshot.now.checked_add(SignedDuration::from_secs(seconds)).unwrap();
+    Snapshot { now, ..snapshot.clone() }
+}
+
+#[test]
+fn a_repair_is_due_by_schedule_and_over_when_every_member_compared_everything() {
+    let calm = scene(3, 3).snapshot();
+    assert_eq!(acts(&plan(&later(&calm, 86_399))), Vec::<&Step>::new());
+    let day = later(&calm, 86_400);
+    let asking = plan(&day);
+    let [Step::Post { request, .. }] = acts(&asking)[..] else { panic!("{:?}", asking.steps) };
+    assert_eq!((request.kind, request.node), (OperationKind::Repair, None));
+    let half = plan(&told(&next(&day, &asking), 4, 0));
+    let journal = half.status.operation.clone().unwrap();
+    assert_eq!((journal.step, journal.progress_percent), (OperationStep::Posted, Some(50)));
+    assert_eq!(half.status.repair, day.cluster.status.as_ref().unwrap().repair);
+    let whole = plan(&told(&next(&day, &half), 8, 0));
+    assert_eq!(whole.status.operation, None);
+    let record = whole.status.repair.unwrap();
+    assert_eq!((record.completed_at, record.attempted_at), (Some(Time(day.now)), None));
+}
+
+#[test]
+fn a_repair_that_skipped_a_comparison_or_was_refused_is_asked_for_again_later() {
+    let day = later(&scene(3, 3).snapshot(), 86_400);
+    let asking = plan(&day);
+    let step = acts(&asking)[0].clone();
+    let skipped = plan(&told(&next(&day, &plan(&told(&next(&day, &asking), 4, 0))), 7, 1));
+    let mut refused = next(&day, &asking);
+    refused.failure = Some(Failure {
+        step: step.words(),
+        reason: "Refused".to_owned(),
+        message: "this version does not".to_owned(),
+        problem: Some(Box::new(Problem::new(code::UNSUPPORTED_OPERATION, "no"))),
+    });
+    for given_up in [skipped, plan(&refused)] {
+        assert_eq!((given_up.status.operation.clone(), acts(&given_up)), (None, vec![]));
+        let record = given_up.status.repair.clone().unwrap();
+        assert_eq!(record.attempted_at, Some(Time(day.now)));
+        let soon = next(&later(&day, 299), &given_up);
+        assert_eq!(acts(&plan(&soon)), Vec::<&Step>::new());
+        let again = plan(&next(&later(&day, 300), &given_up));
+        assert_eq!(acts(&again).len(), 1, "{:?}", again.steps);
+        assert_ne!(acts(&again)[0].words(), step.words(), "under an id of its own");
+    }
+}
+
+#[test]
+fn whatever_else_is_due_goes_before_a_repair_and_a_sick_ring_is_not_asked() {
+    let day = later(&scene(3, 3).snapshot(), 86_400);
+    let half = plan(&told(&next(&day, &plan(&day)), 4, 0));
+    let mut newer = told(&next(&day, &half), 5, 0);
+    newer.cluster.spec.image = "k:2".to_owned();
+    let rolling = plan(&newer);
+    assert!(matches!(acts(&rolling)[..], [Step::Evict(_)]), "{:?}", rolling.steps);
+    assert!(rolling.status.repair.unwrap().attempted_at.is_some());
+    let mut sick = scene(3, 3);
+    sick.pods[1].running = false;
+    let sick = plan(&later(&sick.snapshot(), 300_000));
+    assert_eq!(acts(&sick), Vec::<&Step>::new());
+    assert_eq!(holds(&sick, condition::REPAIR_OVERDUE), ("True", "Overdue"));
+    assert_eq!(holds(&half, condition::REPAIR_OVERDUE), ("False", "InTime"));
 }
 
 #[test]

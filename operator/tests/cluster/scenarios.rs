@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kvasir_core::admin_api::OperationKind;
 use kvasir_operator::controller;
 use serde_json::json;
 
@@ -371,5 +372,32 @@ async fn errors_of_the_api_server_delay_and_change_nothing() {
     bench.rest(&mut life).await;
     assert!(life.failures.len() >= 5, "{:?}", life.failures);
     assert_eq!(bench.condition("Ready").0, "True");
+    assert_eq!(bench.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn every_change_of_the_topology_is_followed_by_a_repair_of_everything() {
+    let bench = Bench::formed(|_| {}).await;
+    let repairs = |bench: &Bench| {
+        let document = bench.world.nodes().document().cloned().unwrap();
+        let records = document.operations.values();
+        records.filter(|record| record.operation.kind == OperationKind::Repair).count()
+    };
+    assert_eq!(repairs(&bench), 1);
+    assert_eq!(bench.condition("RepairOverdue"), held("False", "InTime"));
+    let first = bench.object("kvclusters", NAME).unwrap()["status"]["repair"].clone();
+    assert!(first["completedAt"].is_string(), "{first}");
+    bench.world.nodes().repairs_stand = true;
+    bench.edit(|spec| spec["nodes"] = json!(4));
+    bench.rest(&mut bench.life(None)).await;
+    assert_eq!(repairs(&bench), 2);
+    let status = |bench: &Bench| bench.object("kvclusters", NAME).unwrap()["status"].clone();
+    assert_eq!(status(&bench)["operation"]["type"], "Repair");
+    assert_eq!(status(&bench)["operation"]["progressPercent"], 50);
+    assert_eq!(bench.condition("Ready").0, "True", "nobody waits for a repair");
+    bench.world.nodes().repairs_stand = false;
+    bench.rest(&mut bench.life(None)).await;
+    assert_eq!(status(&bench)["operation"], json!(null));
+    assert!(status(&bench)["repair"]["completedAt"].is_string());
     assert_eq!(bench.violations(), Vec::<String>::new());
 }

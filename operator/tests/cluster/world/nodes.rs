@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use kvasir_core::admin_api::problem::code;
 use kvasir_core::admin_api::{
     Answering, DocumentAnswer, InitRequest, NodeLoad, OperationRequest, OperationStatus, Problem,
+    RepairStatus,
 };
 use kvasir_core::gossip::{
     Addresses, DocumentId, Gossip, GossipConfig, Labels, Me, MemberView, Status,
@@ -77,6 +78,8 @@ pub struct Nodes {
     running: BTreeMap<String, Started>,
     /// Clusters formed so far: more than one is a disaster.
     pub formed: u8,
+    /// Rounds of repair stay at half.
+    pub repairs_stand: bool,
     /// The code by which every operation is refused.
     pub refuses: Option<&'static str>,
 }
@@ -169,6 +172,7 @@ impl Nodes {
             ("GET", "/readyz") if self.is_member(&node.uid) => (200, json!("ok")),
             ("GET", "/readyz") => (503, json!("no document names this node")),
             ("GET", "/v1/status") => (200, self.status(&node)),
+            ("GET", "/v1/repair") => (200, self.repair(&node)),
             ("GET", "/v1/cluster/document") => self.newest(&node),
             ("POST", "/v1/cluster/init") => {
                 self.answer(body, |nodes, asked| nodes.init(&node, asked))
@@ -217,6 +221,22 @@ impl Nodes {
             load: Some(NodeLoad::default()),
         };
         json!(answering.status())
+    }
+
+    /// The last round that the document asked this node for, done unless rounds stand.
+    fn repair(&self, node: &Started) -> Value {
+        let document = self.volumes[&node.volume].document.as_ref();
+        let operations = document.into_iter().flat_map(|document| &document.operations);
+        let asked = operations
+            .filter(|(_, record)| record.operation.kind == operation::OperationKind::Repair)
+            .max_by_key(|(_, record)| record.finished);
+        json!(RepairStatus {
+            running: asked.is_some() && self.repairs_stand,
+            comparisons_total: 8,
+            comparisons_done: if self.repairs_stand { 4 } else { 8 },
+            operation: asked.map(|(id, _)| id.clone()),
+            ..RepairStatus::default()
+        })
     }
 
     /// Everyone that gossip knows: all volumes that ever ran, those that do not run being down.
