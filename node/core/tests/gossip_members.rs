@@ -260,7 +260,17 @@ fn measure(count: u32, member_hours: u64) {
     world.suspicions = 0;
     world.loss = 0.05;
     let seconds = member_hours * 3_600 / u64::from(count);
-    world.run(seconds);
+    // A long search says how far it has come.
+    for part in 1..=10 {
+        world.run(seconds * part / 10 - seconds * (part - 1) / 10);
+        if member_hours > 500 {
+            let (done, downs) = (member_hours * part / 10, world.downs.len());
+            let (suspicions, took) = (world.suspicions, begun.elapsed().as_secs());
+            println!(
+                "{done} member-hours: {downs} calls of death, {suspicions} suspicions, {took} s"
+            );
+        }
+    }
     let hours = (seconds * u64::from(count)) as f64 / 3_600.0;
     let mut dead: Vec<NodeId> = world.downs.iter().map(|(_, _, whom)| *whom).collect();
     dead.sort_unstable();

@@ -57,7 +57,9 @@ pub fn run(arguments: &Recover) -> Result<Exit, Failure> {
 fn failed(error: &SalvageError) -> Failure {
     let next = match error {
         SalvageError::Open(OpenError::Locked(_)) => "stop the node that uses the directory",
-        SalvageError::Open(OpenError::NewerVersion { .. }) => "use the version that wrote it",
+        SalvageError::Open(OpenError::NewerVersion { .. } | OpenError::TooManyLevels { .. }) => {
+            "use the version that wrote it"
+        }
         SalvageError::Open(OpenError::Damaged(_)) => {
             "this file cannot be done without: move the directory aside and replace the node"
         }

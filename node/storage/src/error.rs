@@ -70,6 +70,17 @@ pub enum OpenError {
         /// The newest version that this program reads.
         known: u32,
     },
+    /// The manifest names tables of more levels than this program keeps: a program that keeps more wrote it.
+    /// Start that one; this one changed nothing.
+    #[error("{path} names {levels} levels of tables, this program keeps at most {known}: start the version that wrote it", path = .path.display())]
+    TooManyLevels {
+        /// The manifest.
+        path: PathBuf,
+        /// How many it names.
+        levels: usize,
+        /// How many this program keeps.
+        known: usize,
+    },
     /// The options contradict each other. Nothing was touched.
     #[error("bad storage options: {0}")]
     Options(String),

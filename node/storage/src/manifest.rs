@@ -12,6 +12,7 @@
 use crate::disk::Disk;
 use crate::error::{Damage, IoFailure, OpenError};
 use crate::meta;
+use crate::options::LEVELS;
 use crate::sealed::{self, Kind, u32_at, u64_at};
 use crate::spans::{Span, Spans};
 use bytes::Bytes;
@@ -104,7 +105,11 @@ impl Manifest {
             offset: 0,
             detail: "its body has an unknown shape".into(),
         };
-        Ok(Some(Self::decode(body).ok_or_else(damaged)?))
+        let manifest = Self::decode(body).ok_or_else(damaged)?;
+        match manifest.levels.len() {
+            0..=LEVELS => Ok(Some(manifest)),
+            levels => Err(OpenError::TooManyLevels { path, levels, known: LEVELS }),
+        }
     }
 
     /// Makes this the manifest of a directory. Errors as [`meta::replace`].
@@ -284,6 +289,11 @@ mod tests {
                 disk.flip_bit(&path, offset, bit);
             }
         }
+        let deep = Manifest { levels: vec![Vec::new(); LEVELS + 1], ..Default::default() };
+        deep.store(&disk, dir).unwrap();
+        let refused = Manifest::load(&disk, dir).unwrap_err();
+        assert!(matches!(refused, OpenError::TooManyLevels { levels: 8, known: 7, .. }));
+        assert!(refused.to_string().contains("8 levels"), "{refused}");
         write_sidecar(&disk, dir, 7, b"state").unwrap();
         assert_eq!(read_sidecar(&disk, dir, 7), Ok(b"state".to_vec()));
         assert!(matches!(read_sidecar(&disk, dir, 8), Err(OpenError::Damaged(_))));

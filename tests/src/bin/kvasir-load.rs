@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
-use kvasir_tests::check::{Demand, check};
+use kvasir_tests::check::{Demand, Evidence, judge as judge_all};
 use kvasir_tests::load::run::Aim;
 use kvasir_tests::load::{Clock, HttpClient, Plan, Recorder, TcpDial};
 use kvasir_tests::load::{drive_while, fill, settle_patiently};
@@ -74,6 +74,12 @@ struct Run {
     /// Seed of all choices
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Only owners count, and what a read owes to what was acknowledged and shown before it is judged
+    #[arg(long)]
+    strict: bool,
+    /// Different nodes that each acknowledged write must name
+    #[arg(long, default_value_t = 2)]
+    acks: usize,
 }
 
 /// The files of the control directory.
@@ -156,7 +162,7 @@ async fn load(run: Run, control: Control) -> ExitCode {
     let aim = Aim {
         servers: run.server,
         level: "quorum".to_string(),
-        query: "timeout=3s".to_string(),
+        query: if run.strict { "timeout=3s&sloppy=false" } else { "timeout=3s" }.to_string(),
         think_ms: run.think_ms,
     };
     let demand = Demand {
@@ -179,7 +185,9 @@ async fn load(run: Run, control: Control) -> ExitCode {
         }
         state.set("judging");
         settle_patiently(&plan, &aim, &client(), &recorder, 40).await;
-        let report = check(&recorder.history(), demand);
+        let history = recorder.history();
+        let (strict, acks) = (run.strict, run.acks);
+        let report = judge_all(&Evidence { strict, acks, ..Evidence::of(&history, demand) });
         let violations: Vec<String> =
             report.violations.iter().take(20).map(ToString::to_string).collect();
         let [ok, refused, unknown] = report.outcomes;

@@ -64,7 +64,7 @@ const STORAGE: &[Row] = &[
     ("table", &["error", "key", "disk", "cache", "sealed", "striped"]),
     ("options", &["error", "table"]),
     ("merge", &["error", "memtable", "table"]),
-    ("manifest", &["error", "disk", "meta", "sealed", "spans"]),
+    ("manifest", &["error", "disk", "meta", "options", "sealed", "spans"]),
     (
         "levels",
         &[

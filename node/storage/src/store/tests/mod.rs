@@ -12,6 +12,7 @@ mod random_crash;
 mod ranges;
 mod salvage;
 mod scrub;
+mod stuck;
 
 use super::*;
 use crate::disk::MemoryDisk;
