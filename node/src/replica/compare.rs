@@ -208,3 +208,69 @@ impl Page {
         Answer::Keys { sets: self.sets, wanted: self.wanted, cut }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvasir_core::merkle::{Ask, KeyDigest, Node, Tree, respond};
+    use proptest::prelude::*;
+
+    fn node() -> impl Strategy<Value = Node> {
+        (0..40_u8, any::<u32>()).prop_map(|(depth, index)| Node { depth, index: index % 3_000 })
+    }
+
+    fn ask() -> impl Strategy<Value = Ask> {
+        let places = prop::collection::vec(any::<u8>(), 0..12).prop_map(Bytes::from);
+        let sums = (
+            any::<u8>(),
+            0..30_u8,
+            0..6_u8,
+            prop::collection::vec(0..70_000_u32, 0..9),
+            0..40_usize,
+        );
+        let piece = (node(), places.clone(), places.clone(), 0..9_usize);
+        let piece = piece.prop_map(|(node, from, to, digests)| Piece {
+            node,
+            from,
+            to,
+            digests: vec![KeyDigest([7; 16]); digests],
+        });
+        prop_oneof![
+            sums.prop_map(|(bits, depth, step, parents, sums)| {
+                // Often as many as they should be.
+                let sums = if sums % 2 == 0 { parents.len() << step } else { sums };
+                Ask::Sums { bits: bits % 32, depth, step, parents, sums: vec![[1; 8]; sums] }
+            }),
+            (prop::option::of(places), prop::collection::vec(piece, 0..4))
+                .prop_map(|(bucket, pieces)| Ask::Keys { bucket, pieces }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(ask) = decode::<Ask>(&bytes) {
+                prop_assert_eq!(decode(&encode(&ask)), Ok(ask.clone()));
+                let _ = ask.check();
+            }
+            let _ = decode::<Answer>(&bytes);
+        }
+
+        /// Whatever a peer asks for, it is refused or answered with one verdict for each sum.
+        #[test]
+        fn what_is_out_of_bounds_is_refused_and_the_rest_answered(ask in ask()) {
+            prop_assert_eq!(decode(&encode(&ask)), Ok(ask.clone()));
+            let mut longer = encode(&ask).to_vec();
+            longer.push(0);
+            prop_assert!(decode::<Ask>(&longer).is_err(), "bytes behind the end");
+            let answer = respond::sums(&Tree::new(16), &ask, |_| true);
+            match &ask {
+                Ask::Sums { sums, .. } if ask.check().is_ok() => {
+                    let Ok(Answer::Sums { verdicts, .. }) = answer else { panic!("{answer:?}") };
+                    prop_assert_eq!(verdicts.len(), sums.len().div_ceil(4));
+                }
+                _ => prop_assert!(answer.is_err()),
+            }
+        }
+    }
+}
