@@ -96,7 +96,8 @@
 //! - A node follows stamps of others up to one minute ahead of its own clock, so that a value written
 //!   through a node whose clock is behind lives at least as long as it should for those that it heard
 //!   from, and at most a minute longer. Stamps further ahead are stored and not followed
-//!   (`kvasir_clock_stamps_ahead_total`). Keep clocks synchronised: lives are as exact as they are.
+//!   (`kvasir_clock_stamps_ahead_total`). A node whose own clock is ahead writes values that live that
+//!   much longer for others. Keep clocks synchronised: lives are as exact as they are.
 //!
 //! Nothing here decides about replicas, and nothing here is allocated by a length that a client
 //! merely claims.

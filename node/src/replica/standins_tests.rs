@@ -6,7 +6,7 @@ use bytes::Bytes;
 use kvasir_core::handoff::Cap;
 use kvasir_core::id::NodeId;
 use kvasir_core::ring::Durability;
-use kvasir_core::version::{Context, Minter, Payload};
+use kvasir_core::version::{Actor, Context, Minter, Payload, Sibling, Stamp};
 use kvasir_storage::{MemoryDisk, NoObserver, Store, StoreOptions, TableKey, Threads};
 
 use super::*;
@@ -120,4 +120,55 @@ async fn a_hint_renewed_while_it_is_handed_back_stays() {
     assert_eq!(dropped.load(std::sync::atomic::Ordering::Relaxed), 1);
     assert!(kept.erase_hint(&at, new).await.unwrap());
     assert_eq!(kept.shelves().held(), Default::default());
+}
+
+fn written(stamp_ms: u64, serial: u64, seen: Context) -> SiblingSet {
+    let dot = Actor { tag: 99, serial }.dot(1);
+    SiblingSet::delta(seen, dot, Sibling::value(Stamp::from_millis(stamp_ms), "v"))
+}
+
+#[tokio::test]
+async fn who_stores_a_write_tells_what_stands_above_it() {
+    let disk = MemoryDisk::new();
+    let kept = standins(&disk, 1, 10_000);
+    kept.count().await.unwrap();
+    // The clock of these tests stands at one second; five minutes is too far ahead to be followed.
+    let high = written(300_000, 1, Context::new());
+    let low = written(2_000, 2, Context::new());
+    let dot = Actor { tag: 99, serial: 1 }.dot(1);
+    let stored = kept.merge(&key(b"k"), high.clone(), 0, Durability::Group).await.unwrap();
+    assert_eq!(stored.out, None);
+    let stored = kept.merge(&key(b"k"), low.clone(), 0, Durability::Group).await.unwrap();
+    let above = stored.out.expect("the first one stands above it");
+    assert_eq!((above.dots, above.stamp.millis()), (vec![dot], 300_000));
+    let covering = written(3_000, 3, high.context().clone());
+    let stored = kept.merge(&key(b"k"), covering, 0, Durability::Group).await.unwrap();
+    assert_eq!(stored.out, None);
+    // An owner tells the same of what it owns.
+    let owner = &kept.owned;
+    owner.apply(&key(b"k"), high, 0, Durability::Group).await.unwrap();
+    let stored = owner.apply(&key(b"k"), low, 0, Durability::Group).await.unwrap();
+    assert_eq!(stored.out.map(|above| above.dots), Some(vec![dot]));
+    assert_eq!(owner.stamps(), (2, 2_000), "counted, and the near ones were followed");
+}
+
+#[tokio::test]
+async fn a_write_over_all_covers_what_is_held_and_stands_above_it() {
+    let disk = MemoryDisk::new();
+    let kept = standins(&disk, 1, 10_000);
+    kept.count().await.unwrap();
+    let owner = &kept.owned;
+    let (high, low) = (written(300_000, 1, Context::new()), written(500, 2, Context::new()));
+    for held in [&high, &low] {
+        owner.apply(&key(b"k"), held.clone(), 0, Durability::Group).await.unwrap();
+    }
+    let over = |stamp_ms| Order { over: Some(Stamp::from_millis(stamp_ms)), ..order(b"w") };
+    let first = owner.mint(&key(b"k"), over(0), Durability::Group).await.unwrap().out;
+    assert_eq!(first.set.siblings().len(), 1, "nothing is left beside it");
+    assert_eq!(first.set.siblings()[&first.dot].stamp, Stamp::from_millis(300_000).next());
+    let second = owner.mint(&key(b"k"), over(900_000), Durability::Group).await.unwrap().out;
+    assert_eq!(second.set.siblings()[&second.dot].stamp, Stamp::from_millis(900_000).next());
+    let beside = owner.mint(&key(b"k"), order(b"x"), Durability::Group).await.unwrap().out;
+    assert_eq!(beside.set.siblings().len(), 2, "in other buckets a blind write covers nothing");
+    assert_eq!(beside.set.siblings()[&beside.dot].stamp.millis(), 1_000);
 }
