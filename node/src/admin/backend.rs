@@ -44,7 +44,7 @@ pub trait AdminBackend {
     fn put_document(&self, put: DocumentPut) -> LocalBoxFuture<'_, Answered<DocumentAnswer>>;
     /// Forms the cluster.
     fn init(&self, request: InitRequest) -> LocalBoxFuture<'_, Answered<DocumentAnswer>>;
-    /// Posts an operation that moves no data; idempotent by id. Others never get here.
+    /// Posts an operation; idempotent by id. Kinds that are not built never get here.
     fn post_operation(
         &self,
         request: OperationRequest,
@@ -57,6 +57,8 @@ pub trait AdminBackend {
     fn repair_status(&self) -> RepairStatus;
     /// Starts, pauses or resumes anti-entropy.
     fn post_repair(&self, request: RepairRequest) -> Answered<RepairStatus>;
+    /// Takes an operation back: what has not reached its second step is undone.
+    fn cancel_operation(&self, id: String) -> LocalBoxFuture<'_, Answered<OperationStatus>>;
     /// What this replica alone holds under a key, without asking others and without repair.
     fn replica_read(&self, bucket: Bytes, key: Bytes) -> LocalBoxFuture<'_, Answered<ReplicaRead>>;
 }

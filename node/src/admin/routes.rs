@@ -158,6 +158,10 @@ impl<B: AdminBackend> Admin<B> {
                 *answer.status_mut() = StatusCode::ACCEPTED;
                 Ok(answer)
             }
+            ("DELETE", routes::OPERATION) => {
+                let id = last_segment(head.uri.path(), "/v1/operations/")?;
+                Ok(json(&patient(backend.cancel_operation(id)).await?))
+            }
             (_, routes::REPLICA) => {
                 let (bucket, key) = bucket_and_key(head.uri.path())?;
                 Ok(json(&patient(backend.replica_read(bucket, key)).await?))
@@ -168,9 +172,10 @@ impl<B: AdminBackend> Admin<B> {
 
     async fn operate(&self, request: OperationRequest, dry_run: bool) -> Answered<Answer> {
         request.validate().map_err(Box::new)?;
-        let planned = dry_run && OperationPlan::is_planned(request.kind);
-        if request.moves_data() && !planned {
-            let mut problem = unsupported("an operation that moves data");
+        if !request.is_built()
+            || dry_run && request.moves_data() && !OperationPlan::is_planned(request.kind)
+        {
+            let mut problem = unsupported("this kind of operation");
             *problem = problem.hint(BUILT);
             return Err(problem);
         }

@@ -150,6 +150,12 @@ impl AdminBackend for Fixed {
         Err(Box::new(Problem::new(code::UNKNOWN_OPERATION, "no such id")))
     }
 
+    fn cancel_operation(&self, id: String) -> LocalBoxFuture<'_, Answered<OperationStatus>> {
+        let noted = self.note(format!("cancel {id}"));
+        let problem = Problem::new(code::NOT_CANCELLABLE, "it has ended");
+        Box::pin(async move { noted.and(Err(Box::new(problem))) })
+    }
+
     fn replica_read(&self, bucket: Bytes, key: Bytes) -> LocalBoxFuture<'_, Answered<ReplicaRead>> {
         let noted = self.note(format!("replica {bucket:?} {key:?}"));
         let read = ReplicaRead {
@@ -363,9 +369,13 @@ async fn operations() {
     let refused = bench.ask("POST", "/v1/operations", "", &nowhere).await;
     assert_eq!(refused.problem(), (400, "bad_request".into()));
     assert!(bench.calls().is_empty());
+    let back = bench.ask("DELETE", "/v1/operations/op-1", "", "").await;
+    assert_eq!(back.problem(), (409, "not_cancellable".into()));
+    assert_eq!(bench.calls(), ["cancel op-1"]);
     let moving = join.replace(",\"rebalance\":false", "");
-    for body in [moving.as_str(), r#"{"id":"a","kind":"double"}"#] {
-        let reply = bench.ask("POST", "/v1/operations", "", body).await;
+    let rebuild = format!(r#"{{"id":"a","kind":"rebuild","node":"{N1}"}}"#);
+    for target in ["/v1/operations", "/v1/operations?dryRun=true"] {
+        let reply = bench.ask("POST", target, "", &rebuild).await;
         assert_eq!(reply.problem(), (501, "unsupported_operation".into()));
     }
     let double = r#"{"id":"a","kind":"double"}"#;

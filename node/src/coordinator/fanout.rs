@@ -16,6 +16,7 @@ use super::plan::Plan;
 use super::request::{CoordinateError, Durability};
 use crate::peer::{Answer, Refusal, Reply, Request};
 use crate::planted::Bug;
+use crate::replica::Pass;
 
 /// What one owner said.
 pub type Said<T> = (NodeId, Result<T, Failure>);
@@ -43,6 +44,8 @@ pub enum Failure {
     DiskFull,
     /// It keeps as many stand-in copies as it may; nothing was applied.
     StandInsFull,
+    /// It knows a newer version of the partition's entry, of a document of this epoch; nothing was applied.
+    Stale(u64),
     /// It has too much in flight and asks for a pause of so many milliseconds; nothing was applied.
     Overloaded(u64),
 }
@@ -131,6 +134,34 @@ impl Coordinate {
         });
     }
 
+    /// Leave to work on this node's own copy under the version that was planned with.
+    ///
+    /// # Errors
+    /// [`Failure::Stale`].
+    pub(super) fn enter(&self, plan: &Plan) -> Result<Pass, Failure> {
+        let route = plan.route;
+        let entered = self.views.enter(route.partition, route.version, route.entry_hash);
+        entered.map_err(|other| Failure::Stale(other.epoch))
+    }
+
+    /// The plan once the document of an epoch is known here: for a request that met a newer version.
+    ///
+    /// # Errors
+    /// As [`Plan::new`]; or the document did not come in time.
+    pub(super) async fn newer(
+        &self,
+        plan: &Plan,
+        epoch: u64,
+        until: Instant,
+    ) -> Result<Rc<Plan>, CoordinateError> {
+        // The refusal is news to this node: whoever sent it holds the document, and gossip says so.
+        if !self.views.reach(epoch, until).await {
+            let reason = "a newer cluster document did not arrive in time".to_string();
+            return Err(CoordinateError::NotServing { reason });
+        }
+        Ok(Rc::new(plan.anew(self.views.load())?))
+    }
+
     /// Has a stand-in keep a set.
     pub fn send_stand_in(
         &self,
@@ -204,13 +235,15 @@ impl Coordinate {
         stored(self.call(plan, node, request, deadline).await?)
     }
 
-    async fn merge_here(
+    pub(super) async fn merge_here(
         &self,
         plan: &Plan,
         set: &SiblingSet,
         durability: Durability,
     ) -> Result<(), Failure> {
+        let pass = self.enter(plan)?;
         let merged = self.replica.merge(&plan.table_key, set.clone(), plan.stamp, durability).await;
+        drop(pass);
         let applied = merged.map_err(|e| Failure::NotApplied(e.to_string()))?;
         applied.durable.await.map_err(|e| Failure::Unknown(e.to_string()))
     }
@@ -222,6 +255,7 @@ impl Coordinate {
         let deadline = answers.deadline;
         answers.ask(node, async move {
             if node == plan.view.me {
+                let _pass = this.enter(&plan)?;
                 let read = this.replica.read(&plan.table_key).await;
                 return read.map(Held::Set).map_err(|e| Failure::NotApplied(e.to_string()));
             }
@@ -259,6 +293,7 @@ impl Coordinate {
             Ok(Reply::Refused(Refusal::Overloaded { retry_after_ms })) => {
                 Err(Failure::Overloaded(retry_after_ms))
             }
+            Ok(Reply::Refused(Refusal::StaleEntry { epoch, .. })) => Err(Failure::Stale(epoch)),
             Ok(Reply::Refused(why)) if why.not_applied() => {
                 tracing::debug!(%node, %why, "refused");
                 Err(Failure::NotApplied(why.to_string()))

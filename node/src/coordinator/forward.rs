@@ -153,6 +153,6 @@ async fn any(
             }
         }
     }
-    let all = failures.len() >= plan.owners.len();
+    let all = failures.len() >= plan.readers.len();
     Err(shared_cause(&failures, false).filter(|_| all).unwrap_or(last))
 }

@@ -11,11 +11,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kvasir_core::id::NodeId;
-use kvasir_core::quorum::{Level, Repair, Replies, Tally};
+use kvasir_core::quorum::{Level, Progress, Repair, Replies, Tally};
 use kvasir_core::version::{Digest, SiblingSet};
 use tokio::time::Instant;
 
-use super::fanout::{Answers, Held, shared_cause};
+use super::fanout::{Answers, Failure, Held, shared_cause};
 use super::hedge::{Figures, PATIENCE};
 use super::plan::Plan;
 use super::put::{late, reached};
@@ -60,7 +60,7 @@ pub(super) async fn at(
         showing: plan.showing(),
         token,
         agreed: read.agreed,
-        replicas: plan.owners.len() as u32,
+        replicas: plan.seats().len() as u32,
         now_ms: this.replica.now_ms(),
     })
 }
@@ -82,16 +82,42 @@ pub(super) async fn merged(
     deadline: Instant,
 ) -> Result<Read, CoordinateError> {
     this.learned.begin();
+    let mut plan = plan.clone();
+    loop {
+        match attempt(this, &plan, level, sloppy, deadline).await? {
+            Ok(read) => return Ok(read),
+            // Somebody knows a newer version of the entry: what was answered so far counts no more.
+            Err(Newer(epoch)) => plan = this.newer(&plan, epoch, deadline).await?,
+        }
+    }
+}
+
+/// A read met a newer version of the partition's entry, of the document of this epoch.
+struct Newer(u64);
+
+/// A read by one plan.
+async fn attempt(
+    this: &Coordinate,
+    plan: &Rc<Plan>,
+    level: Level,
+    sloppy: bool,
+    deadline: Instant,
+) -> Result<Result<Read, Newer>, CoordinateError> {
     for how in [How::Digests, How::Sets] {
-        let mut tally = plan.tally(level)?;
-        let mut seats = Seats::new(plan, sloppy, &mut tally)?;
+        let mut tally = plan.read_tally(level)?;
+        // Whoever reads needs no copy of its own: a node whose copy changes hands reads by the others.
+        let mut seats = Seats::new(plan, sloppy, plan.stores(), &mut tally)?;
         let held = gather(this, plan, (&mut tally, &mut seats), (level, how), deadline).await?;
+        let held = match held {
+            Ok(held) => held,
+            Err(newer) => return Ok(Err(newer)),
+        };
         // A set behind a digest that was counted may not come any more: then everyone is asked for sets.
         if let Some(found) = resolve(this, plan, held, deadline).await {
             return settle(this, plan, found, (level, &tally, &seats), deadline).await;
         }
     }
-    Err(late(&plan.tally(level)?, false))
+    Err(late(&plan.read_tally(level)?, false))
 }
 
 /// What the owners of a read are asked for.
@@ -155,14 +181,15 @@ async fn resolve(
 }
 
 /// Has owners that lack something of what was found merge it, before the answer where the level is a
-/// quorum.
+/// quorum: until as many slots hold it as a write would need, both owners of one that changes hands, so
+/// that a later read finds it by whichever version of the entry.
 async fn settle(
     this: &Coordinate,
     plan: &Rc<Plan>,
     Found { set, replies }: Found,
     (level, tally, seats): (Level, &Tally, &Seats),
     deadline: Instant,
-) -> Result<Read, CoordinateError> {
+) -> Result<Result<Read, Newer>, CoordinateError> {
     let Repair { mut lacking, mut agreeing } = replies.repair(digest_of(&set).as_ref());
     let agreed = agreeing.len() as u32;
     let mut again = plan.tally(level)?;
@@ -174,12 +201,26 @@ async fn settle(
     }
     lacking.retain(|node| seats.stands_in_for(*node).is_none());
     agreeing.retain(|node| seats.stands_in_for(*node).is_none());
+    let wait = tally.is_quorum();
+    for node in &agreeing {
+        again.ack(*node)?;
+    }
+    if wait && !set.context().is_empty() && again.progress() != Progress::Done {
+        let half = |node: &NodeId| plan.shares_slot(*node) && !agreeing.contains(node);
+        let halves = plan.owners.iter().map(|o| o.node).filter(half);
+        lacking.extend(halves.collect::<Vec<_>>());
+        lacking.sort_unstable();
+        lacking.dedup();
+    }
     if !lacking.is_empty() && !this.planted.leaves_it_to_trees() {
         lacking.iter().for_each(|_| Figures::count(&this.learned.figures.repairs));
-        let wait = tally.is_quorum();
-        repair(this, plan, &set, (&lacking, &agreeing), again, wait.then_some(deadline)).await?;
+        let until = wait.then_some(deadline);
+        let repaired = repair(this, plan, &set, (&lacking, &agreeing), again, until).await?;
+        if let Err(newer) = repaired {
+            return Ok(Err(newer));
+        }
     }
-    Ok(Read { set, agreed })
+    Ok(Ok(Read { set, agreed }))
 }
 
 /// The owners of one read: who is asked next, and for what.
@@ -246,17 +287,17 @@ async fn gather(
     (tally, seats): (&mut Tally, &mut Seats),
     (level, how): (Level, How),
     deadline: Instant,
-) -> Result<Vec<(NodeId, Held)>, CoordinateError> {
+) -> Result<Result<Vec<(NodeId, Held)>, Newer>, CoordinateError> {
     let mut answers: Answers<Held> = Answers::until(deadline);
     let waiting = this.learned.order(plan).into_iter();
     let mut asking = Asking { this, plan, how, waiting, asked: Vec::new(), whole: None };
     // Own data center first is right for every level but the one that needs them all.
     let everyone = level == Level::EachQuorum;
-    let first = if everyone { plan.owners.len() } else { tally.required() as usize };
+    let first = if everyone { plan.readers.len() } else { tally.required() as usize };
     for _ in 0..first {
         asking.next(&answers);
     }
-    if !plan.owns() {
+    if !plan.stores() {
         this.send_stand_in_read(plan, plan.view.me, &answers);
     }
     let begun = Instant::now();
@@ -267,7 +308,7 @@ async fn gather(
             this.send_stand_in_read(plan, node, &answers);
         }
         match reached(tally, false) {
-            Ok(true) => return Ok(held),
+            Ok(true) => return Ok(Ok(held)),
             Ok(false) => {}
             Err(error) => return Err(shared_cause(&failures, false).unwrap_or(error)),
         }
@@ -277,6 +318,7 @@ async fn gather(
                 tally.ack(node)?;
                 held.push((node, found));
             }
+            Some((_, Err(Failure::Stale(epoch)))) => return Ok(Err(Newer(epoch))),
             Some((node, Err(why))) => {
                 tally.fail(node)?;
                 seats.failed(node, &why);
@@ -312,17 +354,14 @@ async fn repair(
     (lacking, agreeing): (&[NodeId], &[NodeId]),
     mut tally: Tally,
     wait: Option<Instant>,
-) -> Result<(), CoordinateError> {
+) -> Result<Result<(), Newer>, CoordinateError> {
     let merged = Rc::new(set.clone());
     let background = Instant::now() + Duration::from_secs(2);
     let mut answers: Answers<()> = Answers::until(wait.unwrap_or(background));
     for node in lacking {
         this.send_merge(plan, *node, &merged, Durability::Group, &answers);
     }
-    let Some(deadline) = wait else { return Ok(()) };
-    for node in agreeing {
-        tally.ack(*node)?;
-    }
+    let Some(deadline) = wait else { return Ok(Ok(())) };
     // Owners that did not take part in the read may take part in the repair.
     let mut spare = plan
         .owners
@@ -333,7 +372,7 @@ async fn repair(
     let mut hurried = false;
     loop {
         if reached(&tally, false)? {
-            return Ok(());
+            return Ok(Ok(()));
         }
         let until = if hurried { deadline } else { deadline.min(patience) };
         match answers.next(until).await {
@@ -347,6 +386,7 @@ async fn repair(
                     this.send_merge(plan, node, &merged, Durability::Group, &answers);
                 }
             }
+            Some((_, Err(Failure::Stale(epoch)))) => return Ok(Err(Newer(epoch))),
             Some((node, Err(_))) => {
                 tally.fail(node)?;
                 if let Some(next) = spare.next() {

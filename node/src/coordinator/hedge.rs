@@ -73,15 +73,17 @@ impl Learned {
         self.speeds.borrow_mut().note(node, took_us, self.now_ms());
     }
 
-    /// The owners in the order in which they are asked: as the plan has them, but slow ones later.
+    /// The readers in the order in which they are asked: as the plan has them, but slow ones later, and
+    /// last a copy that changes hands, since what it tells has to be stored at its successor too.
     pub(super) fn order(&self, plan: &Plan) -> Vec<NodeId> {
         self.forget_strangers(plan);
         let (now_ms, speeds, view) = (self.now_ms(), self.speeds.borrow(), &plan.view);
-        let mut owners: Vec<_> = plan.owners.iter().collect();
+        let mut owners: Vec<_> = plan.readers.iter().collect();
         owners.sort_by_cached_key(|owner| {
             let node = owner.node;
             let away = owner.datacenter != view.datacenter;
-            (node != view.me, away, view.rank(node), speeds.class(node, now_ms))
+            let (rank, class) = (view.rank(node), speeds.class(node, now_ms));
+            (plan.shares_slot(node), node != view.me, away, rank, class)
         });
         owners.into_iter().map(|owner| owner.node).collect()
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use kvasir_core::handoff::Bench;
 use kvasir_core::id::NodeId;
 use kvasir_core::quorum::{Level, LevelError, Tally};
-use kvasir_core::ring::{BucketSettings, Mode, Owner, Partition};
+use kvasir_core::ring::{BucketSettings, Mode, Owner, Partition, Seat};
 use kvasir_core::version::{Actor, Context, Token};
 use kvasir_storage::key::TableKey;
 
@@ -33,8 +33,10 @@ pub struct Plan {
     pub route: Route,
     /// With what the data of this request is stamped: the generation from before any was read or minted.
     pub stamp: u64,
-    /// The replicas: this node first if it is one, then by liveness, own data center first.
+    /// Who stores writes: this node first if it does, then by liveness, own data center first.
     pub owners: Vec<Owner>,
+    /// Who answers reads, in the same order: one for each slot that can count.
+    pub readers: Vec<Owner>,
     /// The bucket's settings.
     pub settings: BucketSettings,
 }
@@ -64,7 +66,7 @@ impl Plan {
         // One order for all partitions, another one for each node that asks: few nodes are asked by each,
         // and not the same ones by all.
         let me = plan.view.me;
-        plan.owners.sort_by_key(|o| {
+        plan.readers.sort_by_key(|o| {
             let (away, rank) = (o.datacenter != plan.view.datacenter, plan.view.rank(o.node));
             (o.node != me, away, rank, o.node < me, o.node)
         });
@@ -86,16 +88,43 @@ impl Plan {
                 reason: "the cluster document names no owner of this key".to_string(),
             })?;
         let mut owners = ring.owners(partition).to_vec();
-        // A stable sort keeps the document's order among equals.
-        owners.sort_by_key(|o| {
-            (o.node != view.me, o.datacenter != view.datacenter, view.rank(o.node))
-        });
+        let seats = ring.seats(partition).iter();
+        let reader = |seat: &Seat| {
+            seat.reader.map(|node| Owner { node, datacenter: seat.datacenter.clone() })
+        };
+        let mut readers: Vec<Owner> = seats.filter_map(reader).collect();
+        for list in [&mut owners, &mut readers] {
+            // A stable sort keeps the document's order among equals.
+            list.sort_by_key(|o| {
+                (o.node != view.me, o.datacenter != view.datacenter, view.rank(o.node))
+            });
+        }
         let route = Route { partition, version, entry_hash };
         let settings = ring.document().settings(bucket).clone();
         let table_key = TableKey::new(hash, bucket, key);
         let (bucket, key) = (bucket.clone(), key.clone());
         let stamp = view.generation;
-        Ok(Self { stamp, view, formed, bucket, key, hash, table_key, route, owners, settings })
+        Ok(Self {
+            stamp,
+            view,
+            formed,
+            bucket,
+            key,
+            hash,
+            table_key,
+            route,
+            owners,
+            readers,
+            settings,
+        })
+    }
+
+    /// The same request, planned by what is known now.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn anew(&self, view: Arc<View>) -> Result<Self, CoordinateError> {
+        Self::new(view, &self.bucket, &self.key)
     }
 
     /// The hash of a key of the bucket.
@@ -124,19 +153,51 @@ impl Plan {
         Bench::new(&self.formed.ring, partition, |node| self.view.rank(node) == 0)
     }
 
-    /// Whether this node holds a copy of the key.
+    /// Whether this node holds a copy of the key that answers reads: then it coordinates.
     pub fn owns(&self) -> bool {
+        self.readers.iter().any(|o| o.node == self.view.me)
+    }
+
+    /// Whether this node stores writes of the key, be it read or not.
+    pub fn stores(&self) -> bool {
         self.owners.iter().any(|o| o.node == self.view.me)
     }
 
-    /// An empty tally over the owners.
+    /// What counts once each.
+    pub fn seats(&self) -> &[Seat] {
+        self.formed.ring.seats(self.route.partition)
+    }
+
+    /// The first of the owners that share a slot with this one: they count as one.
+    pub fn slot_of(&self, owner: NodeId) -> NodeId {
+        let seat = self.seats().iter().find(|seat| seat.writers.contains(&owner));
+        seat.and_then(|seat| seat.writers.first().copied()).unwrap_or(owner)
+    }
+
+    /// Whether a copy shares its slot with another, or counts alone.
+    pub fn shares_slot(&self, owner: NodeId) -> bool {
+        self.seats().iter().any(|seat| seat.writers.len() > 1 && seat.writers.contains(&owner))
+    }
+
+    /// An empty tally of who stored, slot by slot.
     ///
     /// # Errors
     /// The level cannot be met by them.
     pub fn tally(&self, level: Level) -> Result<Tally, LevelError> {
-        let replicas: Vec<(NodeId, &str)> =
-            self.owners.iter().map(|o| (o.node, o.datacenter.as_str())).collect();
-        Tally::new(level, &replicas, &self.view.datacenter)
+        let slots: Vec<(Vec<NodeId>, &str)> =
+            self.seats().iter().map(|s| (s.writers.clone(), s.datacenter.as_str())).collect();
+        Tally::over(level, &slots, &self.view.datacenter)
+    }
+
+    /// An empty tally of who was read, slot by slot.
+    ///
+    /// # Errors
+    /// The level cannot be met by them.
+    pub fn read_tally(&self, level: Level) -> Result<Tally, LevelError> {
+        let reader = |seat: &Seat| seat.reader.into_iter().collect();
+        let slots: Vec<(Vec<NodeId>, &str)> =
+            self.seats().iter().map(|s| (reader(s), s.datacenter.as_str())).collect();
+        Tally::over(level, &slots, &self.view.datacenter)
     }
 
     /// What the client has seen.

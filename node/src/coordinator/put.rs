@@ -15,6 +15,7 @@ use std::sync::Arc;
 use kvasir_core::id::NodeId;
 use kvasir_core::quorum::{Level, Progress, Tally};
 use kvasir_core::version::{Dot, Outranked, Payload, SiblingSet, Stamp};
+use kvasir_storage::Applied;
 use tokio::time::Instant;
 
 use super::Coordinate;
@@ -26,7 +27,7 @@ use super::request::{Acks, CoordinateError, Durability, GetOutcome, PutOutcome, 
 use super::seats::{LOOK, Seats};
 use super::wire::mismatch;
 use crate::planted::{Bug, Planted};
-use crate::replica::{Order, View};
+use crate::replica::{Minted, Order, View};
 
 /// Most rounds of one write. Two end every claim from before it; the others are for replicas that took
 /// no part in the first ones.
@@ -83,7 +84,7 @@ pub(super) async fn at(
             set: written.set,
             showing: plan.showing(),
             agreed: (written.acks.owners.len() + written.acks.standins.len()) as u32,
-            replicas: plan.owners.len() as u32,
+            replicas: plan.seats().len() as u32,
             now_ms: this.replica.now_ms(),
         }),
         false => None,
@@ -147,7 +148,8 @@ fn unknown(error: CoordinateError, acks: &Acks) -> CoordinateError {
 }
 
 /// Mints on this node, sends the delta to the other owners, and waits for the level, with stand-ins in the
-/// seats of owners that are down.
+/// seats of owners that are down. Where somebody knows a newer version of the partition's entry, the same
+/// delta is sent again to the owners that it names, and counted anew.
 async fn round(
     this: &Coordinate,
     plan: &Rc<Plan>,
@@ -156,46 +158,100 @@ async fn round(
     durability: Durability,
     deadline: Instant,
 ) -> Result<(Written, Stored), CoordinateError> {
-    let mut tally = plan.tally(level)?;
-    let mut seats = Seats::new(plan, sloppy, &mut tally)?;
-    let mint = async {
-        match plan.owns() {
-            true => this.replica.mint(&plan.table_key, order, durability).await,
-            false => this.standins.mint(&plan.table_key, order, durability).await,
+    let mut plan = plan.clone();
+    // From here to the mint nothing is stored: a plan that is overtaken is made anew.
+    let (mut counting, applied) = loop {
+        let mut tally = plan.tally(level)?;
+        let seats = Seats::new(&plan, sloppy, false, &mut tally)?;
+        match mint(this, &plan, &order, durability, (&tally, deadline)).await? {
+            Ok(applied) => break ((tally, seats), applied),
+            Err(epoch) => plan = this.newer(&plan, epoch, deadline).await?,
         }
     };
-    let applied = match tokio::time::timeout_at(deadline, mint).await {
-        Ok(minted) => minted?,
-        // The read of the old record is still under way: whether it will be minted is not known.
-        Err(_) => return Err(late(&tally, true)),
-    };
-    let answers: Answers<Stored> = Answers::until(deadline);
-    let (dot, delta) = (applied.out.dot, Rc::new(applied.out.delta));
-    answers.ask(plan.view.me, async move {
-        applied.durable.await.map(|()| None).map_err(|e| Failure::Unknown(e.to_string()))
-    });
-    for owner in plan.owners.iter().filter(|o| o.node != plan.view.me) {
-        this.send_write(plan, owner.node, &delta, durability, &answers);
+    let (dot, set, delta) = (applied.out.dot, applied.out.set, Rc::new(applied.out.delta));
+    let mut durable = Some(applied.durable);
+    loop {
+        let answers: Answers<Stored> = Answers::until(deadline);
+        let me = plan.view.me;
+        match durable.take() {
+            Some(durable) => answers.ask(me, async move {
+                durable.await.map(|()| None).map_err(|e| Failure::Unknown(e.to_string()))
+            }),
+            None if plan.stores() => {
+                let (this, plan, delta) = (this.clone(), plan.clone(), delta.clone());
+                answers.ask(me, async move {
+                    this.merge_here(&plan, &delta, durability).await.map(|()| None)
+                });
+            }
+            None => {}
+        }
+        for owner in plan.owners.iter().filter(|o| o.node != me) {
+            this.send_write(&plan, owner.node, &delta, durability, &answers);
+        }
+        let call = |node, answers: &Answers<Stored>| {
+            this.send_stand_in(&plan, node, &delta, durability, answers);
+        };
+        let outside = (call, || this.views.load(), this.planted);
+        let (tally, seats) = (&mut counting.0, &mut counting.1);
+        let epoch = match collect(tally, seats, answers, deadline, outside).await? {
+            Ok(above) => {
+                let owners = tally.owner_acks().collect();
+                let standins = tally.stand_in_acks().collect();
+                let acks = Acks { owners, standins, durability };
+                return Ok((Written { dot, set, acks }, above));
+            }
+            Err(epoch) => epoch,
+        };
+        // The value is stored here by now, whatever becomes of the request.
+        plan = this.newer(&plan, epoch, deadline).await.map_err(|_| late(&counting.0, true))?;
+        let mut tally = plan.tally(level)?;
+        let seats = Seats::new(&plan, sloppy, true, &mut tally)?;
+        counting = (tally, seats);
     }
-    let call = |node, answers: &Answers<Stored>| {
-        this.send_stand_in(plan, node, &delta, durability, answers);
-    };
-    let outside = (call, || this.views.load(), this.planted);
-    let above = collect(&mut tally, &mut seats, answers, deadline, outside).await?;
-    let (owners, standins) = (tally.owner_acks().collect(), tally.stand_in_acks().collect());
-    let acks = Acks { owners, standins, durability };
-    Ok((Written { dot, set: applied.out.set, acks }, above))
 }
 
-/// Waits for the level, calling upon stand-ins where it needs them, and tells what those that were counted
-/// hold above the write. The value is in this node's log by now, so no failure here is "not stored".
+/// Mints the write on this node, under the version that was planned with; or says the epoch of the
+/// newer document.
+async fn mint(
+    this: &Coordinate,
+    plan: &Plan,
+    order: &Order,
+    durability: Durability,
+    (tally, deadline): (&Tally, Instant),
+) -> Result<Result<Applied<Minted>, u64>, CoordinateError> {
+    let key = &plan.table_key;
+    let minting = async {
+        match plan.owns() {
+            true => {
+                let pass = match this.enter(plan) {
+                    Ok(pass) => pass,
+                    Err(Failure::Stale(epoch)) => return Ok(Err(epoch)),
+                    Err(_) => return Ok(Err(0)),
+                };
+                let minted = this.replica.mint(key, order.clone(), durability).await;
+                drop(pass);
+                minted.map(Ok)
+            }
+            false => this.standins.mint(key, order.clone(), durability).await.map(Ok),
+        }
+    };
+    match tokio::time::timeout_at(deadline, minting).await {
+        Ok(minted) => Ok(minted?),
+        // The read of the old record is still under way: whether it will be minted is not known.
+        Err(_) => Err(late(tally, true)),
+    }
+}
+
+/// Waits for the level, calling upon stand-ins where it needs them. Says what those that were counted hold
+/// above the write; or the epoch of a newer document, when an owner knows one before the level is
+/// reached. The value is in this node's log by now, so no failure here is "not stored".
 async fn collect(
     tally: &mut Tally,
     seats: &mut Seats,
     mut answers: Answers<Stored>,
     deadline: Instant,
     (call, view, planted): (impl Fn(NodeId, &Answers<Stored>), impl Fn() -> Arc<View>, Planted),
-) -> Result<Stored, CoordinateError> {
+) -> Result<Result<Stored, u64>, CoordinateError> {
     let (mut above, mut failures) = (None::<Outranked>, Vec::new());
     let mut next_look = Instant::now() + LOOK;
     loop {
@@ -203,7 +259,7 @@ async fn collect(
             call(node, &answers);
         }
         match reached(tally, true) {
-            Ok(true) => return Ok(above),
+            Ok(true) => return Ok(Ok(above)),
             Ok(false) => {}
             Err(error) => return Err(shared_cause(&failures, true).unwrap_or(error)),
         }
@@ -221,6 +277,7 @@ async fn collect(
                 }
                 tally.ack(node)?;
             }
+            Some((_, Err(Failure::Stale(epoch)))) => return Ok(Err(epoch)),
             Some((node, Err(why))) => {
                 tally.fail(node)?;
                 seats.failed(node, &why);
@@ -240,7 +297,7 @@ async fn collect(
 /// # Errors
 /// It no longer can be.
 pub(super) fn reached(tally: &Tally, may_be_stored: bool) -> Result<bool, CoordinateError> {
-    let (acks, required) = (tally.acks().len() as u32, tally.required());
+    let (acks, required) = (tally.counted(), tally.required());
     match tally.progress() {
         Progress::Done => Ok(true),
         Progress::NeedMore => Ok(false),
@@ -252,7 +309,7 @@ pub(super) fn reached(tally: &Tally, may_be_stored: bool) -> Result<bool, Coordi
 
 /// The deadline passed.
 pub(super) fn late(tally: &Tally, may_be_stored: bool) -> CoordinateError {
-    let (acks, required) = (tally.acks().len() as u32, tally.required());
+    let (acks, required) = (tally.counted(), tally.required());
     CoordinateError::Deadline { acks, required, may_be_stored }
 }
 
@@ -260,12 +317,10 @@ pub(super) fn late(tally: &Tally, may_be_stored: bool) -> CoordinateError {
 mod tests {
     use std::time::Duration;
 
-    use kvasir_core::quorum::Level;
-
     use super::*;
 
     /// One owner acknowledges, the other two fail with the given reasons.
-    async fn collected(reasons: [Failure; 2]) -> Result<Stored, CoordinateError> {
+    async fn collected(reasons: [Failure; 2]) -> Result<Result<Stored, u64>, CoordinateError> {
         let owners = [1, 2, 3].map(|n| (NodeId::from_bytes([n; 16]), "a"));
         let mut tally = Tally::new(Level::Quorum, &owners, "a").unwrap();
         let deadline = Instant::now() + Duration::from_secs(1);
@@ -308,6 +363,8 @@ mod tests {
                     mixed,
                     Err(CoordinateError::QuorumNotReached { acks: 1, may_be_stored: true, .. })
                 ));
+                let newer = collected([Failure::Stale(7), Failure::DiskFull]).await;
+                assert_eq!(newer, Ok(Err(7)), "an owner knows a newer version");
             })
             .await;
     }

@@ -26,7 +26,9 @@ pub(super) struct Seats {
     /// Absent where the request is strict.
     bench: Option<Bench>,
     owners: Vec<Owner>,
-    /// Owners given up for whom nobody stands in now.
+    /// Owner -> the first owner of its slot.
+    slots: BTreeMap<NodeId, NodeId>,
+    /// First owners of slots given up for whom nobody stands in now.
     open: Vec<NodeId>,
     /// Stand-in -> owner.
     seated: BTreeMap<NodeId, NodeId>,
@@ -36,7 +38,13 @@ impl Seats {
     /// Nobody may stand in.
     #[cfg(test)]
     pub fn strict() -> Self {
-        Self { bench: None, owners: Vec::new(), open: Vec::new(), seated: BTreeMap::new() }
+        Self {
+            bench: None,
+            owners: Vec::new(),
+            slots: BTreeMap::new(),
+            open: Vec::new(),
+            seated: BTreeMap::new(),
+        }
     }
 
     /// Nobody stands in yet. This node may be called upon like any other.
@@ -44,17 +52,34 @@ impl Seats {
         Self {
             bench: sloppy.then(|| plan.bench()),
             owners: plan.owners.clone(),
+            slots: plan.owners.iter().map(|o| (o.node, plan.slot_of(o.node))).collect(),
             open: Vec::new(),
             seated: BTreeMap::new(),
         }
     }
 
-    /// Nobody stands in yet, but this node where it coordinates without being an owner.
+    /// Nobody stands in yet, but this node where it coordinates without being an owner; and not even
+    /// this node if what it sends was `minted` under an older version of the entry.
     ///
     /// # Errors
     /// This node can stand in for none of the owners.
-    pub fn new(plan: &Plan, sloppy: bool, tally: &mut Tally) -> Result<Self, CoordinateError> {
+    pub fn new(
+        plan: &Plan,
+        sloppy: bool,
+        minted: bool,
+        tally: &mut Tally,
+    ) -> Result<Self, CoordinateError> {
         let mut seats = Self::open(plan, sloppy);
+        if minted {
+            if let Some(bench) = &mut seats.bench {
+                bench.remove(plan.view.me);
+            }
+            return Ok(seats);
+        }
+        if plan.stores() && !plan.owns() {
+            let reason = "this node's copy of the key changes hands: ask its other owners";
+            return Err(CoordinateError::NotServing { reason: reason.to_string() });
+        }
         if !plan.owns() {
             let me = plan.view.me;
             let place = plan.owners.iter().find(|o| o.datacenter == plan.view.datacenter);
@@ -73,6 +98,7 @@ impl Seats {
     /// A node answered that it will not, or did not answer: its seat is free if somebody may take it.
     pub fn failed(&mut self, node: NodeId, why: &Failure) {
         let owner = self.seated.remove(&node).unwrap_or(node);
+        let owner = self.slots.get(&owner).copied().unwrap_or(owner);
         let replaceable =
             matches!(why, Failure::NotApplied(_) | Failure::Unknown(_) | Failure::StandInsFull);
         let taken =

@@ -101,13 +101,13 @@ impl Sweep<'_> {
         rows: usize,
     ) -> Result<Found, CoordinateError> {
         let deadline = self.request.deadline;
-        let mut tally = plan.tally(self.level)?;
+        let mut tally = plan.read_tally(self.level)?;
         let mut seats = Seats::open(plan, self.sloppy);
         let mut answers: Answers<Seen> = Answers::until(deadline);
         let waiting = self.this.learned.order(plan).into_iter();
         let mut asking = Asking { sweep: self, plan, from, rows, waiting, whole: None };
         let everyone = self.level == Level::EachQuorum;
-        let first = if everyone { plan.owners.len() } else { tally.required() as usize };
+        let first = if everyone { plan.readers.len() } else { tally.required() as usize };
         (0..first).for_each(|_| asking.next(&answers));
         let (mut seen, mut failures) = (Vec::new(), Vec::new());
         let (mut hurried, mut wake) = (false, Instant::now() + PATIENCE);
@@ -236,6 +236,8 @@ impl Coordinate {
         let (from, values, partition) = (scan.from.clone(), scan.values, plan.route.partition);
         let scanned = if node == plan.view.me {
             let scanned = self.scan_here(scan, partition, deadline).await;
+            // A fence does not wait for a page: it counts if no newer version came meanwhile.
+            self.enter(plan)?;
             scanned.map_err(|e| failed(e.to_string()))?
         } else {
             match self.call(plan, node, Request::Scan(scan), deadline).await? {

@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use kvasir_core::limits::{BUCKET_MAX_BYTES, KEY_MAX_BYTES};
 use kvasir_core::list::Place;
-use kvasir_core::ring::Durability;
+use kvasir_core::ring::{Durability, Partition};
 use kvasir_core::version::{Dot, Stamp};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -88,6 +88,17 @@ pub enum Request {
     Repair(Bytes),
     /// A message of reclaim between owners of one partition (`kvasir_core::reclaim`).
     Reclaim(Bytes),
+    /// Give a piece of your copy of a partition that moves to the asker, from a key on.
+    CopyRange {
+        /// Which partition.
+        partition: Partition,
+        /// The epoch in which the asker's tenure began.
+        since: u64,
+        /// Encoded table key to go on at; none for the beginning.
+        from: Option<Bytes>,
+    },
+    /// Say what you did for the moves of partitions.
+    MoveReport,
 }
 
 /// What a list asks of one replica. The frame's route names the partition.
@@ -152,6 +163,15 @@ pub enum Reply {
     },
     /// The answer to [`Request::Repair`].
     Repair(Bytes),
+    /// A piece of a partition's copy.
+    Piece {
+        /// Encoded table keys with their sets, in key order.
+        entries: Vec<(Bytes, Bytes)>,
+        /// Where the next piece begins; none behind the last.
+        next: Option<Bytes>,
+    },
+    /// The answer to [`Request::MoveReport`] (`kvasir_core::ring::driver::Report`).
+    MoveReport(Bytes),
 }
 
 /// Why a node did not do what was asked. Nothing was applied, except where the variant says so.
@@ -263,7 +283,9 @@ impl Request {
     /// Which connection it travels on: what keeps the cluster together never queues behind data.
     pub fn class(&self) -> Class {
         match self {
-            Self::Gossip(_) | Self::Ballot(_) | Self::FetchDocument { .. } => Class::Control,
+            Self::Gossip(_) | Self::Ballot(_) | Self::FetchDocument { .. } | Self::MoveReport => {
+                Class::Control
+            }
             Self::Apply { .. }
             | Self::Read { .. }
             | Self::ReadDigest { .. }
@@ -272,6 +294,7 @@ impl Request {
             | Self::ReadStandIn { .. }
             | Self::CoordinateAsStandIn(_)
             | Self::HandBack { .. }
+            | Self::CopyRange { .. }
             | Self::Scan(_)
             | Self::Repair(_)
             | Self::Reclaim(_) => Class::Data,
@@ -295,6 +318,8 @@ impl Request {
             Self::Scan(_) => "scan",
             Self::Repair(_) => "repair",
             Self::Reclaim(_) => "reclaim",
+            Self::CopyRange { .. } => "copy_range",
+            Self::MoveReport => "move_report",
         }
     }
 
@@ -324,6 +349,8 @@ impl Request {
             | Self::Ballot(_)
             | Self::FetchDocument { .. }
             | Self::Coordinate(_)
+            | Self::CopyRange { .. }
+            | Self::MoveReport
             | Self::CoordinateAsStandIn(_)
             | Self::Repair(_)
             | Self::Reclaim(_) => {}
@@ -347,6 +374,8 @@ impl Reply {
             Self::Scanned(_) => "scanned",
             Self::Outranked { .. } => "outranked",
             Self::Repair(_) => "repair",
+            Self::Piece { .. } => "piece",
+            Self::MoveReport(_) => "move_report",
         }
     }
 
@@ -439,6 +468,8 @@ mod tests {
             Request::Coordinate(Bytes::new()),
             Request::CoordinateAsStandIn(Bytes::new()),
             Request::Repair(Bytes::from_static(b"r")),
+            Request::CopyRange { partition: Partition { k: 4, index: 3 }, since: 9, from: None },
+            Request::MoveReport,
             Request::HandBack {
                 bucket: Bytes::from_static(b"b"),
                 key: Bytes::from_static(b"k"),
@@ -460,6 +491,10 @@ mod tests {
                 stamp: Stamp(4),
             },
             Reply::Repair(Bytes::from_static(b"r")),
+            Reply::Piece {
+                entries: vec![(Bytes::from_static(b"key"), Bytes::from_static(b"set"))],
+                next: Some(Bytes::from_static(b"next")),
+            },
             Reply::Refused(Refusal::StandInsFull),
             Reply::Digest(Some([7; 16])),
             Reply::Refused(Refusal::StaleEntry { epoch: 3, document: None }),

@@ -2,16 +2,26 @@
 //!
 //! Written by the control tasks, read by every worker without a lock. Liveness steers requests,
 //! never ownership (DESIGN section 5).
+//!
+//! It is also the gate of every partition: whoever works on the local copy enters under a version of
+//! the partition's entry and holds a [`Pass`] from before that version is checked until the change is
+//! visible. A newer document shuts out older versions at once; it is *fenced* when nobody is inside
+//! any more who entered under an older one ([`Views::fenced`]). The counter is raised before the
+//! newest document is looked at again, and the newest document is stored before the counter is read,
+//! with full fences between: either the one who enters sees the newer document, or the fence sees him.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use kvasir_core::gossip::Status;
 use kvasir_core::id::NodeId;
 use kvasir_core::reclaim::Report;
-use kvasir_core::ring::{Ring, Sealed};
+use kvasir_core::ring::{Partition, Ring, Sealed};
 use kvasir_core::version::TokenKey;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// A member as seen from here.
 #[derive(Debug, Clone)]
@@ -33,13 +43,15 @@ pub struct Formed {
     pub ring: Ring,
     /// Signs and checks tokens.
     pub token_key: TokenKey,
+    /// How many work on local copies who entered under this document.
+    inside: AtomicU64,
 }
 
 impl Formed {
     /// Prepares a chosen document for requests.
     pub fn new(document: Sealed) -> Self {
         let token_key = TokenKey(document.token_secret.0);
-        Self { ring: Ring::new(document), token_key }
+        Self { ring: Ring::new(document), token_key, inside: AtomicU64::new(0) }
     }
 }
 
@@ -74,6 +86,11 @@ impl View {
         }
     }
 
+    /// Epoch of the newest document here; 0 without one.
+    pub fn epoch(&self) -> u64 {
+        self.formed.as_ref().map_or(0, |formed| formed.ring.epoch())
+    }
+
     /// Where a member listens for peers, unless it is known to be down.
     pub fn reachable(&self, node: NodeId) -> Option<&str> {
         let member = self.members.get(&node)?;
@@ -90,23 +107,177 @@ impl View {
     }
 }
 
+/// Leave to work on a local copy under one version of its partition's entry; ends when dropped.
+#[derive(Debug)]
+pub struct Pass(Arc<Formed>);
+
+impl Pass {
+    fn enter(formed: &Arc<Formed>) -> Self {
+        formed.inside.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        Self(formed.clone())
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.0.inside.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The partition's entry is not at that version here. Nothing was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OtherVersion {
+    /// Epoch of the newest document here.
+    pub epoch: u64,
+}
+
 /// The current view, shared by all threads of a node.
 #[derive(Debug)]
-pub struct Views(ArcSwap<View>);
+pub struct Views {
+    now: ArcSwap<View>,
+    epoch: watch::Sender<u64>,
+    /// Documents before the newest under which somebody may still be inside.
+    before: Mutex<Vec<Arc<Formed>>>,
+}
 
 impl Views {
     /// Starts with a view.
     pub fn new(view: View) -> Self {
-        Self(ArcSwap::from_pointee(view))
+        let epoch = watch::Sender::new(view.epoch());
+        Self { now: ArcSwap::from_pointee(view), epoch, before: Mutex::default() }
     }
 
     /// The newest view; stays valid while it is held.
     pub fn load(&self) -> Arc<View> {
-        self.0.load_full()
+        self.now.load_full()
     }
 
     /// Replaces the view. Only the control tasks call this.
     pub fn store(&self, view: View) {
-        self.0.store(Arc::new(view));
+        let epoch = view.epoch();
+        let formed = view.formed.clone();
+        let old = self.now.swap(Arc::new(view));
+        let same = |other: &Arc<Formed>| formed.as_ref().is_some_and(|now| Arc::ptr_eq(now, other));
+        if let Some(old) = old.formed.clone().filter(|old| !same(old)) {
+            self.before.lock().unwrap_or_else(PoisonError::into_inner).push(old);
+        }
+        self.epoch.send_if_modified(|known| std::mem::replace(known, epoch) != epoch);
+    }
+
+    /// Waits until the document of this epoch or a newer one is in force here. False: it is not yet.
+    pub async fn reach(&self, epoch: u64, until: Instant) -> bool {
+        let mut told = self.epoch.subscribe();
+        let reached = told.wait_for(|now| *now >= epoch);
+        matches!(tokio::time::timeout_at(until, reached).await, Ok(Ok(_)))
+    }
+
+    /// Leave to work on the local copy of a partition whose entry has this version and hash.
+    ///
+    /// # Errors
+    /// [`OtherVersion`].
+    pub fn enter(
+        &self,
+        partition: Partition,
+        version: u64,
+        entry_hash: u64,
+    ) -> Result<Pass, OtherVersion> {
+        loop {
+            let view = self.now.load();
+            let formed = view.formed.as_ref().ok_or(OtherVersion { epoch: 0 })?;
+            if formed.ring.version(partition) != Some((version, entry_hash)) {
+                return Err(OtherVersion { epoch: formed.ring.epoch() });
+            }
+            let pass = Pass::enter(formed);
+            let now = self.now.load();
+            if now.formed.as_ref().is_some_and(|now| Arc::ptr_eq(now, formed)) {
+                return Ok(pass);
+            }
+        }
+    }
+
+    /// The newest epoch whose versions are fenced here: nobody is inside who entered under an older
+    /// document, and nobody can enter under one. 0 without a document.
+    pub fn fenced(&self) -> u64 {
+        let newest = self.now.load().epoch();
+        fence(Ordering::SeqCst);
+        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        before.retain(|old| old.inside.load(Ordering::SeqCst) > 0);
+        before.iter().map(|old| old.ring.epoch()).min().unwrap_or(newest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvasir_core::id::ClusterId;
+    use kvasir_core::ring::{
+        BucketSettings, Document, Member as Place, MemberState, NewCluster, TokenSecret,
+    };
+
+    fn first() -> Document {
+        let place = Place {
+            machine: "m".into(),
+            rack: String::new(),
+            zone: String::new(),
+            datacenter: "dc1".into(),
+            weight: 1,
+            state: MemberState::Active,
+        };
+        let new = NewCluster {
+            cluster_id: ClusterId::from_bytes([1; 16]),
+            cluster_name: "test".into(),
+            seed: 1,
+            token_secret: TokenSecret([1; 32]),
+            partition_bits: 1,
+            members: BTreeMap::from([(NodeId::from_bytes([1; 16]), place)]),
+            replication: BTreeMap::from([("dc1".into(), 1)]),
+            defaults: BucketSettings::default(),
+        };
+        Document::first(new).expect("one machine is enough for one copy").0
+    }
+
+    fn view(document: &Document) -> View {
+        let formed = Some(Arc::new(Formed::new(Sealed::new(document.clone()))));
+        View { formed, ..View::blank(NodeId::from_bytes([1; 16]), "dc1") }
+    }
+
+    fn version(document: &Document, index: u32) -> (Partition, u64, u64) {
+        let entry = &document.table[index as usize];
+        (Partition { k: 1, index }, entry.version, entry.entry_hash())
+    }
+
+    #[test]
+    fn a_newer_version_shuts_out_older_ones_and_is_fenced_once_they_left() {
+        let document = first();
+        let views = Views::new(view(&document));
+        let [(one, v, h), (other, w, i)] = [version(&document, 0), version(&document, 1)];
+        let inside = views.enter(one, v, h).unwrap();
+        assert_eq!(views.fenced(), 1);
+        let mut child = document.child();
+        child.table[0].version = 2;
+        views.store(view(&child));
+        assert_eq!(views.enter(one, v, h).unwrap_err(), OtherVersion { epoch: 2 });
+        assert!(views.enter(other, w, i).is_ok(), "an entry that did not change goes on");
+        assert_eq!(views.fenced(), 1, "somebody is still inside");
+        drop(inside);
+        assert_eq!(views.fenced(), 2);
+        // The same document again, with another member list, is no newer one.
+        let again = View::clone(&views.load());
+        views.store(again);
+        assert_eq!(views.fenced(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_an_epoch_is_told_when_it_is_there() {
+        let document = first();
+        let views = Arc::new(Views::new(View::blank(NodeId::from_bytes([1; 16]), "dc1")));
+        let soon = || Instant::now() + std::time::Duration::from_secs(1);
+        assert!(!views.reach(1, soon()).await);
+        let waiting = views.clone();
+        let told = tokio::spawn(async move { waiting.reach(1, soon()).await });
+        views.store(view(&document));
+        assert!(told.await.unwrap());
+        assert!(views.reach(1, soon()).await);
     }
 }

@@ -113,6 +113,10 @@ impl AdminBackend for Backend {
         self.repair(request)
     }
 
+    fn cancel_operation(&self, id: String) -> LocalBoxFuture<'_, Answered<OperationStatus>> {
+        Box::pin(async move { self.take_back(&id).await })
+    }
+
     fn replica_read(&self, bucket: Bytes, key: Bytes) -> LocalBoxFuture<'_, Answered<ReplicaRead>> {
         Box::pin(async move {
             let view = self.shared.views.load();

@@ -4,13 +4,14 @@
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use kvasir_core::handoff::Pace;
 use kvasir_core::id::NodeId;
 use kvasir_core::reclaim::Ask;
-use kvasir_core::ring::{Durability, Partition, Ring};
+use kvasir_core::ring::{Durability, Partition};
 use kvasir_core::version::{Outranked, SiblingSet};
 use kvasir_storage::error::{ReadError, WriteError};
 use kvasir_storage::key::TableKey;
@@ -19,8 +20,11 @@ use tokio::time::Instant;
 use crate::coordinator::Coordinate;
 use crate::coordinator::wire::{Answer, Order};
 use crate::peer::{Incoming, PeerHandler, Refusal, Reply, Request, Route, Scan};
-use crate::replica::{Holder, LocalError, View};
+use crate::replica::{Holder, LocalError, Moving, OtherVersion, Pass, View, moving};
 use crate::tasks::ControlHandle;
+
+/// How long a request waits for a document that its sender knows already.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
 
 /// Answers the peers of one worker.
 pub struct Handler {
@@ -30,6 +34,8 @@ pub struct Handler {
     pub control: ControlHandle,
     /// This node as one of the owners that reclaim asks.
     pub holder: Arc<Holder>,
+    /// What this node did for the moves of its partitions.
+    pub moving: Arc<Moving>,
     /// How fast this node takes things back, shared by all workers.
     pub pace: Arc<Mutex<Pace>>,
     /// From when the pace counts.
@@ -92,6 +98,10 @@ impl Handler {
             Request::Scan(scan) => self.scan(route, scan, deadline).await,
             Request::Repair(body) => self.repair(sent, &body).await,
             Request::Reclaim(body) => self.reclaim(sent, &body).await,
+            Request::CopyRange { partition, since, from: at } => {
+                self.give((partition, since, from), at).await
+            }
+            Request::MoveReport => self.report_moves(),
         };
         done.unwrap_or_else(Reply::Refused)
     }
@@ -104,13 +114,15 @@ impl Handler {
         delta: &Bytes,
         durability: Durability,
     ) -> Result<Reply, Refusal> {
-        let table_key = self.admit(sent.route, bucket, key)?;
+        let (table_key, pass) = self.admit(sent.route, Asked::Store, bucket, key).await?;
         self.listed(sent.from)?;
         let set = SiblingSet::decode_shared(delta)
             .map_err(|e| Refusal::Malformed(format!("sibling set: {e}")))?;
         let replica = &self.coordinate.replica;
         let applied =
             replica.apply(&table_key, set, sent.stamp, durability).await.map_err(refusal)?;
+        // What is visible is in every later piece; the fence need not wait for the disk.
+        drop(pass);
         applied.durable.await.map_err(|e| Refusal::Unknown(e.to_string()))?;
         Ok(stored(applied.out))
     }
@@ -121,7 +133,7 @@ impl Handler {
         bucket: &Bytes,
         key: &Bytes,
     ) -> Result<Reply, Refusal> {
-        let table_key = self.admit(route, bucket, key)?;
+        let (table_key, _pass) = self.admit(route, Asked::Answer, bucket, key).await?;
         let set = self.coordinate.replica.read(&table_key).await.map_err(refusal)?;
         Ok(Reply::Set(set.encode().into()))
     }
@@ -132,7 +144,7 @@ impl Handler {
         bucket: &Bytes,
         key: &Bytes,
     ) -> Result<Reply, Refusal> {
-        let table_key = self.admit(route, bucket, key)?;
+        let (table_key, _pass) = self.admit(route, Asked::Answer, bucket, key).await?;
         let set = self.coordinate.replica.read(&table_key).await.map_err(refusal)?;
         Ok(Reply::Digest((!set.context().is_empty()).then(|| set.digest().0)))
     }
@@ -145,7 +157,7 @@ impl Handler {
         delta: &Bytes,
         durability: Durability,
     ) -> Result<Reply, Refusal> {
-        let table_key = self.admit_stand_in(sent.route, bucket, key)?;
+        let table_key = self.admit_stand_in(sent.route, bucket, key).await?;
         self.listed(sent.from)?;
         let set = SiblingSet::decode_shared(delta)
             .map_err(|e| Refusal::Malformed(format!("sibling set: {e}")))?;
@@ -162,9 +174,32 @@ impl Handler {
         bucket: &Bytes,
         key: &Bytes,
     ) -> Result<Reply, Refusal> {
-        let table_key = self.admit_stand_in(route, bucket, key)?;
+        let table_key = self.admit_stand_in(route, bucket, key).await?;
         let set = self.coordinate.standins.read(&table_key).await.map_err(refusal)?;
         Ok(Reply::Set(set.encode().into()))
+    }
+
+    /// A piece of this node's copy of a partition that moves to the asker.
+    async fn give(
+        &self,
+        to: (Partition, u64, NodeId),
+        from: Option<Bytes>,
+    ) -> Result<Reply, Refusal> {
+        let (views, me) = (&self.coordinate.views, self.coordinate.views.load().me);
+        let piece = self.coordinate.replica.piece((views, me), to, from).await.map_err(refusal)?;
+        let Some((entries, next)) = piece else {
+            let why = "this copy is not to be given to the asker now";
+            return Err(Refusal::NotServing(why.to_string()));
+        };
+        moving::count(&self.moving.given_bytes, moving::weight(&entries));
+        Ok(Reply::Piece { entries, next })
+    }
+
+    fn report_moves(&self) -> Result<Reply, Refusal> {
+        let report = self.moving.report(&self.coordinate.views);
+        let bytes = postcard::to_allocvec(&report)
+            .map_err(|e| Refusal::Unknown(format!("the report does not encode: {e}")))?;
+        Ok(Reply::MoveReport(bytes.into()))
     }
 
     /// Takes back what another node kept, and says when it may hand back more.
@@ -190,19 +225,20 @@ impl Handler {
         scan: Scan,
         deadline: Instant,
     ) -> Result<Reply, Refusal> {
-        let partition = route.map(|route| route.partition).ok_or_else(unrouted)?;
-        let view = self.coordinate.views.load();
-        if let Some(reason) = &view.retired {
-            return Err(Refusal::NotServing(reason.clone()));
-        }
+        let (view, route) = self.same_version(route).await?;
         let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
-        self.same_version(ring, route, partition)?;
+        let partition = route.partition;
         match (ring.is_owner(partition, view.me), scan.stand_in) {
-            (false, false) => return Err(Refusal::NotOwner { epoch: ring.epoch() }),
             (true, true) => return Err(owner_stands_in()),
+            (_, false) if !ring.is_reader(partition, view.me) => {
+                return Err(Refusal::NotOwner { epoch: ring.epoch() });
+            }
             _ => {}
         }
         let scanned = self.coordinate.scan_here(scan, partition, deadline).await;
+        // A page takes its time, and a fence does not wait for it: it counts if no newer version came.
+        let views = &self.coordinate.views;
+        views.enter(partition, route.version, route.entry_hash).map_err(stale)?;
         Ok(Reply::Scanned(scanned.map_err(refusal)?))
     }
 
@@ -260,63 +296,90 @@ impl Handler {
         }
     }
 
-    /// Both sides must mean the same entry of the partition, and this node must own it.
-    fn admit(&self, route: Option<Route>, bucket: &[u8], key: &[u8]) -> Result<TableKey, Refusal> {
-        let (table_key, owner, epoch) = self.same_entry(route, bucket, key)?;
-        if owner { Ok(table_key) } else { Err(Refusal::NotOwner { epoch }) }
+    /// Both sides must mean the same entry of the partition, and this node must hold a copy that does
+    /// what is asked. The pass is held until that is done.
+    async fn admit(
+        &self,
+        route: Option<Route>,
+        asked: Asked,
+        bucket: &[u8],
+        key: &[u8],
+    ) -> Result<(TableKey, Pass), Refusal> {
+        let (view, table_key, route) = self.same_entry(route, bucket, key).await?;
+        let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
+        let does = match asked {
+            Asked::Store => ring.is_owner(route.partition, view.me),
+            Asked::Answer => ring.is_reader(route.partition, view.me),
+        };
+        if !does {
+            return Err(Refusal::NotOwner { epoch: ring.epoch() });
+        }
+        let views = &self.coordinate.views;
+        let pass = views.enter(route.partition, route.version, route.entry_hash);
+        Ok((table_key, pass.map_err(stale)?))
     }
 
     /// Both sides must mean the same entry of the partition, and this node must not own it.
-    fn admit_stand_in(
+    async fn admit_stand_in(
         &self,
         route: Option<Route>,
         bucket: &[u8],
         key: &[u8],
     ) -> Result<TableKey, Refusal> {
-        let (table_key, owner, _) = self.same_entry(route, bucket, key)?;
-        if owner {
+        let (view, table_key, route) = self.same_entry(route, bucket, key).await?;
+        let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
+        if ring.is_owner(route.partition, view.me) {
             return Err(owner_stands_in());
         }
         Ok(table_key)
     }
 
-    /// The key, whether this node owns it, and the epoch here.
-    fn same_entry(
+    /// The key, under the document in which both sides mean the same entry of its partition.
+    async fn same_entry(
         &self,
         route: Option<Route>,
         bucket: &[u8],
         key: &[u8],
-    ) -> Result<(TableKey, bool, u64), Refusal> {
-        let view = self.coordinate.views.load();
-        if let Some(reason) = &view.retired {
-            return Err(Refusal::NotServing(reason.clone()));
-        }
+    ) -> Result<(Arc<View>, TableKey, Route), Refusal> {
+        let (view, route) = self.same_version(route).await?;
         let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
         let (hash, partition) = ring.locate(bucket, key);
-        self.same_version(ring, route, partition)?;
-        let owner = ring.is_owner(partition, view.me);
-        Ok((TableKey::new(hash, bucket, key), owner, ring.epoch()))
+        if partition != route.partition {
+            return Err(Refusal::StaleEntry { epoch: ring.epoch(), document: None });
+        }
+        Ok((view, TableKey::new(hash, bucket, key), route))
     }
 
-    /// Both sides must mean the same entry of a partition.
-    fn same_version(
-        &self,
-        ring: &Ring,
-        route: Option<Route>,
-        partition: Partition,
-    ) -> Result<(), Refusal> {
-        let epoch = ring.epoch();
-        let (version, entry_hash) = ring.version(partition).ok_or(Refusal::NotOwner { epoch })?;
+    /// The view under which both sides mean the same entry of a partition. A newer document that the
+    /// sender knows is waited for a little: it is on its way to all members.
+    async fn same_version(&self, route: Option<Route>) -> Result<(Arc<View>, Route), Refusal> {
         let route = route.ok_or_else(unrouted)?;
-        if route.version > version {
-            self.control.pull();
-            return Err(Refusal::BehindSender { epoch });
+        let until = Instant::now() + ON_ITS_WAY;
+        loop {
+            let view = self.coordinate.views.load();
+            if let Some(reason) = &view.retired {
+                return Err(Refusal::NotServing(reason.clone()));
+            }
+            let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
+            let epoch = ring.epoch();
+            // No version is of a later epoch than its document.
+            if route.version > epoch {
+                self.control.pull();
+                if self.coordinate.views.reach(route.version, until).await {
+                    continue;
+                }
+                return Err(Refusal::BehindSender { epoch });
+            }
+            if ring.version(route.partition) != Some((route.version, route.entry_hash)) {
+                return Err(Refusal::StaleEntry { epoch, document: None });
+            }
+            return Ok((view, route));
         }
-        if (route.partition, route.version, route.entry_hash) != (partition, version, entry_hash) {
-            return Err(Refusal::StaleEntry { epoch, document: None });
-        }
-        Ok(())
     }
+}
+
+fn stale(other: OtherVersion) -> Refusal {
+    Refusal::StaleEntry { epoch: other.epoch, document: None }
 }
 
 fn unrouted() -> Refusal {
@@ -325,6 +388,15 @@ fn unrouted() -> Refusal {
 
 fn owner_stands_in() -> Refusal {
     Refusal::Malformed("an owner of the key does not stand in for another".to_string())
+}
+
+/// What a copy is asked for.
+#[derive(Debug, Clone, Copy)]
+enum Asked {
+    /// To store a write, or what a read or another node found.
+    Store,
+    /// To answer a read.
+    Answer,
 }
 
 /// The answer to what was stored.
@@ -343,7 +415,7 @@ pub(super) fn not_formed() -> Refusal {
 fn must_own(view: &View, bucket: &[u8], key: &[u8]) -> Result<(), Refusal> {
     let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
     let (_, partition) = ring.locate(bucket, key);
-    let owned = ring.is_owner(partition, view.me);
+    let owned = ring.is_reader(partition, view.me);
     if owned { Ok(()) } else { Err(Refusal::NotOwner { epoch: ring.epoch() }) }
 }
 

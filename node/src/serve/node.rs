@@ -31,12 +31,13 @@ use crate::http::server::Server;
 use crate::http::stats::HttpStats;
 use crate::peer::{Hello, ListenerLimits, Me, PeerListener, PeerStats, Peers, PoolLimits};
 use crate::planted::Bug;
-use crate::replica::{Holder, Replica, StandIns, Trees, View, Views};
+use crate::replica::{Holder, Moving, Replica, StandIns, Trees, View, Views};
 use crate::seam::World;
 use crate::tasks::control::Inbox;
+use crate::tasks::tenures::Tenures;
 use crate::tasks::{
-    AntiEntropy, Control, ControlHandle, HandingBack, Identity, IdentityError, ReclaimFigures,
-    Reclaiming, Repairs, SmallFiles, TreeScrub, generations, identity,
+    AntiEntropy, Control, ControlHandle, Copying, HandingBack, Identity, IdentityError,
+    ReclaimFigures, Reclaiming, Repairs, SmallFiles, TreeScrub, generations, identity,
 };
 
 /// What every thread of a node shares.
@@ -51,6 +52,8 @@ pub struct Shared {
     pub replica: Arc<Replica>,
     /// What is kept for others.
     pub standins: Arc<StandIns>,
+    /// What this node did for the moves of its partitions.
+    pub moving: Arc<Moving>,
     /// How fast this node takes back what others kept for it.
     pace: Arc<std::sync::Mutex<Pace>>,
     /// This node as one of the owners that reclaim asks.
@@ -95,6 +98,7 @@ pub struct ControlParts {
     inbox: Inbox,
     nonce: u64,
     put_back: Option<String>,
+    tenures: Tenures,
 }
 
 /// Why a node did not start. The volume is as it was, but for a higher boot number.
@@ -174,6 +178,7 @@ pub fn open(
     let (identity, acceptor) = identity::establish(&files, &mut rng)?;
     let put_back = identity::put_back(&files)?;
     let generation = generations::load(&files)?;
+    let tenures = identity::tenures(&files)?;
     let (mut tag, nonce) = (rng.next_u64(), rng.next_u64());
     if world.planted.is(Bug::SameTag) {
         tag =
@@ -202,6 +207,7 @@ pub fn open(
         mending: AtomicBool::new(false),
         repairs,
         served: Arc::default(),
+        moving: Arc::default(),
         replica,
         views: Arc::new(Views::new(View::blank(identity.node, datacenter))),
         control,
@@ -213,7 +219,7 @@ pub fn open(
         config,
     };
     tracing::info!(node = %identity.node, boot = identity.boot, "the volume is open");
-    Ok((Arc::new(shared), ControlParts { acceptor, files, inbox, nonce, put_back }))
+    Ok((Arc::new(shared), ControlParts { acceptor, files, inbox, nonce, put_back, tenures }))
 }
 
 /// Builds the control side on the thread that will run it.
@@ -253,6 +259,8 @@ pub fn control(
         views: shared.views.clone(),
         replica: shared.replica.clone(),
         standins: shared.standins.clone(),
+        tenures: RefCell::new(parts.tenures),
+        moving: shared.moving.clone(),
         formed: RefCell::new(None),
         net: world.net.clone(),
         configured_seeds: config.node.seeds.clone(),
@@ -383,6 +391,7 @@ impl Worker {
             coordinate: coordinate.clone(),
             control: shared.control.clone(),
             holder: shared.holder.clone(),
+            moving: shared.moving.clone(),
             pace: shared.pace.clone(),
             started: Instant::now(),
             served: shared.served.clone(),
@@ -420,12 +429,21 @@ impl Worker {
     }
 }
 
-/// Starts what mends replicas, on the first worker that asks: hand-back, anti-entropy, the scrub of its tree.
+/// Starts what mends replicas, on the first worker that asks: hand-back, the copies of partitions that move
+/// here, anti-entropy, the scrub of its tree.
 fn mend(shared: &Arc<Shared>, coordinate: &Coordinate) -> Vec<tokio::task::JoinHandle<()>> {
     if shared.mending.swap(true, Ordering::Relaxed) {
         return Vec::new();
     }
-    let mut tasks = Vec::new();
+    let copying = Copying {
+        replica: coordinate.replica.clone(),
+        views: coordinate.views.clone(),
+        peers: coordinate.peers.clone(),
+        moving: shared.moving.clone(),
+        pace: RefCell::new(Pace::new(shared.config.handoff.rate.0)),
+        started: Instant::now(),
+    };
+    let mut tasks = vec![tokio::task::spawn_local(copying.run())];
     if !coordinate.planted.leaves_it_to_trees() {
         let handing_back = HandingBack {
             replica: coordinate.replica.clone(),

@@ -6,7 +6,7 @@ use kvasir_core::admin_api::{
     OperationKind, OperationPlan, OperationRequest, OperationStatus, Problem,
 };
 use kvasir_core::gossip::MemberView;
-use kvasir_core::ring::operation::{Planned, plan};
+use kvasir_core::ring::operation::{Planned, cancel, plan_for};
 use kvasir_core::ring::{Document, Member, Sealed};
 
 use super::backend::{Backend, member, problem};
@@ -17,7 +17,7 @@ use crate::tasks::ballots::ProposeError;
 const RACES_MAX: u32 = 5;
 
 impl Backend {
-    /// Posts an operation that moves no data.
+    /// Posts an operation.
     pub(super) async fn operate(&self, request: OperationRequest) -> Answered<OperationStatus> {
         request.validate().map_err(Box::new)?;
         // A lost race for the epoch is tried again on the newest document: operations are idempotent.
@@ -43,6 +43,26 @@ impl Backend {
         problem(code::NO_MAJORITY, "other changes were faster five times in a row; try again")
     }
 
+    /// Takes an operation back.
+    pub(super) async fn take_back(&self, id: &str) -> Answered<OperationStatus> {
+        for _ in 0..RACES_MAX {
+            let newest = self.newest()?;
+            let Some(record) = newest.operations.get(id) else {
+                let detail = format!("no operation has the id `{id}`");
+                return problem(code::UNKNOWN_OPERATION, detail);
+            };
+            let child = match cancel(&newest, id).map_err(|e| Box::new(Problem::from(e)))? {
+                Some(child) => child,
+                None => return Ok(OperationStatus::of(id, record)),
+            };
+            match self.proposed(Sealed::new(child)).await {
+                Ok(_) | Err(ProposeError::Stale(_)) => {}
+                Err(error) => return Err(self.refused(error)),
+            }
+        }
+        problem(code::NO_MAJORITY, "other changes were faster five times in a row; try again")
+    }
+
     /// What posting the operation would do.
     pub(super) fn dry_run(&self, request: OperationRequest) -> Answered<OperationPlan> {
         request.validate().map_err(Box::new)?;
@@ -60,7 +80,8 @@ impl Backend {
     fn planned(&self, newest: &Sealed, request: &OperationRequest) -> Answered<Option<Document>> {
         self.may_go(request)?;
         let operation = request.operation(self.place(newest, request)?);
-        match plan(newest, &request.id, &operation).map_err(|e| Box::new(Problem::from(e)))? {
+        let planned = plan_for(newest, &request.id, &operation, request.replaces);
+        match planned.map_err(|e| Box::new(Problem::from(e)))? {
             Planned::Child(child) => Ok(Some(*child)),
             Planned::AlreadyRecorded(_) => Ok(None),
         }

@@ -332,6 +332,11 @@ fn shared(formed: &Formed, me: NodeId) -> BTreeMap<NodeId, Vec<u32>> {
         if !formed.ring.is_owner(partition, me) {
             continue;
         }
+        // What moves is copied whole by whoever takes it over; comparing it would send it twice.
+        let entry = formed.ring.document().entry(partition);
+        if entry.is_none_or(|entry| entry.moving().is_some()) {
+            continue;
+        }
         for owner in formed.ring.owners(partition).iter().filter(|owner| owner.node != me) {
             shared.entry(owner.node).or_default().push(partition.index);
         }

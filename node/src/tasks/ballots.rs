@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::control::Control;
 use super::small_files::SmallFileError;
-use super::{gossip, identity};
+use super::{gossip, identity, tenures};
 use crate::peer::{Refusal, Reply, Request};
 use crate::replica::Formed;
 
@@ -94,7 +94,9 @@ pub(super) async fn replace(control: &Control, file: &str, content: Vec<u8>) -> 
 pub(super) async fn restore(control: &Control) {
     let acceptor = control.acceptor.lock().await;
     control.gossip.borrow_mut().set_mark(acceptor.state().mark);
-    if let Some(document) = acceptor.newest() {
+    if let Some(document) = acceptor.newest()
+        && tenures::prepare(control, document).await
+    {
         enforce(control, document.clone());
     }
 }
@@ -129,6 +131,9 @@ async fn complete(control: &Control, acceptor: &Acceptor, step: Step) -> Option<
         control.gossip.borrow_mut().set_mark(acceptor.state().mark);
     }
     if let Some(document) = step.adopted {
+        if !tenures::prepare(control, &document).await {
+            return None;
+        }
         enforce(control, document);
     }
     step.reply

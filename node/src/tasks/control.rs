@@ -20,10 +20,11 @@ use tokio::time::Instant;
 use super::buckets::{self, Asked, ChangeError};
 use super::identity::Identity;
 use super::small_files::SmallFiles;
+use super::tenures::Tenures;
 use super::unfit::Unfit;
-use super::{ballots, generations, gossip, marks, seeds};
+use super::{ballots, driver, generations, gossip, marks, seeds};
 use crate::peer::{Me, Peers, Refusal, Reply, Request};
-use crate::replica::{Formed, Replica, StandIns, Views};
+use crate::replica::{Formed, Moving, Replica, StandIns, Views};
 use crate::seam::Net;
 
 /// Frames of the control class waiting for the control thread.
@@ -119,6 +120,10 @@ pub struct Control {
     pub replica: Arc<Replica>,
     /// What is kept for others, of which gossip tells.
     pub standins: Arc<StandIns>,
+    /// Which tenure the local data of each partition is of.
+    pub tenures: RefCell<Tenures>,
+    /// What this node did for the moves of its partitions.
+    pub moving: Arc<Moving>,
     /// The newest document, prepared.
     pub formed: RefCell<Option<Arc<Formed>>>,
     /// The network, for looking up seeds.
@@ -200,6 +205,7 @@ pub async fn run(control: Rc<Control>, mut inbox: Inbox) {
     tokio::task::spawn_local(marks::run(control.clone()));
     tokio::task::spawn_local(buckets::run(control.clone(), inbox.changes));
     tokio::task::spawn_local(generations::run(control.clone()));
+    tokio::task::spawn_local(driver::run(control.clone()));
     loop {
         tokio::select! {
             biased;

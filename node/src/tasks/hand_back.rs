@@ -269,11 +269,15 @@ impl HandingBack {
 }
 
 impl Pass<'_> {
-    /// The entry of a key's partition, and whom it names.
+    /// The entry of a key's partition, and everybody who stores its writes. None while one of its slots
+    /// has nobody to take a copy over: then the copy waits.
     fn owners(&self, key: &TableKey) -> Option<(Route, Vec<NodeId>)> {
         let ring = &self.formed.ring;
         let partition = ring.document().partition_of(key.hash());
         let (version, entry_hash) = ring.version(partition)?;
+        if ring.seats(partition).iter().any(|seat| seat.writers.is_empty()) {
+            return None;
+        }
         let owners = ring.owners(partition).iter().map(|owner| owner.node).collect();
         Some((Route { partition, version, entry_hash }, owners))
     }

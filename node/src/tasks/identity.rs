@@ -9,6 +9,7 @@ use rand::Rng;
 use std::path::Path;
 
 use super::small_files::SmallFiles;
+use super::tenures::{self, Tenures};
 
 /// Name of the file with identity, votes and document.
 pub const FILE: &str = "member";
@@ -36,6 +37,11 @@ pub enum IdentityError {
     /// The file is not what this program writes.
     #[error("{0}. try: restore the volume, or start with an empty data directory as a new node")]
     State(#[from] StateError),
+    /// The file of tenures is not what this program writes.
+    #[error(
+        "the file of tenures cannot be read. try: start with an empty data directory as a new node"
+    )]
+    Tenures,
 }
 
 /// Reads the member file, makes one at the first start, and raises the boot number durably. Blocks:
@@ -82,6 +88,16 @@ pub const PUT_BACK_FILE: &str = "put-back";
 pub fn put_back(files: &SmallFiles) -> Result<Option<String>, IdentityError> {
     let reason = files.load(PUT_BACK_FILE)?;
     Ok(reason.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Which tenures the local data is noted to be of. Blocks: for the start of a node only.
+///
+/// # Errors
+/// The file is damaged or unreadable.
+pub fn tenures(files: &SmallFiles) -> Result<Tenures, IdentityError> {
+    let noted = files.load(tenures::FILE)?;
+    let decoded = noted.map(|bytes| Tenures::decode(&bytes)).transpose();
+    Ok(decoded.map_err(|_| IdentityError::Tenures)?.unwrap_or_default())
 }
 
 /// Sets a volume aside, durably, that names a member of a cluster and holds no data: the store was removed

@@ -1,12 +1,14 @@
 //! The long-running loops of a node. On the control thread: gossip, ballots, marks, ticks of the store;
-//! workers reach them through a [`ControlHandle`] and read what they publish from
-//! [`crate::replica::Views`]. On one of the workers: [`hand_back`],
+//! the driver of operations; workers reach them through a [`ControlHandle`] and read what they publish
+//! from [`crate::replica::Views`]. On one of the workers: [`hand_back`], [`copying`],
 //! [`anti_entropy`], [`tree_scrub`] and [`reclaim`].
 
 pub mod anti_entropy;
 pub mod ballots;
 mod buckets;
 pub mod control;
+pub mod copying;
+mod driver;
 pub mod generations;
 pub mod gossip;
 pub mod hand_back;
@@ -16,12 +18,14 @@ pub mod reclaim;
 pub mod repairs;
 mod seeds;
 pub mod small_files;
+pub mod tenures;
 pub mod tree_scrub;
 pub mod unfit;
 
 pub use anti_entropy::AntiEntropy;
 pub use buckets::ChangeError;
 pub use control::{Control, ControlHandle};
+pub use copying::Copying;
 pub use hand_back::HandingBack;
 pub use identity::{Identity, IdentityError};
 pub use reclaim::{ReclaimFigures, Reclaiming};

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use crate::admin_api::{
-    ClusterStatus, Liveness, NodeLoad, NodeStatus, PartitionHealth, SharedMachine, Status,
+    ClusterStatus, Liveness, NodeLoad, NodeStatus, OperationStatus, PartitionHealth, SharedMachine,
+    Status,
 };
 use crate::gossip::MemberView;
 use crate::id::NodeId;
 use crate::quorum::Level;
 use crate::ring::Ring;
-use crate::ring::{BucketSettings, Member};
+use crate::ring::{BucketSettings, Document, Member};
 
 /// What the answering node knows.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ impl Answering<'_> {
                 .map(|ring| SharedMachine::all(ring.document()))
                 .unwrap_or_default(),
             nodes: self.rows(&heard),
-            operations: Vec::new(),
+            operations: self.ring.map(|ring| running(ring.document())).unwrap_or_default(),
         }
     }
 
@@ -106,6 +107,12 @@ fn cluster(ring: &Ring, heard: &BTreeMap<NodeId, &MemberView>) -> ClusterStatus 
         partition_bits: document.partition_bits,
         defaults: (&document.defaults).into(),
     }
+}
+
+/// The operations that are not over.
+fn running(document: &Document) -> Vec<OperationStatus> {
+    let running = document.operations.iter().filter(|(_, record)| record.is_running());
+    running.map(|(id, record)| OperationStatus::of(id, record)).collect()
 }
 
 /// Partition replicas by owner.

@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::sharing::SharedMachine;
 use crate::id::NodeId;
 use crate::quorum::{Level, Progress, Tally};
-use crate::ring::Ring;
-use crate::ring::{Partition, SlotState};
+use crate::ring::{Partition, Ring};
 
 /// How the partitions are, counting an owner as a copy while it is up (alive or suspect) and
 /// did not say that it serves nothing.
@@ -99,13 +98,14 @@ impl PartitionHealth {
         let document = ring.document();
         let owners: Vec<Vec<(NodeId, &str)>> = Partition::all(document.partition_bits)
             .map(|partition| {
-                let owners = ring.owners(partition).iter();
-                owners.map(|owner| (owner.node, owner.datacenter.as_str())).collect()
+                // A slot that cannot count is a copy on no node.
+                let seats = ring.seats(partition).iter();
+                seats
+                    .map(|seat| (seat.reader.unwrap_or(NodeId::nil()), seat.datacenter.as_str()))
+                    .collect()
             })
             .collect();
-        let moving = document.table.iter().map(|entry| {
-            entry.slots.values().flatten().any(|slot| slot.state != SlotState::Stable)
-        });
+        let moving = document.table.iter().map(|entry| entry.moving().is_some());
         let levels = (document.defaults.r, document.defaults.w);
         let owners = owners.iter().map(Vec::as_slice);
         let shared_machine = SharedMachine::partitions_in(&SharedMachine::all(document));

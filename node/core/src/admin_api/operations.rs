@@ -49,6 +49,11 @@ impl OperationRequest {
         !(still || membership && self.rebalance == Some(false))
     }
 
+    /// Whether this version does it.
+    pub fn is_built(&self) -> bool {
+        self.kind != OperationKind::Rebuild
+    }
+
     /// Whether the fields fit the kind; the problem is a 400 `bad_request` that names the field.
     pub fn validate(&self) -> Result<(), Problem> {
         let refuse = |detail: String| Err(Problem::new(code::BAD_REQUEST, detail));
@@ -84,7 +89,8 @@ impl OperationRequest {
 impl OperationRequest {
     /// Whether a request that was posted before under the same id is this one.
     pub fn is_same(&self, posted: &Self) -> bool {
-        (posted.kind, posted.node, &posted.machine) == (self.kind, self.node, &self.machine)
+        (posted.kind, posted.node, &posted.machine, posted.replaces)
+            == (self.kind, self.node, &self.machine, self.replaces)
     }
 
     /// The entry of a member after this relocate. What the node says of itself by gossip decides: a
@@ -163,15 +169,24 @@ impl OperationStatus {
     pub fn of(id: &str, record: &OperationRecord) -> Self {
         let operation = &record.operation;
         let membership = matches!(operation.kind, OperationKind::Join | OperationKind::Leave);
-        let state = match record.state {
-            operation::OperationState::Done => OperationState::Done,
+        let (state, summary) = match &record.state {
+            operation::OperationState::Done => (OperationState::Done, None),
+            operation::OperationState::Running(progress) => {
+                (OperationState::Running, Some(progress.summary()))
+            }
+            operation::OperationState::Finished(summary) => {
+                (OperationState::Done, Some(summary.clone()))
+            }
+            operation::OperationState::Cancelled(summary) => {
+                (OperationState::Cancelled, Some(summary.clone()))
+            }
         };
         Self {
             request: OperationRequest {
                 id: id.to_owned(),
                 kind: operation.kind,
                 node: operation.node,
-                replaces: None,
+                replaces: summary.as_ref().and_then(|summary| summary.replaces),
                 machine: (operation.kind == OperationKind::Relocate)
                     .then(|| operation.member.as_ref().map(|m| m.machine.clone()))
                     .flatten(),
@@ -179,18 +194,18 @@ impl OperationStatus {
             },
             state,
             posted_epoch: record.started,
-            ended_epoch: (state == OperationState::Done).then_some(record.finished),
-            moves_total: 0,
-            moves_done: 0,
-            moved_bytes: 0,
+            ended_epoch: (state != OperationState::Running).then_some(record.finished),
+            moves_total: summary.as_ref().map_or(0, |summary| summary.moves),
+            moves_done: summary.as_ref().map_or(0, |summary| summary.moved),
+            moved_bytes: summary.as_ref().map_or(0, |summary| summary.bytes),
             message: None,
         }
     }
 }
 
 /// What callers are told who asked for something else.
-pub const BUILT: &str =
-    "this version does `relocate`, `repair`, and `join` and `leave` with \"rebalance\": false";
+pub const BUILT: &str = "this version does `join`, `leave`, `replace`, `relocate`, `rebalance`, `drain`, `double` and \
+     `repair`";
 
 impl From<OperationRefused> for Problem {
     fn from(refused: OperationRefused) -> Self {
@@ -201,6 +216,12 @@ impl From<OperationRefused> for Problem {
             }
             OperationRefused::IdReused(_) => Problem::new(code::OPERATION_CONFLICT, detail)
                 .hint("post it under an id that was not used before"),
+            OperationRefused::Busy(_) => Problem::new(code::OPERATION_CONFLICT, detail)
+                .hint("wait until it has ended, or take it back"),
+            OperationRefused::NotRunning(_) => Problem::new(code::NOT_CANCELLABLE, detail),
+            OperationRefused::NoPlan(refused) => {
+                Problem::new(code::BAD_REQUEST, detail).fact("rule", refused.code())
+            }
             OperationRefused::MemberExists(_) => Problem::new(code::OPERATION_CONFLICT, detail),
             OperationRefused::NotAMember(_) => Problem::new(code::UNKNOWN_NODE, detail),
             OperationRefused::PlaceDiffers(_) => Problem::new(code::PLACE_DIFFERS, detail),

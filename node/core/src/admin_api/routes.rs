@@ -65,7 +65,7 @@ pub const ROUTES: [Route; 14] = [
     route("POST", INIT, Access::Token, true),
     route("POST", OPERATIONS, Access::Token, true),
     route("GET", OPERATION, Access::Open, true),
-    route("DELETE", OPERATION, Access::Token, false),
+    route("DELETE", OPERATION, Access::Token, true),
     route("GET", REPAIR, Access::Open, true),
     route("POST", REPAIR, Access::Token, true),
     route("GET", REPLICA, Access::Token, true),

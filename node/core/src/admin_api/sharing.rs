@@ -34,9 +34,10 @@ impl SharedMachine {
         for (index, entry) in (0..).zip(&document.table) {
             for (datacenter, slots) in &entry.slots {
                 let mut machines: BTreeMap<&str, BTreeSet<NodeId>> = BTreeMap::new();
-                for slot in slots {
-                    if let Some(member) = document.members.get(&slot.owner) {
-                        machines.entry(&member.machine).or_default().insert(slot.owner);
+                // A slot that moves counts once, where it is read.
+                for owner in slots.iter().filter_map(|slot| slot.writers().next()) {
+                    if let Some(member) = document.members.get(&owner) {
+                        machines.entry(&member.machine).or_default().insert(owner);
                     }
                 }
                 for (machine, owners) in machines.into_iter().filter(|(_, o)| o.len() > 1) {

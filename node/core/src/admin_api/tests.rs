@@ -433,7 +433,13 @@ fn a_recorded_operation_reads_back_as_it_was_posted() {
     assert_eq!(status.request, wanted);
     assert_eq!((status.state, status.ended_epoch), (OperationState::Done, Some(2)));
     let moving = OperationRequest { rebalance: None, ..wanted.clone() };
-    let refused = plan(&first, "x", &moving.operation(Some(member(3)))).unwrap_err();
+    let planned = plan(&first, "x", &moving.operation(Some(member(3)))).unwrap();
+    let Planned::Child(running) = planned else { panic!("recorded already") };
+    let status = OperationStatus::of("x", &running.operations["x"]);
+    assert_eq!((status.state, status.ended_epoch), (OperationState::Running, None));
+    assert!(status.moves_total > 0 && status.moves_done == 0);
+    let rebuild = OperationRequest { kind: OperationKind::Rebuild, ..moving };
+    let refused = plan(&first, "y", &rebuild.operation(None)).unwrap_err();
     let problem = Problem::from(refused);
     assert_eq!((problem.code.as_str(), problem.status), ("unsupported_operation", 501));
     let refused = plan(&Sealed::new(*child), "join-1", &wanted.operation(None)).unwrap_err();

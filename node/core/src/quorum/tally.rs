@@ -2,6 +2,8 @@
 //!
 //! Invariants, held against a brute-force oracle in `tests.rs`:
 //! - a replica counts at most once, however often it answers;
+//! - a slot that changes hands counts once, when all of its owners stored (`crate::ring::moves`); one
+//!   that nobody can count for stays among the N and never counts;
 //! - an owner and its stand-in together count at most once: they share one slot;
 //! - `Done` never goes back;
 //! - `Failed` is said as soon as the outstanding answers can no longer reach the level, and not
@@ -35,25 +37,30 @@ enum Answer {
     Failed,
 }
 
-/// One replica's place in the count: its owner and whoever stands in for it.
+/// One replica's place in the count: its owner, or both while it changes hands, and whoever stands in
+/// for it.
 #[derive(Debug, Clone)]
 struct Slot {
     datacenter: usize,
-    owner: (NodeId, Answer),
+    owners: Vec<(NodeId, Answer)>,
     stand_in: Option<(NodeId, Answer)>,
 }
 
 impl Slot {
-    fn answers(&self) -> impl Iterator<Item = Answer> {
-        std::iter::once(self.owner.1).chain(self.stand_in.map(|(_, answer)| answer))
+    fn owners_did(&self) -> bool {
+        let acknowledged = |(_, answer): &(NodeId, Answer)| *answer == Answer::Acknowledged;
+        !self.owners.is_empty() && self.owners.iter().all(acknowledged)
     }
 
     fn acknowledged(&self) -> bool {
-        self.answers().any(|answer| answer == Answer::Acknowledged)
+        let stood_in = |(_, answer)| answer == Answer::Acknowledged;
+        self.owners_did() || self.stand_in.is_some_and(stood_in)
     }
 
     fn hopeless(&self) -> bool {
-        self.answers().all(|answer| answer == Answer::Failed)
+        let failed = |(_, answer): (NodeId, Answer)| answer == Answer::Failed;
+        let owners = self.owners.is_empty() || self.owners.iter().copied().any(failed);
+        owners && self.stand_in.is_none_or(failed)
     }
 }
 
@@ -88,6 +95,17 @@ impl Tally {
         replicas: &[(NodeId, D)],
         local: &str,
     ) -> Result<Self, LevelError> {
+        let slots = replicas.iter().map(|(node, name)| (vec![*node], name.as_ref()));
+        Self::over(level, &slots.collect::<Vec<_>>(), local)
+    }
+
+    /// As [`Tally::new`], over slots: each counts once, when all of its nodes acknowledged. A slot
+    /// without nodes is one that cannot count now.
+    pub fn over<D: AsRef<str>>(
+        level: Level,
+        replicas: &[(Vec<NodeId>, D)],
+        local: &str,
+    ) -> Result<Self, LevelError> {
         if replicas.is_empty() {
             return Err(LevelError::NoReplicas);
         }
@@ -97,13 +115,16 @@ impl Tally {
         let mut slots = Vec::with_capacity(replicas.len());
         let mut places = BTreeMap::new();
         let mut sizes = vec![0_u32; names.len()];
-        for (node, name) in replicas {
+        for (nodes, name) in replicas {
             let datacenter = names.partition_point(|other| *other < name.as_ref());
             sizes[datacenter] += 1;
-            if places.insert(*node, slots.len()).is_some() {
-                return Err(LevelError::ReplicaTwice(*node));
+            for node in nodes {
+                if places.insert(*node, slots.len()).is_some() {
+                    return Err(LevelError::ReplicaTwice(*node));
+                }
             }
-            slots.push(Slot { datacenter, owner: (*node, Answer::Outstanding), stand_in: None });
+            let owners = nodes.iter().map(|node| (*node, Answer::Outstanding)).collect();
+            slots.push(Slot { datacenter, owners, stand_in: None });
         }
         let here = names.binary_search(&local).ok();
         let needs = needs(level, &sizes, here, local)?;
@@ -118,8 +139,13 @@ impl Tally {
         let place = Self::place(slot, node);
         let first = *place != Answer::Acknowledged;
         *place = Answer::Acknowledged;
-        if first && !before {
-            self.acks.push(node);
+        if first && !before && slot.acknowledged() {
+            let owners = slot.owners_did();
+            let counted: Vec<NodeId> = match owners {
+                true => slot.owners.iter().map(|(owner, _)| *owner).collect(),
+                false => vec![node],
+            };
+            self.acks.extend(counted);
         }
         Ok(self.progress())
     }
@@ -143,7 +169,7 @@ impl Tally {
     pub fn stand_in(&mut self, owner: NodeId, stand_in: NodeId) -> Result<Progress, LevelError> {
         let index = *self.places.get(&owner).ok_or(LevelError::NotCounted(owner))?;
         let slot = &mut self.slots[index];
-        if slot.owner.0 != owner {
+        if slot.owners.iter().all(|(node, _)| *node != owner) {
             return Err(LevelError::NotCounted(owner));
         }
         if self.places.contains_key(&stand_in)
@@ -175,7 +201,13 @@ impl Tally {
         if done { Progress::Done } else { Progress::NeedMore }
     }
 
-    /// The nodes whose acknowledgement counted, in order of arrival: owners and stand-ins.
+    /// How many slots are counted.
+    pub fn counted(&self) -> u32 {
+        self.slots.iter().filter(|slot| slot.acknowledged()).count() as u32
+    }
+
+    /// The nodes whose acknowledgement counted, in order of arrival: owners, both of a slot that changes
+    /// hands, and stand-ins.
     pub fn acks(&self) -> &[NodeId] {
         &self.acks
     }
@@ -198,11 +230,10 @@ impl Tally {
 
     /// The nodes that have not answered yet, owners before stand-ins, in the order given.
     pub fn outstanding(&self) -> Vec<NodeId> {
-        let owners = self.slots.iter().map(|slot| Some(slot.owner));
-        let stand_ins = self.slots.iter().map(|slot| slot.stand_in);
+        let owners = self.slots.iter().flat_map(|slot| slot.owners.iter().copied());
+        let stand_ins = self.slots.iter().filter_map(|slot| slot.stand_in);
         owners
             .chain(stand_ins)
-            .flatten()
             .filter(|(_, answer)| *answer == Answer::Outstanding)
             .map(|(node, _)| node)
             .collect()
@@ -221,7 +252,8 @@ impl Tally {
     }
 
     fn is_owner(&self, node: NodeId) -> bool {
-        self.places.get(&node).is_some_and(|&index| self.slots[index].owner.0 == node)
+        let owns = |slot: &Slot| slot.owners.iter().any(|(owner, _)| *owner == node);
+        self.places.get(&node).is_some_and(|&index| owns(&self.slots[index]))
     }
 
     fn slot_of(&mut self, node: NodeId) -> Result<&mut Slot, LevelError> {
@@ -230,10 +262,9 @@ impl Tally {
     }
 
     fn place(slot: &mut Slot, node: NodeId) -> &mut Answer {
-        match &mut slot.stand_in {
-            Some((stand_in, answer)) if *stand_in == node => answer,
-            _ => &mut slot.owner.1,
-        }
+        let all = slot.owners.iter_mut().chain(&mut slot.stand_in);
+        let found = all.into_iter().find(|(other, _)| *other == node);
+        &mut found.expect("the slot of a node names it").1
     }
 }
 

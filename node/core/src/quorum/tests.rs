@@ -200,3 +200,36 @@ proptest! {
         }
     }
 }
+
+/// A slot that changes hands counts once and with both; one without nodes never counts.
+#[test]
+fn a_slot_with_two_owners_counts_when_both_stored() {
+    let slots = [(vec![node(1)], "a"), (vec![node(2)], "a"), (vec![node(3), node(4)], "a")];
+    let mut tally = Tally::over(Level::Quorum, &slots, "a").unwrap();
+    tally.ack(node(1)).unwrap();
+    assert_eq!(tally.ack(node(4)), Ok(Progress::NeedMore), "the new one alone is not the slot");
+    assert_eq!((tally.acks(), tally.counted()), (&[node(1)][..], 1));
+    assert_eq!(tally.ack(node(3)), Ok(Progress::Done));
+    assert_eq!((tally.acks(), tally.counted()), (&[node(1), node(3), node(4)][..], 2));
+    assert_eq!(tally.owner_acks().count(), 3);
+    // Either of the two failing loses the slot, unless somebody stands in for it.
+    for lost in [3, 4] {
+        let mut tally = Tally::over(Level::Quorum, &slots, "a").unwrap();
+        tally.fail(node(1)).unwrap();
+        assert_eq!(tally.fail(node(lost)), Ok(Progress::Failed));
+        assert_eq!(tally.stand_in(node(lost), node(9)), Ok(Progress::NeedMore));
+        assert!(tally.stand_in(node(7 - lost), node(8)).is_err(), "one stand-in for the slot");
+        tally.ack(node(2)).unwrap();
+        assert_eq!(tally.ack(node(9)), Ok(Progress::Done));
+        assert_eq!(tally.stand_in_acks().collect::<Vec<_>>(), [node(9)]);
+    }
+    let vacant = [(vec![node(1)], "a"), (vec![node(2)], "a"), (vec![], "a")];
+    let mut tally = Tally::over(Level::Quorum, &vacant, "a").unwrap();
+    assert_eq!(tally.required(), 2, "N is still three");
+    tally.ack(node(1)).unwrap();
+    assert_eq!(tally.ack(node(2)), Ok(Progress::Done));
+    let all = Tally::over(Level::All, &vacant, "a").unwrap();
+    assert_eq!(all.progress(), Progress::Failed);
+    let twice = [(vec![node(1)], "a"), (vec![node(1), node(2)], "a")];
+    assert!(Tally::over(Level::One, &twice, "a").is_err());
+}

@@ -1,15 +1,17 @@
 //! Is this a document at all? What must hold of every document by itself, whatever its parent.
 //!
 //! Bounds come first, so that no later step works on something huge; then the table: one entry per
-//! partition, N slots in every data center, each owner a member of that data center, no member
-//! twice. The first document puts no two copies on one machine; later ones may come to it by a
+//! partition, N slots in every data center, each owner and successor a member of that data center, no
+//! member in two slots, at most one slot of a partition changing hands. The first document puts no two copies on one machine; later ones may come to it by a
 //! relocate, which `super::judge` rules on.
 
 use std::collections::BTreeSet;
 
 use super::document::{Document, PartitionEntry, Sealed};
-use super::operation::KEPT_OPERATIONS;
+use super::operation::{KEPT_OPERATIONS, OperationState};
 use super::partition::{self, MAX_PARTITION_BITS};
+use super::progress::{MAX_MOVES, MAX_PROOFS, MAX_RUNNING, MoveStage, Progress};
+use super::slot::{Slot, SlotState};
 use crate::quorum::Level;
 
 /// Most members of a cluster.
@@ -71,7 +73,8 @@ impl Document {
         self.table
             .iter()
             .enumerate()
-            .try_for_each(|(index, entry)| self.validate_entry(index, entry))
+            .try_for_each(|(index, entry)| self.validate_entry(index, entry))?;
+        self.validate_moves()
     }
 
     fn validate_identity(&self) -> Result<(), InvalidDocument> {
@@ -143,17 +146,63 @@ impl Document {
         for (id, record) in &self.operations {
             let problem = if !is_name(id) {
                 "has an id that is not 1 to 128 printable bytes"
-            } else if record.started == 0
-                || record.finished < record.started
-                || record.finished > self.epoch
-            {
-                "was not started and finished between epoch 1 and this one"
+            } else if record.started == 0 || record.started > self.epoch {
+                "was not started between epoch 1 and this one"
+            } else if match record.is_running() {
+                true => record.finished != 0,
+                false => record.finished < record.started || record.finished > self.epoch,
+            } {
+                "was not finished between its start and this epoch"
             } else {
-                continue;
+                match &record.state {
+                    OperationState::Running(progress) => self.progress_problem(progress),
+                    _ => None,
+                }
+                .unwrap_or_default()
             };
-            return Err(wrong(format!("operations.{id}"), problem));
+            if !problem.is_empty() {
+                return Err(wrong(format!("operations.{id}"), problem));
+            }
         }
-        Ok(())
+        let running = self.operations.values().filter(|record| record.is_running()).count();
+        require(running <= MAX_RUNNING, "operations", "run 8 at once at the most")
+    }
+
+    fn progress_problem(&self, progress: &Progress) -> Option<&'static str> {
+        if progress.moves.len() > MAX_MOVES {
+            return Some("has more than 65536 moves");
+        }
+        progress.moves.iter().find_map(|one| {
+            if one.partition.k != self.partition_bits || self.entry(one.partition).is_none() {
+                Some("moves a partition that the ring does not have")
+            } else if !self.replication.contains_key(&one.datacenter) {
+                Some("moves a slot of an unknown data center")
+            } else if one.proofs.len() > MAX_PROOFS {
+                Some("has a move with more than 1024 proofs")
+            } else {
+                None
+            }
+        })
+    }
+
+    /// Every slot that changes hands is the move under way of exactly one running operation, and
+    /// every move under way has its slot.
+    fn validate_moves(&self) -> Result<(), InvalidDocument> {
+        let running = self.operations.values().filter_map(|record| match &record.state {
+            OperationState::Running(progress) => Some(progress),
+            _ => None,
+        });
+        let mut recorded: Vec<_> = running
+            .flat_map(|progress| &progress.moves)
+            .filter(|one| one.stage == MoveStage::Moving)
+            .map(|one| (one.partition.index, one.datacenter.as_str(), one.from, one.to))
+            .collect();
+        recorded.sort_unstable();
+        let moving = (0..).zip(&self.table).filter_map(|(index, entry)| {
+            let (datacenter, slot) = entry.moving()?;
+            Some((index, datacenter, slot.owner, slot.state.successor()?.node))
+        });
+        require(moving.eq(recorded), "operations", "and the slots that change hands disagree")
     }
 
     fn validate_entry(&self, index: usize, entry: &PartitionEntry) -> Result<(), InvalidDocument> {
@@ -169,26 +218,43 @@ impl Document {
                 return at("has more or fewer slots than the replication asks for");
             }
         }
+        if entry.slots.values().flatten().filter(|slot| slot.state.moves()).count() > 1 {
+            return at("has more than one slot that changes hands");
+        }
         for (datacenter, slots) in &entry.slots {
             let (mut owners, mut machines) = (BTreeSet::new(), BTreeSet::new());
             for slot in slots {
-                if slot.since == 0 || slot.since > entry.version {
-                    return at("has a slot gained outside epoch 1 to the entry's version");
-                }
-                match self.members.get(&slot.owner) {
-                    None => return at("names an owner that is no member"),
-                    Some(member) if member.datacenter != *datacenter => {
-                        return at("names an owner of another data center");
+                self.validate_tenures(entry, slot).or_else(at)?;
+                for node in slot.named().collect::<BTreeSet<_>>() {
+                    match self.members.get(&node) {
+                        None => return at("names an owner that is no member"),
+                        Some(member) if member.datacenter != *datacenter => {
+                            return at("names an owner of another data center");
+                        }
+                        Some(_) if !owners.insert(node) => return at("names one owner twice"),
+                        Some(member) if !machines.insert(&member.machine) && self.epoch == 1 => {
+                            return at("puts two copies on one machine");
+                        }
+                        Some(_) => {}
                     }
-                    Some(_) if !owners.insert(slot.owner) => {
-                        return at("names one owner twice");
-                    }
-                    Some(member) if !machines.insert(&member.machine) && self.epoch == 1 => {
-                        return at("puts two copies on one machine");
-                    }
-                    Some(_) => {}
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Tenures begin one after the other and not after the entry's version; nothing moves at first.
+    fn validate_tenures(&self, entry: &PartitionEntry, slot: &Slot) -> Result<(), &'static str> {
+        if slot.since == 0 || slot.since > entry.version {
+            return Err("has a slot gained outside epoch 1 to the entry's version");
+        }
+        let Some(next) = slot.state.successor() else { return Ok(()) };
+        if next.since <= slot.since || next.since > entry.version {
+            return Err("has a successor whose tenure does not begin after the owner's");
+        }
+        let live = matches!(slot.state, SlotState::Copying(_) | SlotState::Switched(_));
+        if live && next.node == slot.owner {
+            return Err("moves a slot from a node to itself");
         }
         Ok(())
     }

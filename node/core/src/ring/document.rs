@@ -17,9 +17,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use sha2::{Digest, Sha256};
 
 use super::layout::{PlanError, PlanWarning, plan_first};
+use super::moves::Place;
 use super::names::{BucketName, TokenSecret, from_hex, hex_u64, to_hex};
 use super::operation::OperationRecord;
 use super::partition::Partition;
+use super::slot::Slot;
 use crate::id::{ClusterId, NodeId};
 use crate::quorum::Level;
 
@@ -148,26 +150,6 @@ pub struct PartitionEntry {
     pub slots: BTreeMap<String, Vec<Slot>>,
 }
 
-/// One copy of one partition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Slot {
-    /// The member that holds the copy.
-    pub owner: NodeId,
-    /// The owner's tenure: the epoch in which it gained the partition.
-    pub since: u64,
-    /// Where the slot stands between two owners.
-    pub state: SlotState,
-}
-
-/// Where a slot stands between two owners.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum SlotState {
-    /// It has one owner and nothing moves.
-    Stable,
-}
-
 /// One owner of a partition, with the data center in which its acknowledgement counts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owner {
@@ -248,8 +230,8 @@ impl Document {
             .flatten()
     }
 
-    /// Owners of a partition, data centers in name order, slots in their order. Empty for a
-    /// partition that this ring does not have.
+    /// Owners of a partition ([`PartitionEntry::owners`]). Empty for a partition that this ring does
+    /// not have.
     pub fn owners(&self, partition: Partition) -> Vec<Owner> {
         let entry = self.entry(partition);
         entry.into_iter().flat_map(|entry| entry.owners()).collect()
@@ -267,16 +249,40 @@ impl Document {
 }
 
 impl PartitionEntry {
-    /// Owners of the partition, data centers in name order, slots in their order.
+    /// Owners of the partition, data centers in name order, slots in their order: whoever stores
+    /// its writes. Both of a slot that moves, and not the one that a slot under replacement lost.
     pub fn owners(&self) -> impl Iterator<Item = Owner> {
         self.slots.iter().flat_map(|(datacenter, slots)| {
-            slots.iter().map(|slot| Owner { node: slot.owner, datacenter: datacenter.clone() })
+            let writers = slots.iter().flat_map(Slot::writers);
+            writers.map(|node| Owner { node, datacenter: datacenter.clone() })
         })
     }
 
-    /// Does a slot of this entry name the node?
+    /// Does a slot of this entry name the node, as owner or as successor?
     pub fn names(&self, node: NodeId) -> bool {
-        self.slots.values().flatten().any(|slot| slot.owner == node)
+        self.slots.values().flatten().any(|slot| slot.named().any(|named| named == node))
+    }
+
+    /// The slot that changes hands, with its data center; at most one does.
+    pub fn moving(&self) -> Option<(&str, &Slot)> {
+        let all = self.slots.iter().flat_map(|(dc, slots)| slots.iter().map(move |s| (&**dc, s)));
+        all.into_iter().find(|(_, slot)| slot.state.moves())
+    }
+
+    /// The number of that slot, counted over all data centers.
+    pub fn moving_number(&self) -> Option<usize> {
+        self.slots.values().flatten().position(|slot| slot.state.moves())
+    }
+
+    /// Every slot with its data center, as the rules of moves see it.
+    pub fn places(&self) -> Vec<(&str, Place<NodeId>)> {
+        let all = self.slots.iter().flat_map(|(dc, slots)| slots.iter().map(move |s| (dc, s)));
+        all.map(|(dc, slot)| (dc.as_str(), slot.place())).collect()
+    }
+
+    /// The tenure under which this node holds data of the partition, or comes to hold it.
+    pub fn tenure(&self, node: NodeId) -> Option<u64> {
+        self.slots.values().flatten().find_map(|slot| slot.tenure(node))
     }
 
     /// Hash of the entry's canonical JSON (xxh3-64): with (partition, version) it tells two rings

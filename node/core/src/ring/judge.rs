@@ -2,9 +2,9 @@
 //! or accepts anything; what it refuses nobody can bring in, whoever proposes it.
 //!
 //! What is fixed for ever: cluster id and name, seed, token secret, N per data center, the mode of
-//! the defaults and of a declared bucket, a finished operation. What is fixed until moves are built: the table and how
-//! finely the ring is cut. A member may come in owning nothing, may go once no slot names it, and
-//! may change its weight, rack and zone, never its data center.
+//! the defaults and of a declared bucket, a finished operation. The table changes slot by slot
+//! (`table`), as running operations plan (`operations`). A member may come in owning nothing, may go
+//! once no slot names it, and may change its weight, rack and zone, never its data center.
 //!
 //! A machine changes only by a relocate that is recorded in the same epoch and changes nothing else
 //! of its member. Since the first layout puts no two copies on one machine and the table is fixed,
@@ -13,8 +13,11 @@
 
 use super::check::InvalidDocument;
 use super::document::{Document, Sealed};
-use super::operation::{KEPT_OPERATIONS, OperationKind, OperationRecord};
+use super::operation::{OperationKind, OperationRecord};
 use crate::id::NodeId;
+
+mod operations;
+mod table;
 
 /// Why a document may not follow its parent. Nothing was promised or accepted; the same child is
 /// refused again.
@@ -41,12 +44,35 @@ pub enum IllegalChange {
     #[error("`replication` is fixed when the cluster is formed")]
     Replication,
     /// The ring is cut differently.
-    #[error("`partitionBits` cannot change: doubling the partitions is not supported")]
+    #[error(
+        "`partitionBits` only rises by one, each half keeping the slots of the whole, while no \
+         operation runs"
+    )]
     PartitionBits,
-    /// The table differs.
-    #[error("partition {index} changed: moving partitions is not supported")]
+    /// An entry differs by more than one arrow of one slot.
+    #[error("partition {index} changed by more than one step of one slot")]
     Table {
-        /// The first partition that differs.
+        /// The first partition that differs so.
+        index: usize,
+    },
+    /// No arrow leads there, or it rests on too little.
+    #[error("the slot of partition {index} cannot take that step: {missing}")]
+    Arrow {
+        /// Which partition.
+        index: usize,
+        /// What is missing.
+        missing: String,
+    },
+    /// No running operation says of the slot what the table does.
+    #[error("partition {index} and the move that a running operation records of it disagree")]
+    MoveRecord {
+        /// Which partition.
+        index: usize,
+    },
+    /// The new owner would stand on the machine of another copy.
+    #[error("the new owner in partition {index} stands on the machine of another copy")]
+    MachineShared {
+        /// Which partition.
         index: usize,
     },
     /// A member that owns partitions is gone.
@@ -73,6 +99,9 @@ pub enum IllegalChange {
     /// A finished operation differs, or a younger one was forgotten before an older one.
     #[error("operation {0} is finished: its record never changes")]
     Operation(String),
+    /// A running operation changed otherwise than by the arrows of its moves, or ended early.
+    #[error("operation {0} runs: only its moves change, and it ends when they are over")]
+    OperationStep(String),
 }
 
 impl IllegalChange {
@@ -86,6 +115,9 @@ impl IllegalChange {
             Self::Replication => "replication_changed",
             Self::PartitionBits => "partition_bits_changed",
             Self::Table { .. } => "table_changed",
+            Self::Arrow { .. } => "arrow_refused",
+            Self::MoveRecord { .. } => "move_not_recorded",
+            Self::MachineShared { .. } => "machine_shared",
             Self::MemberOwns(_) => "member_owns_partitions",
             Self::MemberMoved(_) => "member_moved",
             Self::MachineChanged(_) => "machine_changed",
@@ -94,6 +126,7 @@ impl IllegalChange {
             Self::DefaultsMode => "defaults_mode_changed",
             Self::BucketRemoved(_) => "bucket_removed",
             Self::Operation(_) => "finished_operation_changed",
+            Self::OperationStep(_) => "running_operation_changed",
         }
     }
 }
@@ -110,9 +143,9 @@ pub fn legal_child(parent: &Sealed, child: &Sealed) -> Result<(), IllegalChange>
     judge_identity(parent, child)?;
     judge_members(parent, child)?;
     child.validate()?;
-    judge_table(parent, child)?;
+    table::judge_table(parent, child)?;
     judge_buckets(parent, child)?;
-    judge_operations(parent, child)
+    operations::judge_operations(parent, child)
 }
 
 fn judge_identity(parent: &Document, child: &Document) -> Result<(), IllegalChange> {
@@ -127,9 +160,6 @@ fn judge_identity(parent: &Document, child: &Document) -> Result<(), IllegalChan
     }
     if parent.replication != child.replication {
         return Err(IllegalChange::Replication);
-    }
-    if parent.partition_bits != child.partition_bits {
-        return Err(IllegalChange::PartitionBits);
     }
     Ok(())
 }
@@ -186,11 +216,6 @@ fn judge_relocates(parent: &Document, child: &Document) -> Result<(), IllegalCha
     Ok(())
 }
 
-fn judge_table(parent: &Document, child: &Document) -> Result<(), IllegalChange> {
-    let differs = parent.table.iter().zip(&child.table).position(|(before, after)| before != after);
-    differs.map_or(Ok(()), |index| Err(IllegalChange::Table { index }))
-}
-
 fn judge_buckets(parent: &Document, child: &Document) -> Result<(), IllegalChange> {
     if child.defaults.mode != parent.defaults.mode {
         return Err(IllegalChange::DefaultsMode);
@@ -202,36 +227,6 @@ fn judge_buckets(parent: &Document, child: &Document) -> Result<(), IllegalChang
                 return Err(IllegalChange::BucketMode(name.to_string()));
             }
             Some(_) => {}
-        }
-    }
-    Ok(())
-}
-
-/// Finished records stay as they are. Only the oldest may be forgotten, and only where the new ones
-/// would not fit beside it: `operation::plan` forgets in the same order.
-fn judge_operations(parent: &Document, child: &Document) -> Result<(), IllegalChange> {
-    let mut kept_oldest = None;
-    for (id, before) in &parent.operations {
-        if let Some(after) = child.operations.get(id) {
-            if after != before {
-                return Err(IllegalChange::Operation(id.clone()));
-            }
-            let age = (before.finished, id);
-            kept_oldest = kept_oldest.min(Some(age)).or(Some(age));
-        }
-    }
-    for (id, record) in new_records(parent, child) {
-        if (record.started, record.finished) != (child.epoch, child.epoch) {
-            return Err(IllegalChange::Operation(id.clone()));
-        }
-    }
-    let full = child.operations.len() >= KEPT_OPERATIONS;
-    for (id, before) in
-        parent.operations.iter().filter(|(id, _)| !child.operations.contains_key(*id))
-    {
-        let younger = kept_oldest.is_some_and(|oldest| (before.finished, id) > oldest);
-        if younger || !full {
-            return Err(IllegalChange::Operation(id.clone()));
         }
     }
     Ok(())

@@ -18,11 +18,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::document::{Member, PartitionEntry, Slot, SlotState};
+use super::document::{Member, PartitionEntry};
 use super::draw::Draw;
 use super::partition;
 use super::partners::{self, Partners};
 use super::places::Places;
+use super::slot::Slot;
 use crate::id::NodeId;
 
 pub use super::places::PlanWarning;
@@ -93,7 +94,7 @@ pub fn plan_first(
         for (entry, mut row) in plan.table.iter_mut().zip(rows) {
             row.1.rotate_left(row.0 % copies as usize);
             let owners = row.1.iter().map(|&node| center.nodes[node].id);
-            let slots = owners.map(|owner| Slot { owner, since: 1, state: SlotState::Stable });
+            let slots = owners.map(|owner| Slot::stable(owner, 1));
             entry.slots.insert(datacenter.clone(), slots.collect());
         }
     }

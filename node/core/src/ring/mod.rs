@@ -1,12 +1,12 @@
 //! The ring: where a key lies and who owns it.
 //!
 //! A key hashes to a point (`hash`), the point lies in one of 2^k equal arcs (`partition`), and the
-//! cluster document (`document`, valid by itself if `check` says so) names the owners of every arc.
-//! `layout` plans the first table and `planner` every later one, `judge` says which document may
-//! follow which, `operation` turns a posted operation into the next document and `buckets` the change
-//! of a bucket's settings, `moves` says who counts while a slot passes from one holder to another, and
-//! `placement` is the view that requests are routed with. `places` holds what both planners know of
-//! machines, racks and zones.
+//! cluster document (`document`, valid by itself if `check` says so) names the owners of every arc
+//! (`slot`). `layout` plans the first table and `planner` every later one, `judge` says which document
+//! may follow which, `operation` turns a posted operation into the next document and `buckets` the
+//! change of a bucket's settings, `moves` says who counts while a slot passes from one holder to
+//! another, `progress` how far that is, `driver` what comes next, and `placement` is the view that
+//! requests are routed with. `places` holds what both planners know of machines, racks and zones.
 //!
 //! Everything here is a pure function of its arguments: same inputs, same bytes.
 
@@ -14,6 +14,7 @@ pub mod buckets;
 pub mod check;
 pub mod document;
 mod draw;
+pub mod driver;
 pub mod hash;
 pub mod judge;
 pub mod layout;
@@ -25,6 +26,9 @@ mod partners;
 pub mod placement;
 mod places;
 pub mod planner;
+mod posting;
+pub mod progress;
+pub mod slot;
 
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -33,11 +37,13 @@ pub use buckets::{BucketRefused, SettingsChange};
 pub use check::InvalidDocument;
 pub use document::{
     BucketSettings, Document, DocumentHash, Durability, Member, MemberState, Mode, NewCluster,
-    Owner, PartitionEntry, Sealed, Slot, SlotState,
+    Owner, PartitionEntry, Sealed,
 };
 pub use hash::key_hash;
 pub use judge::{IllegalChange, legal_child};
 pub use names::{BucketName, TokenSecret};
 pub use operation::{Operation, OperationKind, OperationRecord, OperationState};
 pub use partition::Partition;
-pub use placement::Ring;
+pub use placement::{Ring, Seat};
+pub use progress::{MoveRecord, MoveStage, Progress, Summary};
+pub use slot::{Slot, SlotState, Successor};

@@ -1,14 +1,17 @@
 //! Operations: changes of the cluster that somebody asked for, idempotent by the id they gave.
 //!
 //! A posted operation becomes one child document (`plan`); its record stands in the document, so a
-//! second post of the same id finds it there whoever receives it. Built today are `join` and
-//! `leave` without rebalancing, and `relocate`: they move no data and are done in the epoch that
-//! records them.
+//! second post of the same id finds it there whoever receives it. What moves no data is done in the
+//! epoch that records it; what does takes its plan along (`super::posting`) and runs until its moves
+//! are over (`super::driver`).
 
 use serde::{Deserialize, Serialize};
 
 use super::document::{Document, Member, Sealed};
 use super::judge::{IllegalChange, legal_child};
+use super::planner::PlanRefused;
+use super::posting;
+use super::progress::{MoveRecord, Progress, Summary};
 use crate::id::NodeId;
 
 /// What became of a posted operation.
@@ -46,16 +49,42 @@ pub enum OperationRefused {
     /// A relocate would change more of the member than its machine.
     #[error("node {0} would change more than its machine")]
     PlaceDiffers(NodeId),
+    /// Another operation moves data. Try again when it has ended.
+    #[error("operation {0} still moves data")]
+    Busy(String),
+    /// There is no table that the operation could lead to.
+    #[error(transparent)]
+    NoPlan(#[from] PlanRefused),
+    /// There is no such operation, or it has ended.
+    #[error("operation {0} does not run")]
+    NotRunning(String),
     /// The child would not be a legal step.
     #[error(transparent)]
     Illegal(#[from] IllegalChange),
 }
 
-/// Turns a posted operation into the next document. The same id and contents again find the record;
-/// a join of a member that is there, and a leave of a node that is not, are recorded as done.
+/// [`plan_for`] an operation that replaces nobody.
+///
+/// # Errors
+/// See [`OperationRefused`].
 pub fn plan(parent: &Sealed, id: &str, operation: &Operation) -> Result<Planned, OperationRefused> {
+    plan_for(parent, id, operation, None)
+}
+
+/// Turns a posted operation into the next document. The same id and contents again find the record;
+/// a join of a member that is there, and a leave of a node that is not, are recorded as done where no
+/// data is to move. `replaces` is the dead member of a replace.
+///
+/// # Errors
+/// See [`OperationRefused`].
+pub fn plan_for(
+    parent: &Sealed,
+    id: &str,
+    operation: &Operation,
+    replaces: Option<NodeId>,
+) -> Result<Planned, OperationRefused> {
     if let Some(record) = parent.operations.get(id) {
-        return if record.operation == *operation {
+        return if record.operation == *operation && record.replaces() == replaces {
             Ok(Planned::AlreadyRecorded(Box::new(record.clone())))
         } else {
             Err(OperationRefused::IdReused(id.to_owned()))
@@ -66,8 +95,9 @@ pub fn plan(parent: &Sealed, id: &str, operation: &Operation) -> Result<Planned,
         parent_hash: Some(parent.hash()),
         ..Document::clone(parent)
     };
+    let mut state = OperationState::Done;
     match operation.kind {
-        _ if operation.rebalance => return Err(unsupported(operation)),
+        _ if operation.rebalance => state = posting::begin(&mut child, operation, replaces)?,
         OperationKind::Join => join(&mut child, operation)?,
         OperationKind::Leave => leave(&mut child, operation)?,
         OperationKind::Relocate => relocate(&mut child, operation)?,
@@ -75,20 +105,39 @@ pub fn plan(parent: &Sealed, id: &str, operation: &Operation) -> Result<Planned,
         _ => return Err(unsupported(operation)),
     }
     while child.operations.len() >= KEPT_OPERATIONS {
-        let oldest = child.operations.iter().min_by_key(|(id, record)| (record.finished, *id));
+        let ended = child.operations.iter().filter(|(_, record)| !record.is_running());
+        let oldest = ended.min_by_key(|(id, record)| (record.finished, *id));
         let Some(oldest) = oldest.map(|(id, _)| id.clone()) else { break };
         child.operations.remove(&oldest);
     }
     let record = OperationRecord {
         operation: operation.clone(),
-        state: OperationState::Done,
+        finished: if state == OperationState::Done { child.epoch } else { 0 },
+        state,
         started: child.epoch,
-        finished: child.epoch,
     };
     child.operations.insert(id.to_owned(), record);
     let child = Sealed::new(child);
     legal_child(parent, &child)?;
     Ok(Planned::Child(Box::new(Document::clone(&child))))
+}
+
+/// The document in which a running operation is taken back: what has not reached its second step is
+/// undone, the rest goes forward. None if it was taken back before.
+///
+/// # Errors
+/// [`OperationRefused::NotRunning`].
+pub fn cancel(parent: &Sealed, id: &str) -> Result<Option<Document>, OperationRefused> {
+    let mut child = parent.child();
+    let record = child.operations.get_mut(id);
+    match record.map(|record| &mut record.state) {
+        Some(OperationState::Running(progress)) if progress.cancelling => Ok(None),
+        Some(OperationState::Running(progress)) => {
+            progress.cancelling = true;
+            Ok(Some(child))
+        }
+        _ => Err(OperationRefused::NotRunning(id.to_owned())),
+    }
 }
 
 fn unsupported(operation: &Operation) -> OperationRefused {
@@ -187,12 +236,18 @@ pub struct Operation {
     pub rebalance: bool,
 }
 
-/// How far an operation came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// How far an operation came. A record changes only while it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum OperationState {
-    /// Finished; the record never changes again.
+    /// Finished in the epoch that recorded it: it moved no data.
     Done,
+    /// It moves data.
+    Running(Progress),
+    /// It moved data and ended; moves that another operation took over did not happen.
+    Finished(Summary),
+    /// It was taken back; what had reached its second step went forward all the same.
+    Cancelled(Summary),
 }
 
 /// An operation as the document remembers it.
@@ -205,8 +260,39 @@ pub struct OperationRecord {
     pub state: OperationState,
     /// The epoch in which it was recorded.
     pub started: u64,
-    /// The epoch in which it was finished.
+    /// The epoch in which it was finished; 0 while it runs.
     pub finished: u64,
+}
+
+impl OperationRecord {
+    /// The moves of a running operation; none of another.
+    pub fn moves_mut(&mut self) -> &mut [MoveRecord] {
+        match &mut self.state {
+            OperationState::Running(progress) => &mut progress.moves,
+            _ => &mut [],
+        }
+    }
+
+    /// The member that a replace makes anew.
+    pub fn replaces(&self) -> Option<NodeId> {
+        match &self.state {
+            OperationState::Done => None,
+            OperationState::Running(progress) => progress.replaces,
+            OperationState::Finished(summary) | OperationState::Cancelled(summary) => {
+                summary.replaces
+            }
+        }
+    }
+
+    /// Whether it runs and none of its moves waits or is under way.
+    pub fn is_over(&self) -> bool {
+        matches!(&self.state, OperationState::Running(progress) if progress.is_over())
+    }
+
+    /// Whether it still moves data.
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, OperationState::Running(_))
+    }
 }
 
 #[cfg(test)]
@@ -251,13 +337,20 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused() {
         let first = Sealed::new(cluster(3, 3));
-        for kind in [OperationKind::Drain, OperationKind::Double, OperationKind::Replace] {
+        for kind in [OperationKind::Drain, OperationKind::Rebuild, OperationKind::Replace] {
             let refused = plan(&first, "x", &ask(kind, 0));
             assert!(matches!(refused, Err(OperationRefused::Unsupported { .. })));
         }
-        let moving = Operation { rebalance: true, ..ask(OperationKind::Join, 3) };
+        let moving = Operation { rebalance: true, ..ask(OperationKind::Rebuild, 0) };
         let refused = plan(&first, "x", &moving).unwrap_err();
-        assert_eq!(refused.to_string(), "Join is not supported with rebalancing");
+        assert_eq!(refused.to_string(), "Rebuild is not supported with rebalancing");
+        // What runs is taken back once; what does not cannot be.
+        let moving = Operation { rebalance: true, ..ask(OperationKind::Join, 3) };
+        let running = child(plan(&first, "j", &moving).unwrap());
+        let back = Sealed::new(cancel(&running, "j").unwrap().unwrap());
+        assert_eq!(legal_child(&running, &back), Ok(()));
+        assert_eq!(cancel(&back, "j"), Ok(None));
+        assert_eq!(cancel(&back, "k"), Err(OperationRefused::NotRunning("k".into())));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::document::{Document, DocumentHash, Owner, Sealed};
+use super::document::{Document, DocumentHash, Owner, PartitionEntry, Sealed};
 use super::hash::key_hash;
 use super::partition::Partition;
 use crate::id::NodeId;
@@ -15,15 +15,37 @@ use crate::id::NodeId;
 #[derive(Clone, Debug)]
 pub struct Ring {
     document: Sealed,
-    /// Per partition: its owners and the hash of its entry.
-    partitions: Vec<(Vec<Owner>, u64)>,
+    partitions: Vec<Prepared>,
+}
+
+/// One partition, ready.
+#[derive(Clone, Debug)]
+struct Prepared {
+    owners: Vec<Owner>,
+    seats: Vec<Seat>,
+    /// Of its entry.
+    hash: u64,
+}
+
+/// What counts once in a request: a slot, with whom it takes to count it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// Where it counts.
+    pub datacenter: String,
+    /// All of them have to store a write; none where the slot cannot count.
+    pub writers: Vec<NodeId>,
+    /// Who answers reads; none where the slot cannot count.
+    pub reader: Option<NodeId>,
 }
 
 impl Ring {
     /// Prepares a valid document.
     pub fn new(document: Sealed) -> Self {
-        let prepared =
-            document.table.iter().map(|entry| (entry.owners().collect(), entry.entry_hash()));
+        let prepared = document.table.iter().map(|entry| Prepared {
+            owners: entry.owners().collect(),
+            seats: seats(entry).collect(),
+            hash: entry.entry_hash(),
+        });
         let partitions = prepared.collect();
         Self { document, partitions }
     }
@@ -54,21 +76,32 @@ impl Ring {
         (hash, self.document.partition_of(hash))
     }
 
-    /// Owners of a partition, data centers in name order, slots in their order. Empty for a
-    /// partition that this ring does not have.
+    /// Owners of a partition: whoever stores its writes, data centers in name order, slots in their
+    /// order. Empty for a partition that this ring does not have.
     pub fn owners(&self, partition: Partition) -> &[Owner] {
-        self.prepared(partition).map_or(&[], |(owners, _)| owners)
+        self.prepared(partition).map_or(&[], |prepared| &prepared.owners)
+    }
+
+    /// The slots of a partition as requests count them, in the order of the owners. Empty for a
+    /// partition that this ring does not have.
+    pub fn seats(&self, partition: Partition) -> &[Seat] {
+        self.prepared(partition).map_or(&[], |prepared| &prepared.seats)
     }
 
     /// Version of a partition's entry and the hash of the entry, as requests carry them.
     pub fn version(&self, partition: Partition) -> Option<(u64, u64)> {
-        let (_, hash) = self.prepared(partition)?;
-        Some((self.document.entry(partition)?.version, *hash))
+        let prepared = self.prepared(partition)?;
+        Some((self.document.entry(partition)?.version, prepared.hash))
     }
 
-    /// Is the node an owner of the partition?
+    /// Is the node an owner of the partition: does it store its writes?
     pub fn is_owner(&self, partition: Partition, node: NodeId) -> bool {
         self.owners(partition).iter().any(|owner| owner.node == node)
+    }
+
+    /// Does the node answer reads of the partition? Then it may coordinate too.
+    pub fn is_reader(&self, partition: Partition, node: NodeId) -> bool {
+        self.seats(partition).iter().any(|seat| seat.reader == Some(node))
     }
 
     /// Every member once, in the order met from a partition: its owners, the owners of the
@@ -76,7 +109,7 @@ impl Ring {
     pub fn walk(&self, partition: Partition) -> impl Iterator<Item = Owner> + '_ {
         let start = self.prepared(partition).map_or(0, |_| partition.index as usize);
         let around = self.partitions.iter().cycle().skip(start).take(self.partitions.len());
-        let met = around.flat_map(|(owners, _)| owners.iter().cloned());
+        let met = around.flat_map(|prepared| prepared.owners.iter().cloned());
         let rest = self
             .document
             .members
@@ -110,17 +143,27 @@ impl Ring {
         })
     }
 
-    fn prepared(&self, partition: Partition) -> Option<&(Vec<Owner>, u64)> {
+    fn prepared(&self, partition: Partition) -> Option<&Prepared> {
         (partition.k == self.document.partition_bits)
             .then(|| self.partitions.get(partition.index as usize))
             .flatten()
     }
 }
 
+fn seats(entry: &PartitionEntry) -> impl Iterator<Item = Seat> {
+    let slots = entry.slots.iter().flat_map(|(dc, slots)| slots.iter().map(move |s| (dc, s)));
+    slots.map(|(datacenter, slot)| Seat {
+        datacenter: datacenter.clone(),
+        writers: slot.writers().collect(),
+        reader: slot.reader(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ring::fixtures::{cluster, node};
+    use crate::ring::{Slot, SlotState, Successor};
     use proptest::prelude::*;
 
     #[test]
@@ -168,6 +211,40 @@ mod tests {
         assert!(ring.owners(Partition { k: k + 1, index: 0 }).is_empty());
         assert!(ring.owners(Partition { k, index: 1 << k }).is_empty());
         assert_eq!(ring.version(Partition { k: k + 1, index: 0 }), None);
+    }
+
+    /// Who stores, who answers and who owns, in every state of a slot.
+    #[test]
+    fn a_seat_counts_when_all_of_its_writers_stored() {
+        let next = Successor { node: node(7), since: 2 };
+        let states: [(SlotState, &[u8], Option<u8>); 5] = [
+            (SlotState::Stable, &[0], Some(0)),
+            (SlotState::Copying(next), &[0, 7], Some(0)),
+            (SlotState::Switched(next), &[7, 0], Some(7)),
+            (SlotState::Fencing(next), &[], None),
+            (SlotState::Merging(next), &[7], None),
+        ];
+        for (state, writers, reader) in states {
+            let mut document = cluster(4, 3).child();
+            let entry = &mut document.table[0];
+            entry.version = 2;
+            let slot = &mut entry.slots.get_mut("dc1").unwrap()[0];
+            *slot = Slot { owner: node(0), since: 1, state };
+            for (index, slot) in entry.slots.get_mut("dc1").unwrap()[1..].iter_mut().enumerate() {
+                slot.owner = node(1 + index as u8);
+            }
+            let k = document.partition_bits;
+            let ring = Ring::new(Sealed::new(document));
+            let partition = Partition { k, index: 0 };
+            let seats = ring.seats(partition);
+            let numbers = |numbers: &[u8]| numbers.iter().copied().map(node).collect::<Vec<_>>();
+            assert_eq!((seats.len(), &seats[0].writers), (3, &numbers(writers)), "{state:?}");
+            assert_eq!(seats[0].reader, reader.map(node), "{state:?}");
+            let owners: Vec<_> = ring.owners(partition).iter().map(|owner| owner.node).collect();
+            assert_eq!(owners, [numbers(writers), numbers(&[1, 2])].concat());
+            assert_eq!(ring.is_owner(partition, node(7)), writers.contains(&7));
+            assert_eq!(ring.is_reader(partition, node(0)), reader == Some(0));
+        }
     }
 
     proptest! {

@@ -5,7 +5,8 @@ use crate::ring::fixtures::{cluster, member, node};
 use crate::ring::{
     BucketName, BucketSettings, Member, Mode, Operation, OperationKind, OperationRecord,
 };
-use crate::ring::{OperationState, SlotState, TokenSecret};
+use crate::ring::{MoveRecord, MoveStage, OperationState, Partition, Progress};
+use crate::ring::{SlotState, TokenSecret};
 use proptest::prelude::*;
 
 /// The code with which a change of the plain child is refused, or "legal".
@@ -59,7 +60,19 @@ fn what_may_not_change() {
     refused("replication_changed", |child| {
         child.replication.insert("dc2".into(), 1);
     });
-    refused("partition_bits_changed", |child| child.partition_bits += 1);
+    refused("invalid_document", |child| child.partition_bits += 1);
+    refused("partition_bits_changed", |child| {
+        halve(child);
+        halve(child);
+    });
+    refused("partition_bits_changed", |child| {
+        halve(child);
+        child.table[5].version = 1;
+    });
+    refused("partition_bits_changed", |child| {
+        halve(child);
+        child.table[5].slots.get_mut("dc1").unwrap().rotate_left(1);
+    });
     refused("member_owns_partitions", |child| drop(child.members.remove(&node(0))));
     refused("member_moved", |child| {
         child.members.get_mut(&node(0)).unwrap().datacenter = "dc2".into();
@@ -77,8 +90,86 @@ fn what_may_not_change() {
     });
 }
 
+/// Cuts every partition in two, as a doubling does.
+fn halve(child: &mut Document) {
+    let halves = |entry: &crate::ring::PartitionEntry| [entry.clone(), entry.clone()];
+    child.table = child.table.iter().flat_map(halves).collect();
+    child.table.iter_mut().for_each(|entry| entry.version = child.epoch);
+    child.partition_bits += 1;
+}
+
 #[test]
-fn the_table_is_fixed() {
+fn the_ring_is_cut_in_two_only_when_nothing_moves() {
+    let parent = Sealed::new(cluster(5, 3));
+    let mut child = parent.child();
+    halve(&mut child);
+    let child = Sealed::new(child);
+    assert_eq!(legal_child(&parent, &child), Ok(()));
+    for partition in Partition::all(parent.partition_bits) {
+        let (low, high) = partition.halves();
+        assert_eq!(child.owners(low), parent.owners(partition));
+        assert_eq!(child.owners(high), parent.owners(partition));
+    }
+    // An operation that runs names partitions that would not be there any more.
+    let mut running = parent.child();
+    let progress = Progress { replaces: None, cancelling: false, moves: Vec::new() };
+    let state = OperationState::Running(progress);
+    let record = OperationRecord { state, finished: 0, ..record(2) };
+    running.operations.insert("runs".into(), record);
+    let running = Sealed::new(running);
+    assert_eq!(legal_child(&parent, &running), Ok(()));
+    let mut child = running.child();
+    halve(&mut child);
+    let refused = legal_child(&running, &Sealed::new(child));
+    assert_eq!(refused, Err(IllegalChange::PartitionBits));
+}
+
+#[test]
+fn a_running_operation_keeps_its_plan_and_ends_when_its_moves_are_over() {
+    let parent = cluster(5, 3);
+    let absent = (0..5).map(node).find(|id| !parent.table[0].names(*id)).unwrap();
+    let owner = parent.table[0].slots["dc1"][0].owner;
+    let partition = Partition { k: parent.partition_bits, index: 0 };
+    let waiting = MoveRecord::waiting(partition, "dc1", owner, absent);
+    let parent = Sealed::new(parent);
+    let mut child = parent.child();
+    let progress = Progress { replaces: None, cancelling: false, moves: vec![waiting] };
+    let state = OperationState::Running(progress.clone());
+    child.operations.insert("runs".into(), OperationRecord { state, finished: 0, ..record(2) });
+    let parent = Sealed::new(child);
+    let verdict = |change: &dyn Fn(&mut Document)| {
+        let mut child = parent.child();
+        change(&mut child);
+        let verdict = legal_child(&parent, &Sealed::new(child));
+        verdict.map_or_else(|illegal| illegal.code(), |()| "legal")
+    };
+    let with = |change: &dyn Fn(&mut Progress)| {
+        verdict(&|child: &mut Document| {
+            let mut progress = progress.clone();
+            change(&mut progress);
+            let record = child.operations.get_mut("runs").unwrap();
+            record.state = OperationState::Running(progress);
+        })
+    };
+    assert_eq!(with(&|progress| progress.cancelling = true), "legal");
+    assert_eq!(with(&|progress| progress.moves[0].stage = MoveStage::Dropped), "legal");
+    assert_eq!(with(&|progress| progress.moves[0].stage = MoveStage::Moved), "move_not_recorded");
+    assert_eq!(with(&|progress| progress.moves[0].stage = MoveStage::Moving), "invalid_document");
+    assert_eq!(with(&|progress| progress.moves[0].to = owner), "running_operation_changed");
+    assert_eq!(with(&|progress| progress.moves.clear()), "running_operation_changed");
+    assert_eq!(with(&|progress| progress.replaces = Some(owner)), "running_operation_changed");
+    let ended = |child: &mut Document| {
+        let record = child.operations.get_mut("runs").unwrap();
+        record.state = OperationState::Finished(progress.summary());
+        record.finished = child.epoch;
+    };
+    assert_eq!(verdict(&ended), "running_operation_changed", "its move still waits");
+    let gone = |child: &mut Document| drop(child.operations.remove("runs"));
+    assert_eq!(verdict(&gone), "running_operation_changed");
+}
+
+#[test]
+fn the_table_changes_by_arrows_only() {
     let refused = |code: &str, change: fn(&mut Document)| assert_eq!(verdict(change), code);
     refused("table_changed", |child| child.table[3].version = 2);
     refused("table_changed", |child| {

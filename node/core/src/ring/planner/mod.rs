@@ -100,7 +100,10 @@ pub struct Plan {
 impl Cluster {
     /// What a document says.
     pub fn of(document: &Document) -> Self {
-        let seat = |slot: &super::Slot| Seat { owner: slot.owner, moving_to: None };
+        let seat = |slot: &super::Slot| {
+            let moving_to = slot.state.successor().map(|next| next.node);
+            Seat { owner: slot.owner, moving_to }
+        };
         let seats = |entry: &super::PartitionEntry| {
             let of = |(name, slots): (&String, &Vec<super::Slot>)| {
                 (name.clone(), slots.iter().map(seat).collect())

@@ -1,0 +1,76 @@
+//! The driver of operations: on the living member with the lowest id, a loop that asks the nodes of all
+//! moves what they did and proposes the next document (`kvasir_core::ring::driver`). Two drivers at once
+//! do no harm: of two children of one document at most one is chosen.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use kvasir_core::gossip::Status;
+use kvasir_core::id::NodeId;
+use kvasir_core::ring::driver::{Limits, Report, Seems, asked, next_child};
+use kvasir_core::ring::{OperationRecord, Sealed};
+use tokio::time::Instant;
+
+use super::ballots;
+use super::control::Control;
+use super::unfit::Unfit;
+use crate::peer::{Reply, Request};
+
+/// Between two looks.
+const BEAT: Duration = Duration::from_millis(200);
+/// Longest wait for a report.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// Runs until the node stops.
+pub(super) async fn run(control: Rc<Control>) {
+    loop {
+        tokio::time::sleep(BEAT).await;
+        let Some(document) = control.newest().filter(|document| drives(&control, document)) else {
+            continue;
+        };
+        let reports = reports(&control, &document).await;
+        let up = up(&control);
+        let seems = |node: NodeId| if up.contains(&node) { Seems::Up } else { Seems::Away };
+        let Some(child) = next_child(&document, &reports, seems, &Limits::default()) else {
+            continue;
+        };
+        match ballots::propose(&control, Sealed::new(child)).await {
+            Ok(chosen) => tracing::debug!(epoch = chosen.epoch, "moves went a step further"),
+            Err(error) => tracing::debug!(%error, "moves did not go further yet"),
+        }
+    }
+}
+
+/// Whether an operation runs and it is this node that drives.
+fn drives(control: &Control, document: &Sealed) -> bool {
+    let runs = document.operations.values().any(OperationRecord::is_running);
+    let fit = Unfit::of(control).is_none();
+    let up = up(control);
+    let lowest = document.members.keys().find(|node| up.contains(node));
+    runs && fit && lowest == Some(&control.identity.node)
+}
+
+/// Who is alive, this node too.
+fn up(control: &Control) -> Vec<NodeId> {
+    let members = control.gossip.borrow().members(control.now_ms());
+    members.into_iter().filter(|m| m.me || m.status == Status::Alive).map(|m| m.id).collect()
+}
+
+/// What the nodes of all moves say that they did; of those that answer.
+async fn reports(control: &Rc<Control>, document: &Sealed) -> BTreeMap<NodeId, Report> {
+    let ask = asked(document).into_iter().map(|node| async move {
+        if node == control.identity.node {
+            return Some((node, control.moving.report(&control.views)));
+        }
+        let address = control.gossip.borrow().peer_address(node).map(str::to_string)?;
+        let deadline = Instant::now() + ANSWER;
+        let call = control.peers.call(Some(node), &address, None, Request::MoveReport, deadline);
+        match call.await {
+            Ok(Reply::MoveReport(bytes)) => Some((node, postcard::from_bytes(&bytes).ok()?)),
+            _ => None,
+        }
+    });
+    join_all(ask).await.into_iter().flatten().collect()
+}
