@@ -94,7 +94,7 @@ async fn illegal_children(cluster: &Cluster) {
             d["table"][0]["slots"]["dc1"].as_array_mut().expect("slots").swap(0, 1);
         }),
         refused("replication_changed", |d| d["replication"]["dc1"] = json!(2)),
-        refused("partition_bits_changed", |d| {
+        refused("partition_bits_changed or invalid_document", |d| {
             d["partitionBits"] = json!(d["partitionBits"].as_u64().expect("a number") + 1);
         }),
         refused("identity_changed", |d| d["clusterName"] = json!("another")),
@@ -167,7 +167,7 @@ async fn unsupported(cluster: &Cluster, stranger: &str, owner: &str) {
     let epoch = cluster.document(0).await["epoch"].clone();
     let moving = [
         json!({ "id": "m6", "kind": "rebuild", "node": owner }),
-        json!({ "id": "m7", "kind": "repair", "node": stranger }),
+        json!({ "id": "m7", "kind": "rebuild", "node": stranger }),
     ];
     for body in &moving {
         let (status, problem) = operate(cluster, 0, body.clone()).await;
