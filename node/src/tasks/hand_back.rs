@@ -88,7 +88,8 @@ impl HandingBack {
         loop {
             tokio::time::sleep(ROUND).await;
             let filled = self.standins.shelves().filled();
-            seen.retain(|shelf, _| filled.iter().any(|(other, _)| other == shelf));
+            // They come in order, and there are up to 65,536 of them.
+            seen.retain(|shelf, _| filled.binary_search_by_key(shelf, |(other, _)| *other).is_ok());
             for (shelf, held) in filled {
                 let view = self.views.load();
                 let Some(formed) = view.formed.clone().filter(|_| view.retired.is_none()) else {
