@@ -159,15 +159,20 @@ fn a_volume_of_another_cluster_is_refused(kvc: &Kvc<'_>) {
             "resources": {"requests": {"storage": "1Gi"}},
         },
     }));
-    let epoch = kvc.object()["status"]["ring"]["epoch"].clone();
+    let before = kvc.object()["status"].clone();
     scenario.kubectl(&["scale", &format!("kvc/{}", kvc.name), "--replicas=4"]);
     let degraded = kvc.until_condition("Degraded", "True", WELL);
     assert_eq!(degraded["reason"], "ForeignVolume", "{degraded}");
     let message = degraded["message"].as_str().unwrap_or_default();
     assert!(message.contains(&pod) && message.contains(&claim), "{message}");
     for _ in 0..20 {
-        let ring = kvc.object()["status"]["ring"].clone();
-        assert_eq!((&ring["members"], &ring["epoch"]), (&json!(3), &epoch), "{ring}");
+        let status = kvc.object()["status"].clone();
+        let ring = &status["ring"];
+        // A repair that was still due is recorded in a document of its own, which changes nothing else.
+        let repairs =
+            status["operation"]["type"] == "Repair" || status["repair"] != before["repair"];
+        let same = ring["epoch"] == before["ring"]["epoch"] || repairs;
+        assert!(ring["members"] == 3 && same, "{ring}, before: {}", before["ring"]);
         std::thread::sleep(Duration::from_millis(500));
     }
     // What the message says: the claim and the pod go, and it starts on an empty volume.
