@@ -1,7 +1,7 @@
 //! Anti-entropy: compares the replicas of this node with those of its neighbours, again and again, and mends
 //! what differs by merge, on both sides.
 //!
-//! One worker of the node runs it. Whom to compare with next is decided by [`Schedule`], what to do next by
+//! One worker of the node runs it. Whom to compare with next is decided by `Schedule`, what to do next by
 //! [`Exchange`]; this file sends, reads and merges. Between two steps it rests in proportion to what it did
 //! while clients are served, and keeps to the pause that a receiver asks for.
 //!

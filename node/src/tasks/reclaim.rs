@@ -4,7 +4,7 @@
 //!
 //! One worker of the node runs it. Owners lead a partition in turn, by generation, so that a tombstone
 //! which only one of them still holds is found too. A pass reads at the configured rate, begins anew in a
-//! partition where the last batch ended, and keeps at most [`BATCHES_MAX`] batches waiting. What the
+//! partition where the last batch ended, and keeps at most `BATCHES_MAX` batches waiting. What the
 //! owners hold differently is levelled on the way, so that reclaim gets on without anti-entropy.
 //!
 //! Nothing is begun while members are down: their word is needed in the end.

@@ -2,7 +2,7 @@
 //!
 //! Keys have no order but that of their hashes, so a list runs along the ring: a [`Place`] is a point in
 //! that order. A replica answers with a [`Page`]: what it holds from a place on, and how far it looked.
-//! [`merge`] makes one of the pages of several replicas, up to where all of them looked; a [`Cursor`]
+//! [`merge()`] makes one of the pages of several replicas, up to where all of them looked; a [`Cursor`]
 //! carries the place where the next page begins through a client.
 //!
 //! Why no key comes twice and none is missed: places only rise, a merged page holds every key up to its

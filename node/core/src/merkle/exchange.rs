@@ -30,7 +30,7 @@ const READS_MAX: usize = 64;
 pub struct Limits {
     /// Only keys of this bucket are mended.
     pub bucket: Option<Bytes>,
-    /// Digests of keys listed at a time, at most [`DIGESTS_MAX`].
+    /// Digests of keys listed at a time, at most `DIGESTS_MAX`.
     pub digests: usize,
 }
 

@@ -4,7 +4,7 @@
 //! values it shows, is kept: dots, stamps, expiries, tombstones, content types, and which values are
 //! equal. So shapes are merged and viewed by the rules of the sets that they are of.
 //!
-//! A shape is laid out as a set whose values have [`MARK_BYTES`] bytes. It is a type of its own, so that
+//! A shape is laid out as a set whose values have `MARK_BYTES` bytes. It is a type of its own, so that
 //! none is ever stored or shown as the value.
 
 use std::fmt;
