@@ -155,8 +155,8 @@ pub fn record(seen: &Snapshot, view: &View, now: Option<&Operation>) -> Option<R
 }
 
 /// Hash of the members and of how much each owns (FNV-1a, 64 bits): another one means that the topology
-/// changed. A member that gets as many partitions as it loses changes nothing in it; a replica that was
-/// moved was filled and compared by the move.
+/// changed. A member that gets as many partitions as it loses changes nothing in it: the schedule and the
+/// nodes' own comparisons are left for that.
 pub fn layout(view: &View) -> String {
     let mut rows: Vec<String> =
         view.members().map(|row| format!("{}={};", row.id, row.partitions)).collect();
