@@ -17,7 +17,7 @@ use journal::Journal;
 use report::{Entry, Report};
 use rows::{Outcome, Rows, Scale};
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 const HELP: &str = "\
@@ -27,7 +27,7 @@ kvasir-bench: storage engines side by side
   --runs N         runs, 5 if not said (1 with --quick)
   --engines A,B    only these engines
   --rows TEXT      only rows whose name contains TEXT
-  --dir DIR        where stores are made and removed (the temporary directory if not said)
+  --dir DIR        where a directory for the stores is made and removed (the temporary one if not said)
   --out FILE       write the table there too
   --journal FILE   keep what was measured there, and go on with what is there already
   --title TEXT     what was measured, for the head of the table";
@@ -98,13 +98,12 @@ struct Wish {
 
 impl Wish {
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
-        let own = format!("kvasir-bench-{}", std::process::id());
         let mut wish = Wish {
             sets: Vec::new(),
             runs: 0,
             engines: engine::NAMES.iter().map(|name| name.to_string()).collect(),
             rows: String::new(),
-            dir: std::env::temp_dir().join(own),
+            dir: std::env::temp_dir(),
             out: None,
             journal: None,
             title: String::new(),
@@ -192,8 +191,10 @@ fn main() -> ExitCode {
 /// Runs every engine of every run in a process of its own and prints the table.
 fn side_by_side(wish: &Wish) -> Result<(), String> {
     let said = |what: &str, error: std::io::Error| format!("{what}: {error}");
-    std::fs::create_dir_all(&wish.dir).map_err(|e| said("the directory of the run", e))?;
-    let (machine, before) = (machine::describe(&wish.dir), machine::load());
+    // A directory of its own: it is removed at the end, and DIR may hold other things.
+    let dir = wish.dir.join(format!("kvasir-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).map_err(|e| said("the directory of the run", e))?;
+    let (machine, before) = (machine::describe(&dir), machine::load());
     let (mut report, mut resumed) = (Report::default(), 0);
     let journal = wish.journal.as_deref().map(Journal::open).transpose()?;
     for run in 0..wish.runs {
@@ -208,7 +209,8 @@ fn side_by_side(wish: &Wish) -> Result<(), String> {
                     earlier.into_iter().for_each(|entry| report.add(entry));
                     continue;
                 }
-                let outcomes = measured(wish, set, &engine, wish.seed + u64::from(run))?;
+                let seed = wish.seed + u64::from(run);
+                let outcomes = measured(wish, set, &engine, &dir.join(&engine), seed)?;
                 if let Some(journal) = &journal {
                     journal.add(run, &engine, set.name, &outcomes)?;
                 }
@@ -222,7 +224,7 @@ fn side_by_side(wish: &Wish) -> Result<(), String> {
             }
         }
     }
-    std::fs::remove_dir_all(&wish.dir).map_err(|e| said("removing the directory", e))?;
+    std::fs::remove_dir_all(&dir).map_err(|e| said("removing the directory", e))?;
     let mut runs = if wish.runs == 1 { "1 run".into() } else { format!("{} runs", wish.runs) };
     if resumed > 0 {
         runs += &format!(", {resumed} of their parts measured earlier");
@@ -240,13 +242,18 @@ fn side_by_side(wish: &Wish) -> Result<(), String> {
     }
 }
 
-fn measured(wish: &Wish, set: &Scale, engine: &str, seed: u64) -> Result<Vec<Outcome>, String> {
+fn measured(
+    wish: &Wish,
+    set: &Scale,
+    engine: &str,
+    dir: &Path,
+    seed: u64,
+) -> Result<Vec<Outcome>, String> {
     let program = std::env::current_exe().map_err(|e| e.to_string())?;
-    let dir = wish.dir.join(engine);
     let mut child = Command::new(program)
         .args(["--child", engine, "--set", set.name, "--rows", &wish.rows])
         .args(["--seed", &seed.to_string(), "--dir"])
-        .arg(&dir)
+        .arg(dir)
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|e| format!("{engine} cannot be started: {e}"))?;
@@ -255,7 +262,7 @@ fn measured(wish: &Wish, set: &Scale, engine: &str, seed: u64) -> Result<Vec<Out
     let outcomes: Vec<Outcome> = lines.filter_map(|line| Outcome::parse(&line)).collect();
     let status = child.wait().map_err(|e| e.to_string())?;
     // Left over only if the child failed.
-    let _ = std::fs::remove_dir_all(&dir);
+    let _ = std::fs::remove_dir_all(dir);
     if !status.success() {
         return Err(format!("{engine} failed on {} ({status}); see above", set.name));
     }
