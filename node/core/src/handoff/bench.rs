@@ -69,7 +69,7 @@ impl Bench {
 mod tests {
     use super::*;
     use crate::ring::Sealed;
-    use crate::ring::fixtures::{cluster, node};
+    use crate::ring::fixtures::{centers, cluster, node};
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -110,6 +110,41 @@ mod tests {
             let missed = document.members.keys().any(|id| usable(*id) && !machines.contains(&machine(id)));
             prop_assert!(!missed || taken.len() == copies as usize * FOR_EACH_OWNER);
             prop_assert_eq!(bench.take("elsewhere"), None);
+        }
+    }
+
+    proptest! {
+        /// Whoever is down: nobody stands in for an owner of another data center, and nobody of another one
+        /// is offered before all of the own.
+        #[test]
+        fn stand_ins_stay_in_their_data_center(
+            nodes in 6_u8..12,
+            copies in 1_u32..4,
+            down in prop::collection::btree_set(0_u8..12, 0..8),
+            index in any::<u32>(),
+        ) {
+            let document = centers(nodes, copies, 2);
+            let k = document.partition_bits;
+            let partition = Partition { k, index: index % (1 << k) };
+            let ring = Ring::new(Sealed::new(document.clone()));
+            let usable = |id: NodeId| !down.iter().any(|d| node(*d) == id);
+            let mut bench = Bench::new(&ring, partition, usable);
+            let center = |id: &NodeId| document.members[id].datacenter.clone();
+            for local in ["dc1", "dc2"] {
+                let order: Vec<_> = bench.coordinators(local).iter().map(center).collect();
+                let own = order.iter().take_while(|name| *name == local).count();
+                prop_assert!(order[own..].iter().all(|name| name != local), "{order:?}");
+            }
+            for name in ["dc1", "dc2"] {
+                let spare = document.members.iter().filter(|(id, member)| {
+                    member.datacenter == name && usable(**id) && !ring.is_owner(partition, **id)
+                });
+                let spare = spare.count();
+                prop_assert_eq!(bench.offers(name), spare > 0);
+                let taken: Vec<_> = std::iter::from_fn(|| bench.take(name)).collect();
+                prop_assert_eq!(taken.len(), spare.min(copies as usize * FOR_EACH_OWNER));
+                prop_assert!(taken.iter().all(|id| center(id) == name));
+            }
         }
     }
 

@@ -82,6 +82,21 @@ impl Level {
     pub const fn is_local(self) -> bool {
         matches!(self, Self::LocalOne | Self::LocalQuorum)
     }
+
+    /// Whether it may want more of one data center than a majority of that one.
+    pub const fn adds_up(self) -> bool {
+        matches!(self, Self::Exactly(_) | Self::Quorum | Self::All)
+    }
+
+    /// The quorum over the same replicas: what a delete without a token reads at, so that it covers what
+    /// was written at this level's quorum.
+    pub const fn quorum(self) -> Self {
+        match self {
+            Self::LocalOne | Self::LocalQuorum => Self::LocalQuorum,
+            Self::EachQuorum => Self::EachQuorum,
+            Self::Exactly(_) | Self::One | Self::Quorum | Self::All => Self::Quorum,
+        }
+    }
 }
 
 impl fmt::Display for Level {

@@ -15,4 +15,4 @@ pub mod tally;
 pub use level::{Level, LevelError};
 pub use repair::{Repair, Replies};
 pub use speed::{Budget, Speeds};
-pub use tally::{Progress, Tally};
+pub use tally::{Progress, Shortage, Tally};

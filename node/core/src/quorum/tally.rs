@@ -15,6 +15,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::NodeId;
 use crate::quorum::{Level, LevelError};
 
@@ -65,11 +67,28 @@ impl Slot {
 }
 
 /// A number of acknowledgements wanted within a scope.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Need {
-    /// The data center counted, or all of them.
-    datacenter: Option<usize>,
+    /// The data center counted, with its name; or all of them.
+    datacenter: Option<(usize, String)>,
     required: u32,
+}
+
+impl Need {
+    fn counts(&self, slot: &Slot) -> bool {
+        self.datacenter.as_ref().is_none_or(|(datacenter, _)| *datacenter == slot.datacenter)
+    }
+}
+
+/// A data center in which a level was not reached that counts it by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortage {
+    /// Its name.
+    pub datacenter: String,
+    /// Acknowledgements counted there.
+    pub acks: u32,
+    /// Acknowledgements wanted there.
+    pub required: u32,
 }
 
 /// The count of one request over the replicas of one key.
@@ -126,8 +145,7 @@ impl Tally {
             let owners = nodes.iter().map(|node| (*node, Answer::Outstanding)).collect();
             slots.push(Slot { datacenter, owners, stand_in: None });
         }
-        let here = names.binary_search(&local).ok();
-        let needs = needs(level, &sizes, here, local)?;
+        let needs = needs(level, (&names, &sizes), local)?;
         let quorum = is_quorum(&needs, &sizes);
         Ok(Self { slots, places, needs, acks: Vec::new(), quorum })
     }
@@ -188,11 +206,7 @@ impl Tally {
     pub fn progress(&self) -> Progress {
         let mut done = true;
         for need in &self.needs {
-            let (mut counted, mut open) = (0, 0);
-            for slot in self.scope(need) {
-                counted += u32::from(slot.acknowledged());
-                open += u32::from(!slot.acknowledged() && !slot.hopeless());
-            }
+            let (counted, open) = self.within(need);
             if counted + open < need.required {
                 return Progress::Failed;
             }
@@ -228,6 +242,49 @@ impl Tally {
         self.needs.iter().map(|need| need.required).sum()
     }
 
+    /// How many acknowledgements count towards the level: of each data center that it counts by itself at
+    /// most as many as it wants there.
+    pub fn towards(&self) -> u32 {
+        self.needs.iter().map(|need| self.within(need).0.min(need.required)).sum()
+    }
+
+    /// The data centers that the level counts by themselves and in which it cannot be reached, by name; where
+    /// it still can be, those in which it is not. None where it counts over all of them.
+    pub fn shortages(&self) -> Vec<Shortage> {
+        let failed = self.progress() == Progress::Failed;
+        let short = |need: &Need| {
+            let (_, datacenter) = need.datacenter.clone()?;
+            let (acks, open) = self.within(need);
+            let (required, hope) = (need.required, if failed { open } else { 0 });
+            (acks + hope < required).then_some(Shortage { datacenter, acks, required })
+        };
+        self.needs.iter().filter_map(short).collect()
+    }
+
+    /// Whether the level still wants an acknowledgement where this node would be counted.
+    pub fn wants(&self, node: NodeId) -> bool {
+        self.any_need_of(node, |need| self.within(need).0 < need.required)
+    }
+
+    /// Whether the level cannot be reached for want of acknowledgements where this node would be counted.
+    pub fn lacks(&self, node: NodeId) -> bool {
+        self.any_need_of(node, |need| {
+            let (counted, open) = self.within(need);
+            counted + open < need.required
+        })
+    }
+
+    /// The first of `waiting` that has to be asked as well: with the answers of those in `asked` that have
+    /// not failed the level would not be reached. None where it would, or where nobody waiting helps.
+    pub fn next_to_ask(&self, asked: &[NodeId], waiting: &[NodeId]) -> Option<NodeId> {
+        let hoped = |slot: &&Slot| {
+            let asked = slot.owners.iter().any(|(node, _)| asked.contains(node));
+            slot.acknowledged() || (asked && !slot.hopeless())
+        };
+        let short = |need: &Need| (self.scope(need).filter(hoped).count() as u32) < need.required;
+        waiting.iter().copied().find(|node| self.any_need_of(*node, short))
+    }
+
     /// The nodes that have not answered yet, owners before stand-ins, in the order given.
     pub fn outstanding(&self) -> Vec<NodeId> {
         let owners = self.slots.iter().flat_map(|slot| slot.owners.iter().copied());
@@ -247,8 +304,22 @@ impl Tally {
     }
 
     fn scope(&self, need: &Need) -> impl Iterator<Item = &Slot> {
-        let wanted = need.datacenter;
-        self.slots.iter().filter(move |slot| wanted.is_none_or(|dc| dc == slot.datacenter))
+        self.slots.iter().filter(move |slot| need.counts(slot))
+    }
+
+    /// Slots within the scope of a need that are acknowledged, and those that still may be.
+    fn within(&self, need: &Need) -> (u32, u32) {
+        let (mut counted, mut open) = (0, 0);
+        for slot in self.scope(need) {
+            counted += u32::from(slot.acknowledged());
+            open += u32::from(!slot.acknowledged() && !slot.hopeless());
+        }
+        (counted, open)
+    }
+
+    fn any_need_of(&self, node: NodeId, holds: impl Fn(&Need) -> bool) -> bool {
+        let Some(&index) = self.places.get(&node) else { return false };
+        self.needs.iter().any(|need| need.counts(&self.slots[index]) && holds(need))
     }
 
     fn is_owner(&self, node: NodeId) -> bool {
@@ -268,18 +339,21 @@ impl Tally {
     }
 }
 
-/// The counts that a level wants over data centers of the given sizes.
+/// The counts that a level wants over data centers of the given names and sizes.
 fn needs(
     level: Level,
-    sizes: &[u32],
-    here: Option<usize>,
+    (names, sizes): (&[&str], &[u32]),
     local: &str,
 ) -> Result<Vec<Need>, LevelError> {
     let all: u32 = sizes.iter().sum();
     let over_all = |required| Ok(vec![Need { datacenter: None, required }]);
-    let over_local = |required: fn(u32) -> u32| match here {
-        Some(dc) => Ok(vec![Need { datacenter: Some(dc), required: required(sizes[dc]) }]),
-        None => Err(LevelError::NoLocalReplica { level, datacenter: local.to_owned() }),
+    let over_one = |dc: usize, required: fn(u32) -> u32| Need {
+        datacenter: Some((dc, names[dc].to_owned())),
+        required: required(sizes[dc]),
+    };
+    let over_local = |required: fn(u32) -> u32| match names.binary_search(&local) {
+        Ok(dc) => Ok(vec![over_one(dc, required)]),
+        Err(_) => Err(LevelError::NoLocalReplica { level, datacenter: local.to_owned() }),
     };
     match level {
         Level::Exactly(0) => Err(LevelError::Zero),
@@ -292,18 +366,14 @@ fn needs(
         Level::All => over_all(all),
         Level::LocalOne => over_local(|_| 1),
         Level::LocalQuorum => over_local(Level::majority),
-        Level::EachQuorum => Ok(sizes
-            .iter()
-            .enumerate()
-            .map(|(dc, &size)| Need { datacenter: Some(dc), required: Level::majority(size) })
-            .collect()),
+        Level::EachQuorum => Ok((0..sizes.len()).map(|dc| over_one(dc, Level::majority)).collect()),
     }
 }
 
 /// Whether one of the needs is a majority of what it counts over.
 fn is_quorum(needs: &[Need], sizes: &[u32]) -> bool {
     needs.iter().any(|need| {
-        let size = need.datacenter.map_or_else(|| sizes.iter().sum(), |dc| sizes[dc]);
+        let size = need.datacenter.as_ref().map_or_else(|| sizes.iter().sum(), |dc| sizes[dc.0]);
         need.required >= Level::majority(size)
     })
 }

@@ -56,6 +56,66 @@ fn local_levels_ignore_the_other_data_center() {
 }
 
 #[test]
+fn a_level_that_is_not_reached_names_the_data_center() {
+    let centers = ["east", "east", "east", "west", "west", "west"];
+    let mut count = tally(Level::EachQuorum, &centers, "east").unwrap();
+    for east in 0..3 {
+        count.ack(node(east)).unwrap();
+    }
+    let west = |acks| vec![Shortage { datacenter: "west".to_owned(), acks, required: 2 }];
+    assert_eq!((count.shortages(), count.towards()), (west(0), 2));
+    assert!(count.wants(node(3)) && !count.wants(node(0)) && !count.wants(node(9)));
+    count.ack(node(3)).unwrap();
+    count.fail(node(4)).unwrap();
+    assert!(!count.lacks(node(4)), "one more can still come");
+    assert_eq!(count.fail(node(5)), Ok(Progress::Failed));
+    assert_eq!((count.shortages(), count.towards(), count.required()), (west(1), 3, 4));
+    assert!(count.lacks(node(4)) && !count.lacks(node(0)), "only the west is short");
+    count.stand_in(node(4), node(9)).unwrap();
+    assert!(!count.lacks(node(4)) && count.wants(node(9)));
+    count.ack(node(9)).unwrap();
+    assert_eq!((count.progress(), count.shortages()), (Progress::Done, vec![]));
+    // What the other data center acknowledged is not said to count towards a local level.
+    let mut count = tally(Level::LocalQuorum, &centers, "west").unwrap();
+    for number in [0, 1, 2, 4] {
+        count.ack(node(number)).unwrap();
+    }
+    assert_eq!((count.shortages(), count.towards(), count.counted()), (west(1), 1, 4));
+    // What is still under way in one of them is not short when the other one cannot be reached.
+    let mut count = tally(Level::EachQuorum, &centers, "east").unwrap();
+    for number in 3..6 {
+        count.fail(node(number)).unwrap();
+    }
+    assert_eq!(count.shortages(), west(0));
+    let over_all = tally(Level::Quorum, &centers, "east").unwrap();
+    assert_eq!(over_all.shortages(), vec![]);
+}
+
+#[test]
+fn nobody_is_asked_whom_the_level_does_not_count() {
+    let centers = ["east", "west", "east", "west", "east", "west"];
+    let everyone: Vec<NodeId> = (0..6).map(node).collect();
+    let asked = |level, failed: &[u8]| {
+        let mut count = tally(level, &centers, "west").unwrap();
+        let (mut asked, mut waiting) = (Vec::new(), everyone.clone());
+        for number in failed {
+            count.fail(node(*number)).unwrap();
+        }
+        while let Some(next) = count.next_to_ask(&asked, &waiting) {
+            waiting.retain(|other| *other != next);
+            asked.push(next);
+        }
+        asked
+    };
+    assert_eq!(asked(Level::LocalOne, &[]), [node(1)]);
+    assert_eq!(asked(Level::LocalQuorum, &[]), [node(1), node(3)]);
+    assert_eq!(asked(Level::EachQuorum, &[]), [0, 1, 2, 3].map(node));
+    assert_eq!(asked(Level::EachQuorum, &[3]), [0, 1, 2, 3, 5].map(node), "another of the west");
+    assert_eq!(asked(Level::Quorum, &[]), [0, 1, 2, 3].map(node));
+    assert_eq!(asked(Level::LocalQuorum, &[1, 3]), [1, 3, 5].map(node), "all that there are");
+}
+
+#[test]
 fn what_cannot_be_reached_is_refused_at_once() {
     assert_eq!(
         tally(Level::Exactly(4), &["a"; 3], "a").unwrap_err(),
@@ -197,6 +257,19 @@ proptest! {
             prop_assert_eq!(count.acks().len(), acked.len());
             let open: Vec<_> = hope.difference(&acked).map(|i| node(*i as u8)).collect();
             prop_assert_eq!(count.outstanding(), open);
+            // Whoever is asked is enough as long as nobody else fails.
+            let mut waiting: Vec<_> = everyone.iter().map(|i| node(*i as u8)).collect();
+            let mut asked = Vec::new();
+            while let Some(next) = count.next_to_ask(&asked, &waiting) {
+                waiting.retain(|other| *other != next);
+                asked.push(next);
+            }
+            if expected != Progress::Failed {
+                let good = asked.iter().map(|node| usize::from(node.as_bytes()[0]));
+                let good = good.filter(|i| hope.contains(i)).chain(acked.iter().copied()).collect();
+                prop_assert!(satisfied(level, &datacenters, local, &good));
+            }
+            prop_assert_eq!(expected == Progress::Done, count.towards() == count.required());
         }
     }
 }
