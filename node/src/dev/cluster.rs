@@ -242,12 +242,13 @@ impl Cluster {
                 plan.admin_url(),
                 plan.peer_address(),
                 zone.to_owned(),
+                plan.datacenter.clone(),
                 node.pid().map_or("-".into(), |pid| pid.to_string()),
                 plan.log().display().to_string(),
             ]
         });
-        let titles = ["NODE", "STATE", "HTTP", "ADMIN", "PEERS", "ZONE", "PID", "LOG"];
-        let mut text = output::table(&titles, &[0, 6], rows.collect());
+        let titles = ["NODE", "STATE", "HTTP", "ADMIN", "PEERS", "ZONE", "DC", "PID", "LOG"];
+        let mut text = output::table(&titles, &[0, 7], rows.collect());
         for line in self.links.describe() {
             text.push('\n');
             text.push_str(&line);

@@ -44,6 +44,7 @@ const RESTART: Duration = Duration::from_secs(30);
 #[command(after_help = "Examples:
   kvasir dev
   kvasir dev --nodes 5 --zones 3 --set storage.memtable_bytes=4MiB
+  kvasir dev --nodes 6 --datacenters 2       three copies in each of dc1 and dc2
   kvasir dev --keep ./cluster        start it again later with the same command
   kvasir dev --exec 'kvasir import words.tsv && kvasir status'
 
@@ -54,12 +55,15 @@ pub struct Dev {
     /// Number of nodes [default: 3]
     #[arg(long)]
     pub nodes: Option<u16>,
-    /// Copies of everything [default: 3, or the number of nodes if there are fewer]
+    /// Copies of everything in each data center [default: 3, or the number of nodes if there are fewer]
     #[arg(long)]
     pub n: Option<u16>,
-    /// Spread the nodes over this many zones
+    /// Spread the nodes of each data center over this many zones
     #[arg(long)]
     pub zones: Option<u16>,
+    /// Deal the nodes out to this many data centers in turn: node 0 to dc1, node 1 to dc2 [default: 1]
+    #[arg(long)]
+    pub datacenters: Option<u16>,
     /// HTTP port of node 0
     #[arg(long, default_value_t = 8100)]
     pub base_port: u16,
@@ -157,8 +161,10 @@ fn folder(arguments: &Dev) -> Result<Folder, Failure> {
 fn shape(arguments: &Dev, marker: &Path) -> Result<Shape, Failure> {
     let fresh = || {
         let nodes = arguments.nodes.unwrap_or(3);
-        let n = arguments.n.unwrap_or(nodes.min(3));
-        Shape { nodes, n, zones: arguments.zones.unwrap_or(0), formed: false }
+        let datacenters = arguments.datacenters.unwrap_or(1);
+        let each = nodes / datacenters.max(1);
+        let n = arguments.n.unwrap_or(each.min(3));
+        Shape { nodes, n, zones: arguments.zones.unwrap_or(0), datacenters, formed: false }
     };
     let Ok(text) = std::fs::read(marker) else { return Ok(fresh()) };
     let shape: Shape = serde_json::from_slice(&text).map_err(|error| {
@@ -167,13 +173,23 @@ fn shape(arguments: &Dev, marker: &Path) -> Result<Shape, Failure> {
             "choose another folder with --keep DIR",
         )
     })?;
-    let asked = (arguments.nodes, arguments.n, arguments.zones);
-    let differs = |asked: Option<u16>, is: u16| asked.is_some_and(|asked| asked != is);
-    if differs(asked.0, shape.nodes) || differs(asked.1, shape.n) || differs(asked.2, shape.zones) {
-        let Shape { nodes, n, zones, .. } = shape;
+    let Shape { nodes, n, zones, datacenters, .. } = shape;
+    let asked = [
+        (arguments.nodes, nodes),
+        (arguments.n, n),
+        (arguments.zones, zones),
+        (arguments.datacenters, datacenters),
+    ];
+    if asked.iter().any(|(asked, is)| asked.is_some_and(|asked| asked != *is)) {
+        let centers = match datacenters {
+            1 => String::new(),
+            centers => format!(", in {centers} data centers"),
+        };
         return Err(Failure::usage(
-            format!("the cluster in that folder has {nodes} nodes, n={n} and {zones} zones"),
-            "leave --nodes, --n and --zones out, or choose another folder with --keep DIR",
+            format!(
+                "the cluster in that folder has {nodes} nodes, n={n} and {zones} zones{centers}"
+            ),
+            "leave out what gives its shape, or choose another folder with --keep DIR",
         ));
     }
     Ok(shape)
@@ -186,7 +202,12 @@ fn greet(shape: &Shape, folder: &Folder, plans: &[NodePlan], cluster: &Cluster) 
     };
     let last = plans.last().map_or(String::new(), NodePlan::http_url);
     let first = plans.first().map_or(String::new(), NodePlan::http_url);
-    tell(&format!("kvasir dev: {} nodes are ready, n={}, data {kept}\n", shape.nodes, shape.n));
+    let Shape { nodes, n, datacenters, .. } = shape;
+    let each = match datacenters {
+        1 => String::new(),
+        centers => format!(" in each of {centers} data centers"),
+    };
+    tell(&format!("kvasir dev: {nodes} nodes are ready, n={n}{each}, data {kept}\n"));
     tell(&format!("{}\n", cluster.table()));
     tell(&format!("  curl -i -X PUT {first}/v1/kv/default/cart/42 -d milk"));
     tell(&format!("  curl -i {last}/v1/kv/default/cart/42"));

@@ -1,6 +1,5 @@
 //! What a local cluster consists of: ports, names, folders and configuration of each node. Pure.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use kvasir_core::admin_api::InitRequest;
@@ -9,8 +8,6 @@ use serde_json::json;
 
 use crate::cli::failure::Failure;
 
-/// The one data center of a local cluster.
-const DATACENTER: &str = "dc1";
 /// Name of a local cluster.
 const CLUSTER: &str = "dev";
 /// Peers listen on the HTTP port plus this.
@@ -19,6 +16,8 @@ const PEER_OFFSET: u16 = 100;
 const ADMIN_OFFSET: u16 = 200;
 /// More nodes than this would run into the ports of the next role.
 pub const NODES_MAX: u16 = 100;
+/// Most data centers that a cluster may have.
+const DATACENTERS_MAX: u16 = kvasir_core::ring::check::MAX_DATACENTERS as u16;
 
 /// The shape of a cluster: fixed when it is formed, kept in its folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,12 +25,19 @@ pub const NODES_MAX: u16 = 100;
 pub struct Shape {
     /// Number of nodes.
     pub nodes: u16,
-    /// Copies of everything.
+    /// Copies of everything in each data center.
     pub n: u16,
-    /// Number of zones; 0 for none.
+    /// Number of zones of each data center; 0 for none.
     pub zones: u16,
+    /// Number of data centers; the nodes are dealt out to them in turn.
+    #[serde(default = "one")]
+    pub datacenters: u16,
     /// Whether the cluster was formed.
     pub formed: bool,
+}
+
+fn one() -> u16 {
+    1
 }
 
 /// One node of a local cluster.
@@ -47,6 +53,8 @@ pub struct NodePlan {
     pub admin: u16,
     /// Its zone; empty for none.
     pub zone: String,
+    /// Its data center.
+    pub datacenter: String,
     /// Its folder: configuration, log file, data.
     pub folder: PathBuf,
 }
@@ -54,7 +62,7 @@ pub struct NodePlan {
 impl Shape {
     /// Checks that the numbers fit each other.
     pub fn check(&self) -> Result<(), Failure> {
-        let Self { nodes, n, zones, .. } = *self;
+        let Self { nodes, n, zones, datacenters, .. } = *self;
         let refuse = |what: String| {
             let next = "kvasir dev --nodes 3 --n 3";
             Err(Failure::usage(what, next))
@@ -62,13 +70,23 @@ impl Shape {
         if nodes == 0 || nodes > NODES_MAX {
             return refuse(format!("--nodes {nodes}: there can be 1 to {NODES_MAX}"));
         }
-        if n == 0 || n > nodes {
+        if datacenters == 0 || datacenters > nodes.min(DATACENTERS_MAX) {
             return refuse(format!(
-                "--n {n}: every copy is on a node of its own, and there are {nodes} nodes"
+                "--datacenters {datacenters}: there can be 1 to {}, each with a node of its own",
+                nodes.min(DATACENTERS_MAX)
             ));
         }
-        if zones > nodes {
-            return refuse(format!("--zones {zones}: there are only {nodes} nodes"));
+        let (each, here) = match nodes / datacenters {
+            each if datacenters == 1 => (each, String::new()),
+            each => (each, " in a data center".to_owned()),
+        };
+        if n == 0 || n > each {
+            return refuse(format!(
+                "--n {n}: every copy is on a node of its own, and there are {each} nodes{here}"
+            ));
+        }
+        if zones > each {
+            return refuse(format!("--zones {zones}: there are only {each} nodes{here}"));
         }
         Ok(())
     }
@@ -88,8 +106,9 @@ impl Shape {
             admin: base + ADMIN_OFFSET + number,
             zone: match self.zones {
                 0 => String::new(),
-                zones => format!("zone-{}", number % zones),
+                zones => format!("zone-{}", number / self.datacenters % zones),
             },
+            datacenter: datacenter(number % self.datacenters),
             folder: folder.join(format!("node-{number}")),
         };
         Ok((0..self.nodes).map(node).collect())
@@ -99,7 +118,9 @@ impl Shape {
     pub fn init(&self, nodes: &[NodePlan]) -> InitRequest {
         InitRequest {
             cluster_name: CLUSTER.to_owned(),
-            replication: BTreeMap::from([(DATACENTER.to_owned(), u32::from(self.n))]),
+            replication: (0..self.datacenters)
+                .map(|number| (datacenter(number), u32::from(self.n)))
+                .collect(),
             partition_bits: None,
             nodes: nodes.iter().map(NodePlan::peer_address).collect(),
             defaults: None,
@@ -144,7 +165,7 @@ impl NodePlan {
                 "machine": format!("dev-{}", self.number),
                 "rack": self.zone,
                 "zone": self.zone,
-                "datacenter": DATACENTER,
+                "datacenter": self.datacenter,
             },
             "http": {"listen": format!("127.0.0.1:{}", self.http)},
             "peer": {"listen": self.peer_address()},
@@ -159,6 +180,11 @@ impl NodePlan {
     }
 }
 
+/// The name of a data center, counted from 0.
+fn datacenter(number: u16) -> String {
+    format!("dc{}", number + 1)
+}
+
 /// The URLs of all nodes, separated by commas.
 pub fn joined(nodes: &[NodePlan], url: fn(&NodePlan) -> String) -> String {
     nodes.iter().map(url).collect::<Vec<_>>().join(",")
@@ -166,10 +192,40 @@ pub fn joined(nodes: &[NodePlan], url: fn(&NodePlan) -> String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn shape(nodes: u16, n: u16, zones: u16) -> Shape {
-        Shape { nodes, n, zones, formed: false }
+        Shape { nodes, n, zones, datacenters: 1, formed: false }
+    }
+
+    #[test]
+    fn nodes_are_dealt_out_to_data_centers() {
+        let two = |nodes, n, zones| Shape { datacenters: 2, ..shape(nodes, n, zones) };
+        let six = two(6, 3, 3);
+        six.check().unwrap();
+        let nodes = six.plan(8100, Path::new("d")).unwrap();
+        let places: Vec<_> = nodes.iter().map(|n| (&n.datacenter[..], &n.zone[..])).collect();
+        let zones = ["zone-0", "zone-1", "zone-2"];
+        let expected: Vec<_> = zones.iter().flat_map(|z| [("dc1", *z), ("dc2", *z)]).collect();
+        assert_eq!(places, expected);
+        let replication = BTreeMap::from([("dc1".to_owned(), 3), ("dc2".to_owned(), 3)]);
+        assert_eq!(six.init(&nodes).replication, replication);
+        assert!(nodes[5].configuration(&nodes).unwrap().contains("datacenter: dc2"));
+        for bad in [two(6, 4, 0), two(5, 3, 0), two(6, 3, 4), two(1, 1, 0)] {
+            assert_eq!(bad.check().unwrap_err().exit.code(), 2, "{bad:?}");
+        }
+        for centers in [0, 17] {
+            let bad = Shape { datacenters: centers, ..shape(20, 1, 0) };
+            assert_eq!(bad.check().unwrap_err().exit.code(), 2, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_shape_of_an_older_cluster_has_one_data_center() {
+        let text = r#"{"nodes": 3, "n": 3, "zones": 0, "formed": true}"#;
+        assert_eq!(serde_json::from_str::<Shape>(text).unwrap().datacenters, 1);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use kvasir_core::admin_api::{DocumentAnswer, InitRequest, Problem};
 use kvasir_core::consensus::FormingOutcome;
 use kvasir_core::gossip::MemberView;
 use kvasir_core::id::{ClusterId, NodeId};
+use kvasir_core::ring::check::{MAX_DATACENTERS, MAX_REPLICATION};
 use kvasir_core::ring::document::NewCluster;
 use kvasir_core::ring::{Document, Member, Sealed, TokenSecret, layout};
 use rand::Rng;
@@ -83,6 +84,7 @@ impl Backend {
 
     fn first(&self, request: &InitRequest) -> Answered<NewCluster> {
         let members = self.named(request)?;
+        copies_where_members_are(&members, &request.replication)?;
         let defaults = request.defaults.clone().unwrap_or_default().settings();
         let copies = request.replication.values().sum();
         let bits =
@@ -143,6 +145,35 @@ impl Backend {
             format!("nodes that this one hears of belong to a cluster already: {clusters}");
         not_ready(detail, nodes, WRONG_VOLUME)
     }
+}
+
+/// Refuses copies that no document may ask for, and a member in a data center without any: it would own
+/// nothing, most likely by a slip in its settings.
+fn copies_where_members_are(
+    members: &BTreeMap<NodeId, Member>,
+    replication: &BTreeMap<String, u32>,
+) -> Answered<()> {
+    if !(1..=MAX_DATACENTERS).contains(&replication.len()) {
+        let detail = format!("`replication` names {} data centers", replication.len());
+        let hint = format!("name 1 to {MAX_DATACENTERS}, each with the copies that it keeps");
+        return Err(Box::new(Problem::new(code::BAD_REQUEST, detail).hint(hint)));
+    }
+    let wrong = replication.iter().find(|(_, copies)| !(1..=MAX_REPLICATION).contains(copies));
+    if let Some((datacenter, copies)) = wrong {
+        let detail = format!("`replication` asks for {copies} copies in data center {datacenter}");
+        let hint = format!("a data center keeps 1 to {MAX_REPLICATION} copies");
+        return Err(Box::new(Problem::new(code::BAD_REQUEST, detail).hint(hint)));
+    }
+    let elsewhere = members.iter().find(|(_, m)| !replication.contains_key(&m.datacenter));
+    let Some((node, member)) = elsewhere else { return Ok(()) };
+    let named = replication.keys().cloned().collect::<Vec<_>>().join(", ");
+    let detail = format!(
+        "node {node} is in data center {}, and `replication` keeps copies in {named} alone",
+        member.datacenter
+    );
+    let hint = "say in `replication` how many copies its data center keeps, or correct \
+                node.datacenter of that node";
+    Err(Box::new(Problem::new(code::BAD_REQUEST, detail).hint(hint)))
 }
 
 /// Whether two first documents were made from the same request.

@@ -18,10 +18,15 @@ struct Dev {
 
 impl Dev {
     fn start(keep: &Path) -> Self {
+        Self::shaped(keep, &[], "3 nodes are ready")
+    }
+
+    fn shaped(keep: &Path, shape: &[&str], ready: &str) -> Self {
         let base = free_base();
         let mut process = Command::new(KVASIR)
             .args(["dev", "--base-port", &base.to_string(), "--keep"])
             .arg(keep)
+            .args(shape)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -33,7 +38,7 @@ impl Dev {
             output.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok())
         });
         let mut dev = Self { process, console, said, base };
-        dev.wait_for("3 nodes are ready");
+        dev.wait_for(ready);
         dev
     }
 
@@ -194,6 +199,34 @@ fn links_break_and_heal_and_the_lesson_shows_what_follows() {
     dev.tell("slow 2 50ms", "what node 2 sends to other nodes is 50 ms late");
     dev.tell("heal", "the network is whole");
     assert_eq!(put(2, "again", &dev), Some(0));
+}
+
+#[test]
+fn one_of_two_data_centers_is_killed_and_the_other_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let shape = ["--nodes", "6", "--datacenters", "2"];
+    let ready = "6 nodes are ready, n=3 in each of 2 data centers";
+    let mut dev = Dev::shaped(&folder.path().join("cluster"), &shape, ready);
+    let put = |key: &str, level: &str, dev: &Dev| {
+        kvasir(&["put", "default", key, "v", "-w", level, "--server", &dev.url(0)])
+    };
+    assert_eq!(put("before", "each_quorum", &dev).status.code(), Some(0));
+    for node in [1, 3, 5] {
+        dev.tell(&format!("kill {node}"), &format!("node {node} is killed"));
+    }
+    assert_eq!(put("local", "local_quorum", &dev).status.code(), Some(0));
+    let each = put("each", "each_quorum", &dev);
+    let errors = String::from_utf8_lossy(&each.stderr).into_owned();
+    assert_eq!(each.status.code(), Some(4), "{errors}");
+    assert!(errors.contains("data center dc2: 0 of 2"), "{errors}");
+    for node in [1, 3, 5] {
+        dev.tell(&format!("start {node}"), &format!("node {node} is ready"));
+    }
+    // Whether or not dc2 has been sent it by now, a majority of dc1 is asked as well.
+    let server = dev.url(1);
+    let read = kvasir(&["get", "default", "local", "-r", "each_quorum", "--server", &server]);
+    assert_eq!(read.stdout, b"v", "{}", String::from_utf8_lossy(&read.stderr));
+    dev.tell("status", " dc2 ");
 }
 
 #[test]

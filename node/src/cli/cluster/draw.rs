@@ -78,10 +78,12 @@ pub fn status(status: &Status, colour: bool) -> String {
         ));
     }
     if !status.nodes.is_empty() {
-        let titles =
-            ["ST", "NODE", "MACHINE", "ZONE", "OWNS", "LOAD", "HTTP", "ADMIN", "VERSION", "FOR"];
+        let titles = [
+            "ST", "NODE", "MACHINE", "ZONE", "DC", "OWNS", "LOAD", "HTTP", "ADMIN", "VERSION",
+            "FOR",
+        ];
         let rows = status.nodes.iter().map(node_row).collect();
-        parts.push(format!("\n{}", table(&titles, &[4, 5], rows)));
+        parts.push(format!("\n{}", table(&titles, &[5, 6], rows)));
     }
     parts.extend(next_step(status).map(|next| format!("\nnext: {next}")));
     parts.join("\n")
@@ -105,6 +107,7 @@ fn node_row(node: &NodeStatus) -> Vec<String> {
         short(node.id),
         dash(&node.machine),
         dash(&node.zone),
+        dash(&node.datacenter),
         format!("{:.1}%", node.owned * 100.0),
         load.map_or("-".into(), |load| bytes(load.disk_bytes + load.memory_bytes)),
         dash(&node.http),
@@ -429,10 +432,10 @@ mod tests {
             "\
 DEGRADED  all data readable
 
-ST  NODE      MACHINE  ZONE   OWNS     LOAD  HTTP            ADMIN           VERSION  FOR
-UM  aaaaaaaa  dev-0    z     33.3%  2.0 KiB  127.0.0.1:8100  127.0.0.1:8300  0.1.0    1 m
-SM  bbbbbbbb  dev-1    z     33.3%        -  127.0.0.1:8101  127.0.0.1:8301  0.1.0    1 m
-DM  cccccccc  dev-2    z     33.3%        -  127.0.0.1:8102  127.0.0.1:8302  0.1.0    1 m
+ST  NODE      MACHINE  ZONE  DC    OWNS     LOAD  HTTP            ADMIN           VERSION  FOR
+UM  aaaaaaaa  dev-0    z     dc1  33.3%  2.0 KiB  127.0.0.1:8100  127.0.0.1:8300  0.1.0    1 m
+SM  bbbbbbbb  dev-1    z     dc1  33.3%        -  127.0.0.1:8101  127.0.0.1:8301  0.1.0    1 m
+DM  cccccccc  dev-2    z     dc1  33.3%        -  127.0.0.1:8102  127.0.0.1:8302  0.1.0    1 m
 
 next: node cccccccc is down for 1 m: start it again on dev-2"
         );
