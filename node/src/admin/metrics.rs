@@ -439,6 +439,16 @@ impl Page {
                 "Writes made again to cover what a replica held above them.",
                 &figures.covering_rounds,
             ),
+            (
+                "cross_center_writes",
+                "Frames that took a write to another data center.",
+                &figures.crossings,
+            ),
+            (
+                "relays_given_up",
+                "Times that a forwarder in another data center failed, was slow or left an owner out.",
+                &figures.relays_given_up,
+            ),
         ] {
             self.counter(&format!("coordinator_{name}_total"), help, count.load(Relaxed));
         }

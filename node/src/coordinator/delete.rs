@@ -3,7 +3,6 @@
 
 use std::rc::Rc;
 
-use kvasir_core::quorum::Level;
 use kvasir_core::version::{Context, Payload, Stamp};
 
 use super::plan::Plan;
@@ -52,7 +51,7 @@ pub(super) async fn at(
         Some(token) => plan.context(Some(token))?,
         None if over.is_some() => Context::new(),
         None => {
-            let seen = get::merged(this, plan, Level::Quorum, sloppy, request.deadline).await?;
+            let seen = get::merged(this, plan, level.quorum(), sloppy, request.deadline).await?;
             seen.set.context().clone()
         }
     };

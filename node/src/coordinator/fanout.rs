@@ -11,9 +11,9 @@ use kvasir_core::version::{Digest, Outranked, SiblingSet};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Coordinate;
 use super::plan::Plan;
 use super::request::{CoordinateError, Durability};
+use super::{Coordinate, Figures};
 use crate::peer::{Answer, Refusal, Reply, Request};
 use crate::planted::Bug;
 use crate::replica::Pass;
@@ -72,32 +72,64 @@ pub fn shared_cause(failures: &[Failure], may_be_stored: bool) -> Option<Coordin
     Some(CoordinateError::Overloaded { retry_after_ms })
 }
 
+/// Asks nodes for one request, and brings what they say to its [`Answers`].
+pub struct Asker<T> {
+    sender: mpsc::UnboundedSender<Said<T>>,
+    deadline: Instant,
+}
+
+impl<T> Clone for Asker<T> {
+    fn clone(&self) -> Self {
+        Self { sender: self.sender.clone(), deadline: self.deadline }
+    }
+}
+
+impl<T: 'static> Asker<T> {
+    /// When nobody is waited for any more.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Asks in a task of its own.
+    pub fn ask(&self, node: NodeId, call: impl Future<Output = Result<T, Failure>> + 'static) {
+        let asker = self.clone();
+        tokio::task::spawn_local(async move {
+            let said = match tokio::time::timeout_at(asker.deadline, call).await {
+                Ok(said) => said,
+                Err(_) => Err(Failure::Unknown("no answer before the deadline".to_string())),
+            };
+            asker.tell(node, said);
+        });
+    }
+
+    /// Brings what a node said.
+    pub fn tell(&self, node: NodeId, said: Result<T, Failure>) {
+        // Nobody listens any more when the request was answered before.
+        let _ = self.sender.send((node, said));
+    }
+}
+
 /// Answers as they come.
 pub struct Answers<T> {
-    sender: mpsc::UnboundedSender<Said<T>>,
+    asker: Asker<T>,
     receiver: mpsc::UnboundedReceiver<Said<T>>,
-    deadline: Instant,
 }
 
 impl<T: 'static> Answers<T> {
     /// Nobody was asked yet.
     pub fn until(deadline: Instant) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
-        Self { sender, receiver, deadline }
+        Self { asker: Asker { sender, deadline }, receiver }
+    }
+
+    /// Whoever asks for this request beside its own task.
+    pub fn asker(&self) -> Asker<T> {
+        self.asker.clone()
     }
 
     /// Asks in a task of its own.
     pub fn ask(&self, node: NodeId, call: impl Future<Output = Result<T, Failure>> + 'static) {
-        let sender = self.sender.clone();
-        let deadline = self.deadline;
-        tokio::task::spawn_local(async move {
-            let said = match tokio::time::timeout_at(deadline, call).await {
-                Ok(said) => said,
-                Err(_) => Err(Failure::Unknown("no answer before the deadline".to_string())),
-            };
-            // Nobody listens any more when the request was answered before.
-            let _ = sender.send((node, said));
-        });
+        self.asker.ask(node, call);
     }
 
     /// The next answer, or nothing at the given time.
@@ -116,22 +148,37 @@ impl Coordinate {
         node: NodeId,
         delta: &Rc<SiblingSet>,
         durability: Durability,
-        answers: &Answers<Stored>,
+        to: &Asker<Stored>,
     ) {
         let (this, plan, delta) = (self.clone(), plan.clone(), delta.clone());
-        let deadline = answers.deadline;
-        answers.ask(node, async move {
+        let deadline = to.deadline;
+        to.ask(node, async move {
+            this.count_crossing(&plan, node);
             let call = this.merge_there(&plan, node, &delta, durability, deadline);
             let said = match tokio::time::timeout_at(deadline, call).await {
                 Ok(said) => said,
                 Err(_) => Err(Failure::Unknown("no answer before the deadline".to_string())),
             };
-            let missed = matches!(said, Err(Failure::NotApplied(_) | Failure::Unknown(_)));
-            if missed && plan.owns() && !this.planted.leaves_it_to_trees() {
-                this.standins.hint(node, &plan.table_key);
+            if let Err(why) = &said {
+                this.missed(&plan, node, why);
             }
             said
         });
+    }
+
+    /// Leaves a hint for an owner to which a write did not get through.
+    pub(super) fn missed(&self, plan: &Plan, node: NodeId, why: &Failure) {
+        let missed = matches!(why, Failure::NotApplied(_) | Failure::Unknown(_));
+        if missed && plan.owns() && !self.planted.leaves_it_to_trees() {
+            self.standins.hint(node, &plan.table_key);
+        }
+    }
+
+    /// Counts a frame that takes a write to another data center.
+    pub(super) fn count_crossing(&self, plan: &Plan, node: NodeId) {
+        if plan.is_far(node) && plan.view.reachable(node).is_some() {
+            Figures::count(&self.learned.figures.crossings);
+        }
     }
 
     /// Leave to work on this node's own copy under the version that was planned with.
@@ -172,7 +219,7 @@ impl Coordinate {
         answers: &Answers<Stored>,
     ) {
         let (this, plan, set) = (self.clone(), plan.clone(), set.clone());
-        let deadline = answers.deadline;
+        let deadline = answers.asker.deadline;
         answers.ask(node, async move {
             let request = Request::StandIn {
                 bucket: plan.bucket.clone(),
@@ -180,6 +227,7 @@ impl Coordinate {
                 delta: set.encode().into(),
                 durability,
             };
+            this.count_crossing(&plan, node);
             stored(this.call(&plan, node, request, deadline).await?)
         });
     }
@@ -187,7 +235,7 @@ impl Coordinate {
     /// Asks a stand-in, which may be this node, for what it keeps.
     pub fn send_stand_in_read(&self, plan: &Rc<Plan>, node: NodeId, answers: &Answers<Held>) {
         let (this, plan) = (self.clone(), plan.clone());
-        let deadline = answers.deadline;
+        let deadline = answers.asker.deadline;
         answers.ask(node, async move {
             if node == plan.view.me {
                 let read = this.standins.read(&plan.table_key).await;
@@ -209,7 +257,7 @@ impl Coordinate {
         answers: &Answers<()>,
     ) {
         let (this, plan, set) = (self.clone(), plan.clone(), set.clone());
-        let deadline = answers.deadline;
+        let deadline = answers.asker.deadline;
         answers.ask(node, async move {
             if node == plan.view.me {
                 return this.merge_here(&plan, &set, durability).await;
@@ -252,7 +300,7 @@ impl Coordinate {
     /// it costs no bytes on the wire.
     pub fn send_read(&self, plan: &Rc<Plan>, node: NodeId, whole: bool, answers: &Answers<Held>) {
         let (this, plan) = (self.clone(), plan.clone());
-        let deadline = answers.deadline;
+        let deadline = answers.asker.deadline;
         answers.ask(node, async move {
             if node == plan.view.me {
                 let _pass = this.enter(&plan)?;
@@ -288,21 +336,26 @@ impl Coordinate {
         let head = (Some(plan.route), plan.stamp);
         let answer = self.peers.call_stamped(node, address, head, request, deadline).await;
         match answer.map(|answer| self.in_time(answer)) {
-            Ok(Reply::Refused(Refusal::DiskFull)) => Err(Failure::DiskFull),
-            Ok(Reply::Refused(Refusal::StandInsFull)) => Err(Failure::StandInsFull),
-            Ok(Reply::Refused(Refusal::Overloaded { retry_after_ms })) => {
-                Err(Failure::Overloaded(retry_after_ms))
-            }
-            Ok(Reply::Refused(Refusal::StaleEntry { epoch, .. })) => Err(Failure::Stale(epoch)),
-            Ok(Reply::Refused(why)) if why.not_applied() => {
+            Ok(Reply::Refused(why)) => {
                 tracing::debug!(%node, %why, "refused");
-                Err(Failure::NotApplied(why.to_string()))
+                Err(refused(why))
             }
-            Ok(Reply::Refused(why)) => Err(Failure::Unknown(why.to_string())),
             Ok(reply) => Ok(reply),
             Err(error) if error.not_applied() => Err(Failure::NotApplied(error.to_string())),
             Err(error) => Err(Failure::Unknown(error.to_string())),
         }
+    }
+}
+
+/// What a refusal means for a request.
+pub(super) fn refused(why: Refusal) -> Failure {
+    match why {
+        Refusal::DiskFull => Failure::DiskFull,
+        Refusal::StandInsFull => Failure::StandInsFull,
+        Refusal::Overloaded { retry_after_ms } => Failure::Overloaded(retry_after_ms),
+        Refusal::StaleEntry { epoch, .. } => Failure::Stale(epoch),
+        why if why.not_applied() => Failure::NotApplied(why.to_string()),
+        why => Failure::Unknown(why.to_string()),
     }
 }
 

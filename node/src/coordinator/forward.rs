@@ -6,14 +6,19 @@
 //!
 //! When no owner could be asked at all and the request is sloppy, the next healthy nodes on the ring are
 //! tried in the same way, to coordinate as stand-ins; this node, if it is one of them, does it itself.
+//!
+//! Those in this node's data center come first. A local level means the data center of the node that the
+//! client asked, so a request at one never leaves it.
 
 use std::rc::Rc;
 
 use kvasir_core::id::NodeId;
+use kvasir_core::quorum::{Level, Tally};
 use tokio::time::Instant;
 
 use super::fanout::{Failure, shared_cause};
 use super::plan::Plan;
+use super::put::late;
 use super::request::{
     CoordinateError, DeleteOutcome, DeleteRequest, GetOutcome, GetRequest, PutOutcome, PutRequest,
 };
@@ -28,8 +33,10 @@ pub(super) async fn get(
     request: GetRequest,
 ) -> Result<GetOutcome, CoordinateError> {
     let deadline = request.deadline;
-    let sloppy = plan.sloppy(request.sloppy);
-    match any(this, plan, (&Order::get(&request), sloppy), deadline, Retry::Always).await? {
+    let level = request.r.unwrap_or(plan.settings.r);
+    let asked =
+        Asked { tally: plan.read_tally(level)?, level, sloppy: plan.sloppy(request.sloppy) };
+    match any(this, plan, (&Order::get(&request), &asked), deadline, Retry::Always).await? {
         Some(Answer::Get(found)) => wire::get_outcome(found),
         Some(_) => Err(wire::mismatch(false)),
         None => super::get::at(this, plan, request).await,
@@ -43,8 +50,9 @@ pub(super) async fn put(
     request: PutRequest,
 ) -> Result<PutOutcome, CoordinateError> {
     let deadline = request.deadline;
-    let sloppy = plan.sloppy(request.sloppy);
-    match any(this, plan, (&Order::put(&request), sloppy), deadline, Retry::NotApplied).await? {
+    let level = request.w.unwrap_or(plan.settings.w);
+    let asked = Asked { tally: plan.tally(level)?, level, sloppy: plan.sloppy(request.sloppy) };
+    match any(this, plan, (&Order::put(&request), &asked), deadline, Retry::NotApplied).await? {
         Some(Answer::Put(stored)) => wire::put_outcome(stored),
         Some(_) => Err(wire::mismatch(true)),
         None => super::put::at(this, plan, request).await,
@@ -58,8 +66,9 @@ pub(super) async fn delete(
     request: DeleteRequest,
 ) -> Result<DeleteOutcome, CoordinateError> {
     let deadline = request.deadline;
-    let sloppy = plan.sloppy(request.sloppy);
-    match any(this, plan, (&Order::delete(&request), sloppy), deadline, Retry::NotApplied).await? {
+    let level = request.w.unwrap_or(plan.settings.w);
+    let asked = Asked { tally: plan.tally(level)?, level, sloppy: plan.sloppy(request.sloppy) };
+    match any(this, plan, (&Order::delete(&request), &asked), deadline, Retry::NotApplied).await? {
         Some(Answer::Delete(stored)) => Ok(wire::delete_outcome(stored)),
         Some(_) => Err(wire::mismatch(true)),
         None => super::delete::at(this, plan, request).await,
@@ -96,24 +105,40 @@ impl Coordinate {
     }
 }
 
+/// What a request that is handed over asks for, as far as it decides to whom.
+struct Asked {
+    level: Level,
+    /// Of the replicas as they are known here; empty.
+    tally: Tally,
+    sloppy: bool,
+}
+
 /// Whom to try, in order, and whether as a stand-in.
-fn targets(this: &Coordinate, plan: &Plan, sloppy: bool) -> Vec<(NodeId, bool)> {
-    let owners = this.learned.order(plan).into_iter().map(|node| (node, false));
-    let bench = sloppy.then(|| plan.bench().coordinators(&plan.view.datacenter));
-    owners.chain(bench.into_iter().flatten().map(|node| (node, true))).collect()
+fn targets(this: &Coordinate, plan: &Plan, asked: &Asked) -> Vec<(NodeId, bool)> {
+    let mut owners = this.learned.order(plan);
+    owners.sort_by_cached_key(|node| plan.is_far(*node));
+    let bench = asked.sloppy.then(|| plan.bench().coordinators(&plan.view.datacenter));
+    let owners = owners.into_iter().map(|node| (node, false));
+    let all = owners.chain(bench.into_iter().flatten().map(|node| (node, true)));
+    all.filter(|(node, _)| !asked.level.is_local() || !plan.is_far(*node)).collect()
 }
 
 /// The answer of whoever coordinated; nothing if it is for this node to do as a stand-in.
 async fn any(
     this: &Coordinate,
     plan: &Rc<Plan>,
-    (order, sloppy): (&Order, bool),
+    (order, asked): (&Order, &Asked),
     deadline: Instant,
     retry: Retry,
 ) -> Result<Option<Answer>, CoordinateError> {
-    let mut last = CoordinateError::QuorumNotReached { acks: 0, required: 1, may_be_stored: false };
+    let mut last = CoordinateError::QuorumNotReached {
+        acks: 0,
+        required: asked.tally.required(),
+        short: asked.tally.shortages(),
+        may_be_stored: false,
+    };
     let mut failures = Vec::new();
-    let targets = targets(this, plan, sloppy);
+    let targets = targets(this, plan, asked);
     Figures::count(&this.learned.figures.forwarded);
     // An owner that was reached, whatever it said, leaves no room for stand-ins: what it refused, for
     // want of room or time, must not be stored around it.
@@ -127,7 +152,7 @@ async fn any(
         }
         let now = Instant::now();
         if now >= deadline {
-            return Err(CoordinateError::Deadline { acks: 0, required: 1, may_be_stored: false });
+            return Err(late(&asked.tally, false));
         }
         // A read leaves time for those that are left; a write that was sent is not sent again.
         let left = (targets.len() - tried) as u32;
@@ -153,6 +178,7 @@ async fn any(
             }
         }
     }
-    let all = failures.len() >= plan.readers.len();
+    let owners = targets.iter().filter(|(_, stand_in)| !stand_in).count();
+    let all = failures.len() >= owners;
     Err(shared_cause(&failures, false).filter(|_| all).unwrap_or(last))
 }

@@ -1,7 +1,7 @@
 //! A read: ask R owners, merge, write back what some of them lack, answer.
 //!
-//! Owners are asked in the order of the plan, slow ones later, as many as the level needs: the first for
-//! its set, the others for digests. Where digests differ the sets behind them are fetched. The next
+//! Owners are asked in the order of the plan, slow ones later, as many as the level needs and nobody whom it
+//! does not count: the first for its set, the others for digests. Where digests differ the sets behind them are fetched. The next
 //! owner is asked when one fails, one more when those that were asked are slower than usual (hedged,
 //! within a budget), and all that are left when they have been silent for `PATIENCE`. Where the
 //! request is sloppy, stand-ins answer for owners that are down. They are asked, never repaired: what
@@ -107,7 +107,7 @@ async fn attempt(
         let mut tally = plan.read_tally(level)?;
         // Whoever reads needs no copy of its own: a node whose copy changes hands reads by the others.
         let mut seats = Seats::new(plan, sloppy, plan.stores(), &mut tally)?;
-        let held = gather(this, plan, (&mut tally, &mut seats), (level, how), deadline).await?;
+        let held = gather(this, plan, (&mut tally, &mut seats), how, deadline).await?;
         let held = match held {
             Ok(held) => held,
             Err(newer) => return Ok(Err(newer)),
@@ -206,7 +206,9 @@ async fn settle(
         again.ack(*node)?;
     }
     if wait && !set.context().is_empty() && again.progress() != Progress::Done {
-        let half = |node: &NodeId| plan.shares_slot(*node) && !agreeing.contains(node);
+        let half = |node: &NodeId| {
+            plan.shares_slot(*node) && !agreeing.contains(node) && again.wants(*node)
+        };
         let halves = plan.owners.iter().map(|o| o.node).filter(half);
         lacking.extend(halves.collect::<Vec<_>>());
         lacking.sort_unstable();
@@ -228,23 +230,35 @@ struct Asking<'a> {
     this: &'a Coordinate,
     plan: &'a Rc<Plan>,
     how: How,
-    waiting: std::vec::IntoIter<NodeId>,
+    waiting: Vec<NodeId>,
     asked: Vec<(NodeId, Instant)>,
     /// Who was asked for its set and has not failed.
     whole: Option<NodeId>,
 }
 
 impl Asking<'_> {
-    /// Asks the next owner; false if there is none.
-    fn next(&mut self, answers: &Answers<Held>) -> bool {
-        let Some(node) = self.waiting.next() else { return false };
+    /// Asks as many as it takes if all of them answer, beside those that were asked and have not failed.
+    fn enough(&mut self, tally: &Tally, answers: &Answers<Held>) {
+        let mut asked: Vec<NodeId> = self.asked.iter().map(|(node, _)| *node).collect();
+        while let Some(next) = tally.next_to_ask(&asked, &self.waiting) {
+            asked.push(next);
+            self.ask(next, answers);
+        }
+    }
+
+    /// The next owner that the level may still want.
+    fn spare(&self, tally: &Tally) -> Option<NodeId> {
+        self.waiting.iter().copied().find(|node| tally.wants(*node))
+    }
+
+    fn ask(&mut self, node: NodeId, answers: &Answers<Held>) {
+        self.waiting.retain(|other| *other != node);
         let whole = self.how == How::Sets || self.whole.is_none();
         if whole {
             self.whole = Some(node);
         }
         self.asked.push((node, Instant::now()));
         self.this.send_read(self.plan, node, whole, answers);
-        true
     }
 
     fn others(&self) -> impl Iterator<Item = NodeId> + '_ {
@@ -253,7 +267,8 @@ impl Asking<'_> {
 
     /// Notes who is silent, and asks one more for a set unless one came: what is waited for may be the one
     /// that was to send it.
-    fn hedge(&mut self, silent: &[NodeId], answers: &Answers<Held>) {
+    fn hedge(&mut self, tally: &Tally, answers: &Answers<Held>) {
+        let silent = tally.outstanding();
         for (node, since) in self.asked.iter().filter(|(node, _)| silent.contains(node)) {
             if *node != self.plan.view.me {
                 self.this.learned.note(*node, since.elapsed());
@@ -262,8 +277,17 @@ impl Asking<'_> {
         if self.whole.is_some_and(|node| silent.contains(&node)) {
             self.whole = None;
         }
-        if self.waiting.len() > 0 && self.this.learned.may_hedge() {
-            self.next(answers);
+        if let Some(next) = self.spare(tally)
+            && self.this.learned.may_hedge()
+        {
+            self.ask(next, answers);
+        }
+    }
+
+    /// Asks all others that the level may still want.
+    fn hurry(&mut self, tally: &Tally, answers: &Answers<Held>) {
+        while let Some(next) = self.spare(tally) {
+            self.ask(next, answers);
         }
     }
 }
@@ -285,18 +309,13 @@ async fn gather(
     this: &Coordinate,
     plan: &Rc<Plan>,
     (tally, seats): (&mut Tally, &mut Seats),
-    (level, how): (Level, How),
+    how: How,
     deadline: Instant,
 ) -> Result<Result<Vec<(NodeId, Held)>, Newer>, CoordinateError> {
     let mut answers: Answers<Held> = Answers::until(deadline);
-    let waiting = this.learned.order(plan).into_iter();
+    let waiting = this.learned.order(plan);
     let mut asking = Asking { this, plan, how, waiting, asked: Vec::new(), whole: None };
-    // Own data center first is right for every level but the one that needs them all.
-    let everyone = level == Level::EachQuorum;
-    let first = if everyone { plan.readers.len() } else { tally.required() as usize };
-    for _ in 0..first {
-        asking.next(&answers);
-    }
+    asking.enough(tally, &answers);
     if !plan.stores() {
         this.send_stand_in_read(plan, plan.view.me, &answers);
     }
@@ -324,16 +343,16 @@ async fn gather(
                 seats.failed(node, &why);
                 failures.push(why);
                 asking.whole = asking.whole.filter(|whole| *whole != node);
-                asking.next(&answers);
+                asking.enough(tally, &answers);
             }
             None if Instant::now() >= deadline => return Err(late(tally, false)),
             None => match stage {
                 Stage::Hedge => {
-                    asking.hedge(&tally.outstanding(), &answers);
+                    asking.hedge(tally, &answers);
                     (stage, wake) = (Stage::Hurry, begun + PATIENCE);
                 }
                 Stage::Hurry => {
-                    while asking.next(&answers) {}
+                    asking.hurry(tally, &answers);
                     (stage, wake) = (Stage::Look, Instant::now() + LOOK);
                 }
                 Stage::Look => {
@@ -382,14 +401,14 @@ async fn repair(
             None if hurried || Instant::now() >= deadline => return Err(late(&tally, false)),
             None => {
                 hurried = true;
-                for node in spare.by_ref() {
+                for node in spare.by_ref().filter(|node| tally.wants(*node)) {
                     this.send_merge(plan, node, &merged, Durability::Group, &answers);
                 }
             }
             Some((_, Err(Failure::Stale(epoch)))) => return Ok(Err(Newer(epoch))),
             Some((node, Err(_))) => {
                 tally.fail(node)?;
-                if let Some(next) = spare.next() {
+                if let Some(next) = spare.find(|node| tally.wants(*node)) {
                     this.send_merge(plan, next, &merged, Durability::Group, &answers);
                 }
             }

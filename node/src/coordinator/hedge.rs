@@ -33,6 +33,11 @@ pub struct Figures {
     pub forwarded: AtomicU64,
     /// Writes made again because a replica held something above them, where the last write wins.
     pub covering_rounds: AtomicU64,
+    /// Frames that took a write to another data center.
+    pub crossings: AtomicU64,
+    /// Times that owners in another data center were sent a write from here, or through another of them,
+    /// because the first failed, was slow or did not speak for them.
+    pub relays_given_up: AtomicU64,
 }
 
 impl Figures {
@@ -86,6 +91,11 @@ impl Learned {
             (plan.shares_slot(node), node != view.me, away, rank, class)
         });
         owners.into_iter().map(|owner| owner.node).collect()
+    }
+
+    /// How slow an owner is, as [`Speeds::class`] has it.
+    pub(super) fn class(&self, node: NodeId) -> u32 {
+        self.speeds.borrow().class(node, self.now_ms())
     }
 
     /// How long to wait for these before one more is asked.

@@ -3,7 +3,8 @@
 //! [`plan`] says who owns the key and what was asked for, [`fanout`] sends to owners and collects
 //! what they say, and [`put`], [`get`] and [`delete`] read like the story. A node that owns nothing
 //! of the key hands the whole request to one that does ([`forward`]); where none is reachable, a
-//! stand-in coordinates (`seats` says who answers in the place of whom). [`list`] goes through the
+//! stand-in coordinates (`seats` says who answers in the place of whom). A write goes to another data center
+//! once ([`centers`]). [`list`] goes through the
 //! partitions of the ring (`sweep` through one), [`batch`] does several requests side by side.
 //!
 //! Invariants: a write that was refused before it was minted is `not applied`; from the mint on,
@@ -11,6 +12,7 @@
 //! it asked for hold what it returns.
 
 pub mod batch;
+pub mod centers;
 pub mod delete;
 pub mod fanout;
 pub mod forward;

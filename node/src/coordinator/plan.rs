@@ -163,6 +163,12 @@ impl Plan {
         self.owners.iter().any(|o| o.node == self.view.me)
     }
 
+    /// Whether a member is in another data center than this node.
+    pub fn is_far(&self, node: NodeId) -> bool {
+        let member = self.formed.ring.document().members.get(&node);
+        member.is_some_and(|member| member.datacenter != self.view.datacenter)
+    }
+
     /// What counts once each.
     pub fn seats(&self) -> &[Seat] {
         self.formed.ring.seats(self.route.partition)
@@ -184,9 +190,17 @@ impl Plan {
     /// # Errors
     /// The level cannot be met by them.
     pub fn tally(&self, level: Level) -> Result<Tally, LevelError> {
+        self.tally_in(level, &self.view.datacenter)
+    }
+
+    /// The same, as a coordinator in this data center counts.
+    ///
+    /// # Errors
+    /// The level cannot be met by them.
+    pub fn tally_in(&self, level: Level, datacenter: &str) -> Result<Tally, LevelError> {
         let slots: Vec<(Vec<NodeId>, &str)> =
             self.seats().iter().map(|s| (s.writers.clone(), s.datacenter.as_str())).collect();
-        Tally::over(level, &slots, &self.view.datacenter)
+        Tally::over(level, &slots, datacenter)
     }
 
     /// An empty tally of who was read, slot by slot.

@@ -136,14 +136,22 @@ pub(super) async fn write(
 fn unknown(error: CoordinateError, acks: &Acks) -> CoordinateError {
     let acks = (acks.owners.len() + acks.standins.len()) as u32;
     match error {
-        CoordinateError::Deadline { acks, required, .. } => {
-            CoordinateError::Deadline { acks, required, may_be_stored: true }
+        CoordinateError::Deadline { acks, required, short, .. } => {
+            CoordinateError::Deadline { acks, required, short, may_be_stored: true }
         }
         CoordinateError::DiskFull { .. } => CoordinateError::DiskFull { may_be_stored: true },
         CoordinateError::DiskFailed { reason, .. } => {
             CoordinateError::DiskFailed { reason, may_be_stored: true }
         }
-        _ => CoordinateError::QuorumNotReached { acks: 0, required: acks, may_be_stored: true },
+        CoordinateError::QuorumNotReached { acks, required, short, .. } => {
+            CoordinateError::QuorumNotReached { acks, required, short, may_be_stored: true }
+        }
+        _ => CoordinateError::QuorumNotReached {
+            acks: 0,
+            required: acks,
+            short: Vec::new(),
+            may_be_stored: true,
+        },
     }
 }
 
@@ -185,9 +193,7 @@ async fn round(
             }
             None => {}
         }
-        for owner in plan.owners.iter().filter(|o| o.node != me) {
-            this.send_write(&plan, owner.node, &delta, durability, &answers);
-        }
+        this.send_to_owners(&plan, &delta, (level, durability), &answers);
         let call = |node, answers: &Answers<Stored>| {
             this.send_stand_in(&plan, node, &delta, durability, answers);
         };
@@ -297,20 +303,26 @@ async fn collect(
 /// # Errors
 /// It no longer can be.
 pub(super) fn reached(tally: &Tally, may_be_stored: bool) -> Result<bool, CoordinateError> {
-    let (acks, required) = (tally.counted(), tally.required());
     match tally.progress() {
         Progress::Done => Ok(true),
         Progress::NeedMore => Ok(false),
-        Progress::Failed => {
-            Err(CoordinateError::QuorumNotReached { acks, required, may_be_stored })
-        }
+        Progress::Failed => Err(CoordinateError::QuorumNotReached {
+            acks: tally.towards(),
+            required: tally.required(),
+            short: tally.shortages(),
+            may_be_stored,
+        }),
     }
 }
 
 /// The deadline passed.
 pub(super) fn late(tally: &Tally, may_be_stored: bool) -> CoordinateError {
-    let (acks, required) = (tally.counted(), tally.required());
-    CoordinateError::Deadline { acks, required, may_be_stored }
+    CoordinateError::Deadline {
+        acks: tally.towards(),
+        required: tally.required(),
+        short: tally.shortages(),
+        may_be_stored,
+    }
 }
 
 #[cfg(test)]
@@ -345,7 +357,12 @@ mod tests {
             CoordinateError::NotServing { reason: String::new() },
             CoordinateError::DiskFull { may_be_stored: false },
             CoordinateError::DiskFailed { reason: String::new(), may_be_stored: false },
-            CoordinateError::Deadline { acks: 0, required: 1, may_be_stored: false },
+            CoordinateError::Deadline {
+                acks: 0,
+                required: 1,
+                short: Vec::new(),
+                may_be_stored: false,
+            },
         ] {
             assert!(unknown(error.clone(), &acks).may_be_stored(), "{error}");
         }

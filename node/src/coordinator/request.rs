@@ -9,7 +9,7 @@
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use kvasir_core::id::NodeId;
-use kvasir_core::quorum::{Level, LevelError};
+use kvasir_core::quorum::{Level, LevelError, Shortage};
 pub use kvasir_core::ring::Durability;
 use kvasir_core::version::SiblingSet;
 use tokio::time::Instant;
@@ -140,22 +140,26 @@ pub struct DeleteOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CoordinateError {
     /// Too few replicas answered and no more can. A retry helps once nodes are back.
-    #[error("{acks} of {required} required replicas answered")]
+    #[error("{acks} of {required} required replicas answered{}", missing(.short))]
     QuorumNotReached {
         /// Replicas that did.
         acks: u32,
         /// Replicas that were needed.
         required: u32,
+        /// Data centers that the level counts by themselves, where too few did.
+        short: Vec<Shortage>,
         /// Whether the write may be stored somewhere and show up later. False for reads.
         may_be_stored: bool,
     },
     /// The deadline passed first. A retry with more time may help.
-    #[error("the deadline passed with {acks} of {required} required replicas")]
+    #[error("the deadline passed with {acks} of {required} required replicas{}", missing(.short))]
     Deadline {
         /// Replicas that answered in time.
         acks: u32,
         /// Replicas that were needed.
         required: u32,
+        /// Data centers that the level counts by themselves, where too few did.
+        short: Vec<Shortage>,
         /// Whether the write may be stored somewhere and show up later. False for reads.
         may_be_stored: bool,
     },
@@ -221,6 +225,14 @@ pub enum CoordinateError {
         /// Why.
         reason: String,
     },
+}
+
+/// Where acknowledgements are missing, in words.
+fn missing(short: &[Shortage]) -> String {
+    let one = |Shortage { datacenter, acks, required }: &Shortage| {
+        format!("; data center {datacenter}: {acks} of {required}")
+    };
+    short.iter().map(one).collect()
 }
 
 impl CoordinateError {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kvasir_core::id::NodeId;
 use kvasir_core::list::{Listed, Page, Place, Row, merge};
-use kvasir_core::quorum::Level;
+use kvasir_core::quorum::{Level, Tally};
 use kvasir_core::ring::Partition;
 use kvasir_core::version::{CodecError, Shape, SiblingSet};
 use tokio::time::Instant;
@@ -104,11 +104,9 @@ impl Sweep<'_> {
         let mut tally = plan.read_tally(self.level)?;
         let mut seats = Seats::open(plan, self.sloppy);
         let mut answers: Answers<Seen> = Answers::until(deadline);
-        let waiting = self.this.learned.order(plan).into_iter();
-        let mut asking = Asking { sweep: self, plan, from, rows, waiting, whole: None };
-        let everyone = self.level == Level::EachQuorum;
-        let first = if everyone { plan.readers.len() } else { tally.required() as usize };
-        (0..first).for_each(|_| asking.next(&answers));
+        let (waiting, asked) = (self.this.learned.order(plan), Vec::new());
+        let mut asking = Asking { sweep: self, plan, from, rows, waiting, asked, whole: None };
+        asking.enough(&tally, &answers);
         let (mut seen, mut failures) = (Vec::new(), Vec::new());
         let (mut hurried, mut wake) = (false, Instant::now() + PATIENCE);
         loop {
@@ -130,14 +128,14 @@ impl Sweep<'_> {
                     seats.failed(node, &why);
                     failures.push(why);
                     asking.whole = asking.whole.filter(|whole| *whole != node);
-                    asking.next(&answers);
+                    asking.enough(&tally, &answers);
                 }
                 None if Instant::now() >= deadline => return Err(late(&tally, false)),
                 None => {
                     if std::mem::replace(&mut hurried, true) {
                         seats.look(&self.this.views.load(), &mut tally)?;
                     } else {
-                        asking.all(&answers);
+                        asking.hurry(&tally, &answers);
                     }
                     wake = Instant::now() + LOOK;
                 }
@@ -182,24 +180,33 @@ struct Asking<'a> {
     plan: &'a Rc<Plan>,
     from: &'a Place,
     rows: usize,
-    waiting: std::vec::IntoIter<NodeId>,
+    waiting: Vec<NodeId>,
+    asked: Vec<NodeId>,
     /// Who was asked for its sets and has not failed.
     whole: Option<NodeId>,
 }
 
 impl Asking<'_> {
-    fn next(&mut self, answers: &Answers<Seen>) {
-        if let Some(node) = self.waiting.next() {
-            self.send(node, false, answers);
+    /// Asks as many as it takes if all of them answer, beside those that were asked and have not failed.
+    fn enough(&mut self, tally: &Tally, answers: &Answers<Seen>) {
+        while let Some(next) = tally.next_to_ask(&self.asked, &self.waiting) {
+            self.ask(next, answers);
         }
     }
 
-    /// Asks all that are left, one of them for its sets: the one that was to send them may be the slow one.
-    fn all(&mut self, answers: &Answers<Seen>) {
+    /// Asks all others that the level may still want, one of them for its sets: the one that was to send
+    /// them may be the slow one.
+    fn hurry(&mut self, tally: &Tally, answers: &Answers<Seen>) {
         self.whole = None;
-        while self.waiting.len() > 0 {
-            self.next(answers);
+        while let Some(next) = self.waiting.iter().copied().find(|node| tally.wants(*node)) {
+            self.ask(next, answers);
         }
+    }
+
+    fn ask(&mut self, node: NodeId, answers: &Answers<Seen>) {
+        self.waiting.retain(|other| *other != node);
+        self.asked.push(node);
+        self.send(node, false, answers);
     }
 
     fn send(&mut self, node: NodeId, stand_in: bool, answers: &Answers<Seen>) {

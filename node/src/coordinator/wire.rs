@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use kvasir_core::id::NodeId;
-use kvasir_core::quorum::Level;
+use kvasir_core::quorum::{Level, Shortage};
 use kvasir_core::version::SiblingSet;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -198,6 +198,10 @@ pub enum Failed {
     NotServing(String),
     /// See [`CoordinateError::StandInsFull`].
     StandInsFull,
+    /// As [`Self::Quorum`], with the data centers in which too few answered.
+    QuorumIn(u32, u32, bool, Vec<Shortage>),
+    /// As [`Self::Deadline`], with the data centers in which too few answered.
+    DeadlineIn(u32, u32, bool, Vec<Shortage>),
 }
 
 /// The levels that cannot be met, as far as a client can cause them.
@@ -231,12 +235,16 @@ impl From<CoordinateError> for Failed {
         use CoordinateError as E;
         use kvasir_core::quorum::LevelError as L;
         match error {
-            E::QuorumNotReached { acks, required, may_be_stored } => {
-                Self::Quorum(acks, required, may_be_stored)
+            E::QuorumNotReached { acks, required, short, may_be_stored } => {
+                match short.is_empty() {
+                    true => Self::Quorum(acks, required, may_be_stored),
+                    false => Self::QuorumIn(acks, required, may_be_stored, short),
+                }
             }
-            E::Deadline { acks, required, may_be_stored } => {
-                Self::Deadline(acks, required, may_be_stored)
-            }
+            E::Deadline { acks, required, short, may_be_stored } => match short.is_empty() {
+                true => Self::Deadline(acks, required, may_be_stored),
+                false => Self::DeadlineIn(acks, required, may_be_stored, short),
+            },
             E::Overloaded { retry_after_ms } => Self::Overloaded(retry_after_ms),
             // Lists are never handed over.
             E::BadToken { reason } | E::BadCursor { reason } => Self::BadToken(reason),
@@ -265,10 +273,16 @@ impl From<Failed> for CoordinateError {
         use kvasir_core::quorum::LevelError as L;
         match failed {
             Failed::Quorum(acks, required, may_be_stored) => {
-                Self::QuorumNotReached { acks, required, may_be_stored }
+                Self::QuorumNotReached { acks, required, short: Vec::new(), may_be_stored }
+            }
+            Failed::QuorumIn(acks, required, may_be_stored, short) => {
+                Self::QuorumNotReached { acks, required, short, may_be_stored }
             }
             Failed::Deadline(acks, required, may_be_stored) => {
-                Self::Deadline { acks, required, may_be_stored }
+                Self::Deadline { acks, required, short: Vec::new(), may_be_stored }
+            }
+            Failed::DeadlineIn(acks, required, may_be_stored, short) => {
+                Self::Deadline { acks, required, short, may_be_stored }
             }
             Failed::Overloaded(retry_after_ms) => Self::Overloaded { retry_after_ms },
             Failed::BadToken(reason) => Self::BadToken { reason },
@@ -336,7 +350,7 @@ impl From<Result<DeleteOutcome, CoordinateError>> for Answer {
 
 /// The other node answered something else than was asked: a bug there, so nothing is known.
 pub fn mismatch(may_be_stored: bool) -> CoordinateError {
-    CoordinateError::QuorumNotReached { acks: 0, required: 1, may_be_stored }
+    CoordinateError::QuorumNotReached { acks: 0, required: 1, short: Vec::new(), may_be_stored }
 }
 
 /// A forwarded read's outcome.

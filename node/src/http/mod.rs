@@ -13,6 +13,11 @@
 //! | `GET /v1/kv/{bucket}` | 200 with a page of keys, or all of them in lines |
 //! | `POST /v1/batch` | 200 with one result per item |
 //!
+//! **Levels** (`r` and `w`) are `one`, `quorum`, `all` or a count, over all copies wherever they are;
+//! `local_one` and `local_quorum`, over those in the data center of the node that is asked (`bad_level`
+//! where it keeps none); and `each_quorum`, a majority in each data center. Where one of the last three
+//! is not reached, `data_centers` in the error names those that were short.
+//!
 //! **Lists** take `prefix` (any bytes), `limit` (1,000 where absent, at most 10,000), `cursor`,
 //! `values=true`, `r`, `sloppy` and `timeout`. Keys come in the order of their hashes. A page is
 //! `{"keys":[{"key","siblings","bytes"}],"next","progress","agreed","replicas","standins"}`: `key_b64`

@@ -67,7 +67,7 @@ codes! {
     BadItem "bad_item" 400 "This item of the batch cannot be used."
         "Correct the item as the detail says; the other items were done."
     BadLevel "bad_level" 400 "The key does not have the replicas that r or w asks for."
-        "Ask for at most as many replicas as the key has, or for one, quorum or all."
+        "Ask for at most as many replicas as the key has, or for one, quorum or all; for a local level use a node in a data center that holds copies."
     NotFound "not_found" 404 "Nothing is stored under this key."
         "If X-Kvasir-Context is present, send it with the next write."
     NoSuchSibling "no_such_sibling" 404 "No sibling of this key has this vtag."

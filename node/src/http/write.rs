@@ -89,9 +89,11 @@ pub fn problem(error: &CoordinateError, is_write: bool) -> Problem {
         problem = problem.with("may_be_stored", error.may_be_stored());
     }
     match error {
-        CoordinateError::QuorumNotReached { acks, required, .. }
-        | CoordinateError::Deadline { acks, required, .. } => {
-            problem.with("acks", *acks).with("required", *required)
+        CoordinateError::QuorumNotReached { acks, required, short, .. }
+        | CoordinateError::Deadline { acks, required, short, .. } => {
+            let problem = problem.with("acks", *acks).with("required", *required);
+            let names: Vec<String> = short.iter().map(|one| one.datacenter.clone()).collect();
+            if names.is_empty() { problem } else { problem.with("data_centers", names) }
         }
         CoordinateError::Overloaded { retry_after_ms } => problem.retry_after_ms(*retry_after_ms),
         CoordinateError::NotFormed | CoordinateError::NotServing { .. } => {

@@ -6,8 +6,10 @@
 //! protocol version that knows it is spoken (DESIGN section 9).
 
 use bytes::Bytes;
+use kvasir_core::id::NodeId;
 use kvasir_core::limits::{BUCKET_MAX_BYTES, KEY_MAX_BYTES};
 use kvasir_core::list::Place;
+use kvasir_core::ring::check::MAX_REPLICATION;
 use kvasir_core::ring::{Durability, Partition};
 use kvasir_core::version::{Dot, Stamp};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -99,6 +101,44 @@ pub enum Request {
     },
     /// Say what you did for the moves of partitions.
     MoveReport,
+    /// As [`Request::Apply`], and have other owners do so too: the write comes from another data center.
+    Relay(Relay),
+}
+
+/// A write for all owners in a data center, sent to one of them. The frame's route and stamp are for all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relay {
+    /// The bucket, 1 to 255 bytes.
+    pub bucket: Bytes,
+    /// The key, 1 to 4,096 bytes.
+    pub key: Bytes,
+    /// A canonical encoded set.
+    pub delta: Bytes,
+    /// What each acknowledgement promises.
+    pub durability: Durability,
+    /// The other owners, at most [`RELAY_MAX`].
+    pub others: Vec<NodeId>,
+    /// Answer as soon as a majority of the data center stored it; otherwise wait a little for the others.
+    pub soon: bool,
+}
+
+/// Most owners that a write is passed on to: both of each slot of a data center.
+pub const RELAY_MAX: usize = 2 * MAX_REPLICATION as usize;
+
+/// What became of a passed-on write at one owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Told {
+    /// As [`Reply::Applied`].
+    Stored,
+    /// As [`Reply::Outranked`].
+    Outranked {
+        /// The siblings, highest first.
+        dots: Vec<Dot>,
+        /// The highest stamp among them.
+        stamp: Stamp,
+    },
+    /// As [`Reply::Refused`].
+    Refused(Refusal),
 }
 
 /// What a list asks of one replica. The frame's route names the partition.
@@ -172,6 +212,9 @@ pub enum Reply {
     },
     /// The answer to [`Request::MoveReport`] (`kvasir_core::ring::driver::Report`).
     MoveReport(Bytes),
+    /// The answer to [`Request::Relay`]: what became of it at each owner that has answered, the one that was
+    /// asked too.
+    Relayed(Vec<(NodeId, Told)>),
 }
 
 /// Why a node did not do what was asked. Nothing was applied, except where the variant says so.
@@ -297,6 +340,7 @@ impl Request {
             | Self::CopyRange { .. }
             | Self::Scan(_)
             | Self::Repair(_)
+            | Self::Relay(_)
             | Self::Reclaim(_) => Class::Data,
         }
     }
@@ -320,6 +364,7 @@ impl Request {
             Self::Reclaim(_) => "reclaim",
             Self::CopyRange { .. } => "copy_range",
             Self::MoveReport => "move_report",
+            Self::Relay(_) => "relay",
         }
     }
 
@@ -345,6 +390,7 @@ impl Request {
                 bounded("key", key, KEY_MAX_BYTES)?;
             }
             Self::Scan(scan) => scan.check()?,
+            Self::Relay(relay) => relay.check()?,
             Self::Gossip(_)
             | Self::Ballot(_)
             | Self::FetchDocument { .. }
@@ -376,6 +422,7 @@ impl Reply {
             Self::Repair(_) => "repair",
             Self::Piece { .. } => "piece",
             Self::MoveReport(_) => "move_report",
+            Self::Relayed(_) => "relayed",
         }
     }
 
@@ -408,6 +455,19 @@ impl Scan {
         match self.rows {
             0 => Err(BodyError::OutOfBounds { what: "rows", bytes: 0, limit: u32::MAX as usize }),
             _ => Ok(()),
+        }
+    }
+}
+
+impl Relay {
+    fn check(&self) -> Result<(), BodyError> {
+        bounded("bucket", &self.bucket, BUCKET_MAX_BYTES)?;
+        bounded("key", &self.key, KEY_MAX_BYTES)?;
+        match self.others.len() {
+            1..=RELAY_MAX => Ok(()),
+            others => {
+                Err(BodyError::OutOfBounds { what: "owners", bytes: others, limit: RELAY_MAX })
+            }
         }
     }
 }
@@ -459,6 +519,17 @@ mod tests {
         }
     }
 
+    fn relay(others: usize) -> Request {
+        Request::Relay(Relay {
+            bucket: Bytes::from_static(b"b"),
+            key: Bytes::from_static(b"k"),
+            delta: Bytes::from_static(b"delta"),
+            durability: Durability::Each,
+            others: vec![NodeId::from_bytes([9; 16]); others],
+            soon: true,
+        })
+    }
+
     #[test]
     fn bodies_round_trip() {
         for request in [
@@ -476,6 +547,7 @@ mod tests {
                 set: Bytes::from_static(b"set"),
             },
             Request::Scan(scan(4_096, 4_097, 1)),
+            relay(RELAY_MAX),
         ] {
             assert_eq!(Request::decode(&request.encode()), Ok(request));
         }
@@ -495,6 +567,10 @@ mod tests {
                 entries: vec![(Bytes::from_static(b"key"), Bytes::from_static(b"set"))],
                 next: Some(Bytes::from_static(b"next")),
             },
+            Reply::Relayed(vec![
+                (NodeId::from_bytes([1; 16]), Told::Stored),
+                (NodeId::from_bytes([2; 16]), Told::Refused(Refusal::DiskFull)),
+            ]),
             Reply::Refused(Refusal::StandInsFull),
             Reply::Digest(Some([7; 16])),
             Reply::Refused(Refusal::StaleEntry { epoch: 3, document: None }),
@@ -518,6 +594,9 @@ mod tests {
         }
         for bad in [scan(4_097, 0, 1), scan(0, 4_098, 1), scan(0, 0, 0)] {
             assert!(Request::decode(&Request::Scan(bad).encode()).is_err());
+        }
+        for bad in [relay(0), relay(RELAY_MAX + 1)] {
+            assert!(Request::decode(&bad.encode()).is_err());
         }
         let mut body = Reply::Applied.encode();
         body.push(0);

@@ -26,7 +26,7 @@ pub use frame::{Class, HEADER_BYTES, Route};
 pub use hello::{Goodbye, Hello, Me};
 pub use link::Answer;
 pub use listener::{Incoming, ListenerLimits, PeerHandler, PeerListener};
-pub use message::{Refusal, Reply, Request, Scan, Scanned};
+pub use message::{Refusal, Relay, Reply, Request, Scan, Scanned, Told};
 pub use pool::{CallError, Peers, PoolLimits};
 pub use stats::PeerStats;
 

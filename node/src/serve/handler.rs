@@ -18,8 +18,9 @@ use kvasir_storage::key::TableKey;
 use tokio::time::Instant;
 
 use crate::coordinator::Coordinate;
+use crate::coordinator::fanout::Failure;
 use crate::coordinator::wire::{Answer, Order};
-use crate::peer::{Incoming, PeerHandler, Refusal, Reply, Request, Route, Scan};
+use crate::peer::{Incoming, PeerHandler, Refusal, Relay, Reply, Request, Route, Scan};
 use crate::replica::{Holder, LocalError, Moving, OtherVersion, Pass, View, moving};
 use crate::tasks::ControlHandle;
 
@@ -84,6 +85,7 @@ impl Handler {
             Request::Apply { bucket, key, delta, durability } => {
                 self.apply(sent, &bucket, &key, &delta, durability).await
             }
+            Request::Relay(relay) => self.relay(sent, relay, deadline).await,
             Request::Read { bucket, key } => self.read(route, &bucket, &key).await,
             Request::ReadDigest { bucket, key } => self.digest(route, &bucket, &key).await,
             Request::Coordinate(order) => self.coordinate(order, deadline, false).await,
@@ -125,6 +127,27 @@ impl Handler {
         drop(pass);
         applied.durable.await.map_err(|e| Refusal::Unknown(e.to_string()))?;
         Ok(stored(applied.out))
+    }
+
+    /// Stores a write from another data center and passes it on to the other owners in this one.
+    async fn relay(&self, sent: Sent, relay: Relay, deadline: Instant) -> Result<Reply, Refusal> {
+        let Relay { bucket, key, delta, durability, others, soon } = relay;
+        let route = sent.route.ok_or_else(unrouted)?;
+        let (table_key, pass) = self.admit(sent.route, Asked::Store, &bucket, &key).await?;
+        self.listed(sent.from)?;
+        let plan = self.coordinate.relaying((&bucket, &key), (route, sent.stamp), &others)?;
+        let set = SiblingSet::decode_shared(&delta)
+            .map_err(|e| Refusal::Malformed(format!("sibling set: {e}")))?;
+        let (replica, delta) = (&self.coordinate.replica, Rc::new(set.clone()));
+        let applied =
+            replica.apply(&table_key, set, sent.stamp, durability).await.map_err(refusal)?;
+        drop(pass);
+        let own = async move {
+            let durable = applied.durable.await;
+            durable.map(|()| applied.out).map_err(|e| Failure::Unknown(e.to_string()))
+        };
+        let (what, whom) = ((&delta, durability), (&others[..], soon));
+        Ok(Reply::Relayed(self.coordinate.relay(&plan, what, whom, own, deadline).await))
     }
 
     async fn read(

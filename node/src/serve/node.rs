@@ -65,7 +65,7 @@ pub struct Shared {
     /// Anti-entropy.
     pub repairs: Arc<Repairs>,
     /// Requests that other nodes sent for their clients.
-    served: Arc<AtomicU64>,
+    pub served: Arc<AtomicU64>,
     /// Document and member list.
     pub views: Arc<Views>,
     /// The control thread.

@@ -203,10 +203,15 @@ pub(super) fn publish(control: &Control) {
         gossip.set_not_serving(unfit.as_ref().and_then(Unfit::told));
         gossip.set_keeps_copies(control.standins.shelves().may_hold_copies());
     }
+    let formed = control.formed.borrow().clone();
+    // A member is where the document says, whatever its configuration has become since.
+    let listed = formed.as_ref().map(|formed| &formed.ring.document().members);
+    let listed = listed.and_then(|members| members.get(&control.identity.node));
+    let datacenter = listed.map_or(&control.datacenter, |member| &member.datacenter).clone();
     control.views.store(View {
         me: control.identity.node,
-        datacenter: control.datacenter.clone(),
-        formed: control.formed.borrow().clone(),
+        datacenter,
+        formed,
         members,
         retired: unfit.map(|reason| reason.to_string()),
         generation: control.replica.generation().now(),

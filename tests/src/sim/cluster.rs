@@ -1,6 +1,7 @@
 //! Nodes that can be made, crashed, cut off and started again.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
@@ -66,6 +67,7 @@ impl Clock for SimClock {
 pub(super) struct Host {
     pub(super) disk: MemoryDisk,
     machine: String,
+    datacenter: String,
     pub(super) running: Option<JoinHandle<()>>,
     drain: watch::Sender<bool>,
     /// Pauses and slows the node.
@@ -111,6 +113,7 @@ impl Sim {
         let host = |number: usize| Host {
             disk: MemoryDisk::new(),
             machine: format!("machine-{number}"),
+            datacenter: "dc1".to_string(),
             running: None,
             drain: watch::channel(false).0,
             gate: Gate::default(),
@@ -137,21 +140,28 @@ impl Sim {
         sim
     }
 
-    /// Starts all hosts and forms a cluster of `n` copies.
+    /// Starts all hosts and forms a cluster of `n` copies in each of their data centers.
     pub async fn form(&mut self, n: usize) {
-        let (hosts, sim) = (self.hosts.len(), self);
-        for host in 0..hosts {
-            sim.start(host);
+        self.form_first(self.hosts.len(), n).await;
+    }
+
+    /// Starts all hosts and forms a cluster of the first `hosts`, of `n` copies in each of their data
+    /// centers.
+    pub async fn form_first(&mut self, hosts: usize, n: usize) {
+        for host in 0..self.hosts.len() {
+            self.start(host);
         }
         let nodes: Vec<String> = (0..hosts).map(|h| format!("n{h}:8099")).collect();
-        let mut body = json!({ "clusterName": "sim", "replication": { "dc1": n }, "nodes": nodes });
-        if !sim.defaults.is_null() {
-            body["defaults"] = sim.defaults.clone();
+        let centers = self.hosts[..hosts].iter().map(|host| (host.datacenter.clone(), n));
+        let replication: BTreeMap<String, usize> = centers.collect();
+        let mut body = json!({ "clusterName": "sim", "replication": replication, "nodes": nodes });
+        if !self.defaults.is_null() {
+            body["defaults"] = self.defaults.clone();
         }
         let until = Instant::now() + PATIENCE;
         loop {
             let path = "/v1/cluster/init";
-            let answer = sim.admin(0, Method::POST, path, Some(body.clone())).await;
+            let answer = self.admin(0, Method::POST, path, Some(body.clone())).await;
             match answer {
                 Some(answer) if answer.status < 300 => break,
                 other => assert!(Instant::now() < until, "init: {other:?}"),
@@ -159,7 +169,7 @@ impl Sim {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         for host in 0..hosts {
-            sim.until_ready(host).await;
+            self.until_ready(host).await;
         }
     }
 
@@ -191,7 +201,7 @@ impl Sim {
             "node.data_dir=data".to_string(),
             format!("node.seeds={}", serde_json::to_string(&seeds).expect("strings")),
             format!("node.machine={}", self.hosts[host].machine),
-            "node.datacenter=dc1".to_string(),
+            format!("node.datacenter={}", self.hosts[host].datacenter),
             format!("http.listen=n{host}:8098"),
             format!("peer.listen=n{host}:8099"),
             format!("admin.listen=n{host}:9098"),
@@ -261,6 +271,12 @@ impl Sim {
     pub fn set_machine(&mut self, host: usize, machine: &str) {
         assert!(self.hosts[host].running.is_none(), "host {host} runs");
         self.hosts[host].machine = machine.to_string();
+    }
+
+    /// The data center that a host's node will say at its next start that it is in.
+    pub fn set_datacenter(&mut self, host: usize, datacenter: &str) {
+        assert!(self.hosts[host].running.is_none(), "host {host} runs");
+        self.hosts[host].datacenter = datacenter.to_string();
     }
 
     /// Cuts a host off from all others, both ways.

@@ -136,6 +136,12 @@ impl Sim {
         Some((work, all))
     }
 
+    /// Requests that other nodes sent to the host's node for their clients, since it was started.
+    pub fn served(&self, host: usize) -> u64 {
+        let shared = self.hosts[host].inside.borrow().upgrade();
+        shared.map_or(0, |shared| shared.served.load(Ordering::Relaxed))
+    }
+
     /// Sets that reclaim erased, on all running hosts together, since their last start.
     pub fn erased(&self) -> u64 {
         let inside = self.hosts.iter().filter_map(|host| host.inside.borrow().upgrade());

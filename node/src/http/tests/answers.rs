@@ -259,13 +259,23 @@ fn what_the_coordinator_cannot_do() {
         let bench = Bench::new();
         for (error, status, code, may_be_stored) in [
             (
-                CoordinateError::QuorumNotReached { acks: 1, required: 2, may_be_stored: true },
+                CoordinateError::QuorumNotReached {
+                    acks: 1,
+                    required: 2,
+                    short: vec![],
+                    may_be_stored: true,
+                },
                 503,
                 "quorum_not_reached",
                 true,
             ),
             (
-                CoordinateError::Deadline { acks: 0, required: 2, may_be_stored: false },
+                CoordinateError::Deadline {
+                    acks: 0,
+                    required: 2,
+                    short: vec![],
+                    may_be_stored: false,
+                },
                 504,
                 "deadline",
                 false,
@@ -327,6 +337,32 @@ fn what_the_coordinator_cannot_do() {
                 }
             }
         }
+    });
+}
+
+#[test]
+fn the_data_center_that_is_short_is_named() {
+    run(async {
+        let bench = Bench::new();
+        let short = |datacenter: &str| kvasir_core::quorum::Shortage {
+            datacenter: datacenter.to_owned(),
+            acks: 1,
+            required: 2,
+        };
+        let error = CoordinateError::QuorumNotReached {
+            acks: 3,
+            required: 6,
+            short: vec![short("east"), short("west")],
+            may_be_stored: true,
+        };
+        *bench.memory.failure.borrow_mut() = Some(error);
+        let reply = bench.put(KEY, "", "x").await;
+        assert_eq!((reply.status, reply.code().as_str()), (503, "quorum_not_reached"));
+        let body = reply.json();
+        assert_eq!(body["data_centers"], serde_json::json!(["east", "west"]));
+        let detail =
+            "3 of 6 required replicas answered; data center east: 1 of 2; data center west: 1 of 2";
+        assert_eq!(body["detail"], detail);
     });
 }
 

@@ -97,6 +97,7 @@ fn lines_end_with_a_cursor_or_with_the_bucket() {
             *bench.memory.failure.borrow_mut() = Some(CoordinateError::QuorumNotReached {
                 acks: 1,
                 required: 2,
+                short: vec![],
                 may_be_stored: false,
             });
         };
