@@ -7,7 +7,9 @@
 //! Refused are: nodes of another cluster (a node that belongs to none yet may talk to any), no
 //! protocol version in common, a node that carries this node's own id (a cloned volume: both would
 //! mint and vote under one name), and bytes that are no hello. A node that dialed itself, by a seed
-//! list that names it, is told so without an alarm: same id and same start.
+//! list that names it, is told so without an alarm: same id and same start. Data is also refused from
+//! the one of two processes with one node id that gossip does not list, while the listed one is alive;
+//! gossip and ballots have rules of their own for it.
 
 use std::sync::Arc;
 
@@ -158,11 +160,14 @@ pub enum Goodbye {
     /// Another node than the one that was wanted answers at this address.
     #[error("another node answers at this address")]
     OtherNode,
+    /// A later start of the same node id is alive: a volume was copied. Data is taken from that one alone.
+    #[error("another process that carries the same node id is alive: a volume was copied")]
+    Twin,
 }
 
 impl Goodbye {
     /// Every stable code, in the order of [`Goodbye::number`].
-    pub const CODES: [&'static str; 9] = [
+    pub const CODES: [&'static str; 10] = [
         "other_cluster",
         "protocol_version",
         "own_id",
@@ -172,6 +177,7 @@ impl Goodbye {
         "busy",
         "draining",
         "other_node",
+        "twin",
     ];
 
     /// Position in [`Goodbye::CODES`].
@@ -186,6 +192,7 @@ impl Goodbye {
             Self::Busy => 6,
             Self::Draining => 7,
             Self::OtherNode => 8,
+            Self::Twin => 9,
         }
     }
 

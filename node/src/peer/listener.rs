@@ -94,6 +94,12 @@ pub trait PeerHandler {
     fn generation(&self) -> u64 {
         0
     }
+
+    /// Whether data may come from the process that said this hello: false while a later start of the
+    /// same node id is alive.
+    fn carries_its_id(&self, _hello: &Hello) -> bool {
+        true
+    }
 }
 
 struct Shared {
@@ -249,6 +255,7 @@ impl Shared {
             Ok(frame) => match Hello::parse(&frame) {
                 Ok(hello) => match mine.judge(&hello) {
                     Ok(_) if self.draining.get() => (Goodbye::Draining, hello.class),
+                    Ok(_) if self.is_twin(&hello) => (Goodbye::Twin, hello.class),
                     Ok(_) => {
                         let said = mine.frame(hello.class);
                         return match timeout_at(deadline, writer.write_all(&said)).await {
@@ -352,6 +359,9 @@ impl Shared {
             if self.me.is_foreign(hello) {
                 return Some(Goodbye::OtherCluster { cluster: self.me.hello().cluster });
             }
+            if self.is_twin(hello) {
+                return Some(Goodbye::Twin);
+            }
             match frame.header.kind {
                 // The first one answers, or has.
                 FrameKind::Request if !repeats.is_new(frame.header.request_id) => {
@@ -368,6 +378,11 @@ impl Shared {
                 FrameKind::Hello | FrameKind::Reply => return Some(Goodbye::FramingLost),
             }
         }
+    }
+
+    /// Whether this connection brings data of a process that does not carry its node id.
+    fn is_twin(&self, hello: &Hello) -> bool {
+        hello.class == Class::Data && !self.handler.carries_its_id(hello)
     }
 
     /// Starts the work on one request, or answers at once that it is not done.

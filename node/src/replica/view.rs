@@ -34,6 +34,17 @@ pub struct Member {
     pub serves: bool,
     /// What it told last of its generation, its document and its stand-in copies.
     pub report: Report,
+    /// Boot and nonce of the process that carries its id.
+    pub process: (u64, u64),
+}
+
+impl Member {
+    /// Whether data may come from a process with this boot and nonce: it is the listed one, or a later
+    /// start, or the listed one is not known to be alive.
+    pub fn may_be(&self, process: (u64, u64)) -> bool {
+        // The boot of one process can rise while it runs, above one that the others remember.
+        process.1 == self.process.1 || process > self.process || self.status != Status::Alive
+    }
 }
 
 /// The cluster as its newest chosen document says.
@@ -211,6 +222,7 @@ impl Views {
 mod tests {
     use super::*;
     use kvasir_core::id::ClusterId;
+    use kvasir_core::reclaim::Held;
     use kvasir_core::ring::{
         BucketSettings, Document, Member as Place, MemberState, NewCluster, TokenSecret,
     };
@@ -266,6 +278,22 @@ mod tests {
         let again = View::clone(&views.load());
         views.store(again);
         assert_eq!(views.fenced(), 2);
+    }
+
+    #[test]
+    fn of_two_processes_with_one_id_the_later_start_may_bring_data() {
+        let listed = |status| Member {
+            peer_address: "a:1".into(),
+            status,
+            serves: true,
+            report: Report { generation: 0, document: 0, held: Held::default() },
+            process: (5, 40),
+        };
+        let alive = listed(Status::Alive);
+        assert!(alive.may_be((5, 40)) && alive.may_be((3, 40)), "it is the same process");
+        assert!(alive.may_be((6, 1)) && alive.may_be((5, 41)), "a later start");
+        assert!(!alive.may_be((4, 99)) && !alive.may_be((5, 39)), "a copy of the volume");
+        assert!(listed(Status::Suspect).may_be((4, 99)) && listed(Status::Down).may_be((4, 99)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::coordinator::Coordinate;
 use crate::coordinator::fanout::Failure;
 use crate::coordinator::wire::{Answer, Order};
-use crate::peer::{Incoming, PeerHandler, Refusal, Relay, Reply, Request, Route, Scan};
+use crate::peer::{Hello, Incoming, PeerHandler, Refusal, Relay, Reply, Request, Route, Scan};
 use crate::replica::{Holder, LocalError, Moving, OtherVersion, Pass, View, moving};
 use crate::tasks::ControlHandle;
 
@@ -60,6 +60,11 @@ impl PeerHandler for Handler {
 
     fn generation(&self) -> u64 {
         self.coordinate.replica.generation().now()
+    }
+
+    fn carries_its_id(&self, hello: &Hello) -> bool {
+        let view = self.coordinate.views.load();
+        view.members.get(&hello.node).is_none_or(|known| known.may_be((hello.boot, hello.start)))
     }
 }
 

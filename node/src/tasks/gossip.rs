@@ -186,7 +186,8 @@ pub(super) fn publish(control: &Control) {
             let document = m.document.map_or(0, |d| d.epoch);
             let report = Report { generation: m.generation, document, held: m.held };
             let (serves, status) = (m.not_serving.is_none(), m.status);
-            (m.id, Member { peer_address: m.addresses.peer, status, serves, report })
+            let (peer_address, process) = (m.addresses.peer, (m.heartbeat.boot, m.nonce));
+            (m.id, Member { peer_address, status, serves, report, process })
         })
         .collect();
     let unfit = Unfit::of(control);

@@ -5,6 +5,7 @@ mod refusals;
 mod silence;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,9 +46,15 @@ fn soon() -> Instant {
 struct Echo {
     heads: RefCell<Vec<(NodeId, Incoming)>>,
     handled: Cell<usize>,
+    /// The start of each node from which data is taken; of others any.
+    listed: RefCell<BTreeMap<NodeId, u64>>,
 }
 
 impl PeerHandler for Echo {
+    fn carries_its_id(&self, hello: &Hello) -> bool {
+        self.listed.borrow().get(&hello.node).is_none_or(|start| *start == hello.start)
+    }
+
     fn handle(&self, from: NodeId, request: Request, head: Incoming) -> LocalBoxFuture<'_, Reply> {
         self.heads.borrow_mut().push((from, head));
         self.handled.set(self.handled.get() + 1);

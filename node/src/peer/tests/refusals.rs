@@ -47,6 +47,29 @@ fn who_may_not_talk_is_told_why_and_counted() {
 }
 
 #[test]
+fn of_two_processes_with_one_id_data_is_taken_from_one_alone() {
+    run(async {
+        let net = MemoryNet::new();
+        let start = |start| {
+            let hello = Hello::blank(id(1), start, 1);
+            Node::with(&net, hello, PoolLimits::default(), ListenerLimits::default())
+        };
+        let (first, copy, b) = (start(1), start(5), Node::start(&net, 2));
+        assert_eq!(copy.read(&b, "0", "k").await, set("k"), "nobody knows of two yet");
+        b.echo.listed.borrow_mut().insert(id(1), 1);
+        // The connection that was open ends before the next request is looked at.
+        assert!(copy.read(&b, "0", "k").await.is_err());
+        let refused = copy.read(&b, "0", "k").await;
+        assert_eq!(refused, Err(CallError::Refused(Goodbye::Twin)));
+        assert_eq!(first.read(&b, "0", "k").await, set("k"));
+        let gossip = Request::Gossip(Bytes::from_static(b"m"));
+        let told = copy.peers.call(id(2), &b.address, None, gossip, soon()).await;
+        assert_eq!(told, Ok(Reply::Message(Bytes::from_static(b"m"))), "so that it learns why");
+        assert!(b.goodbyes("twin") >= 2 && b.echo.handled.get() == 3);
+    });
+}
+
+#[test]
 fn bytes_that_are_no_frame_close_only_their_connection() {
     run(async {
         let net = MemoryNet::new();
