@@ -32,7 +32,8 @@ use crate::replica::{Formed, Replica, Shelf, StandIns, View, Views};
 const ROUND: Duration = Duration::from_millis(500);
 /// A shelf on which something did not get through, or on which entries were put, waits this long.
 const AGAIN: Duration = Duration::from_secs(3);
-/// So long if the last look found nothing to give: its owners are down, and looking costs reading.
+/// So long if the last look found nothing to give: its owners are down, and looking costs reading. Twice as
+/// long after each further look in vain, eight times at most; who comes back is given all at once.
 const LATER: Duration = Duration::from_secs(15);
 /// Longest wait for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -62,7 +63,8 @@ struct Seen {
     up: Vec<NodeId>,
     puts: u64,
     through: bool,
-    gave: bool,
+    /// Looks in a row that found nothing to give.
+    idle: u32,
     at: Instant,
 }
 
@@ -100,17 +102,19 @@ impl HandingBack {
                     up: view.members.keys().copied().filter(|n| view.rank(*n) < 2).collect(),
                     puts: held.puts,
                     through: true,
-                    gave: true,
+                    idle: 0,
                     at: Instant::now(),
                 };
-                if !due(seen.get(&shelf), &now) {
+                let before = seen.get(&shelf);
+                if !due(before, &now) {
                     continue;
                 }
+                let idle = before.map_or(0, |before| before.idle).saturating_add(1);
                 let (silent, gave) = (RefCell::default(), Cell::new(false));
                 let pass = Pass { view: &view, formed: &formed, silent, gave, copies: &copies };
                 let through = self.shelf(&pass, shelf).await;
-                let gave = pass.gave.get();
-                seen.insert(shelf, Seen { through, gave, at: Instant::now(), ..now });
+                let idle = if pass.gave.get() { 0 } else { idle };
+                seen.insert(shelf, Seen { through, idle, at: Instant::now(), ..now });
             }
         }
     }
@@ -288,7 +292,10 @@ impl Pass<'_> {
 /// changed, or after a while when entries were put there or something did not get through.
 fn due(seen: Option<&Seen>, now: &Seen) -> bool {
     let Some(seen) = seen else { return true };
-    let pause = if seen.gave || !seen.through { AGAIN } else { LATER };
+    let pause = match seen.idle {
+        looks if looks > 0 && seen.through => LATER * (1 << (looks - 1).min(3)),
+        _ => AGAIN,
+    };
     let waited = now.at.duration_since(seen.at) >= pause;
     seen.epoch != now.epoch
         || seen.up != now.up
@@ -306,7 +313,7 @@ mod tests {
     #[test]
     fn a_shelf_is_looked_at_when_something_changed() {
         let at = Instant::now();
-        let seen = Seen { epoch: 1, up: Vec::new(), puts: 1, through: true, gave: true, at };
+        let seen = Seen { epoch: 1, up: Vec::new(), puts: 1, through: true, idle: 0, at };
         let later = Seen { at: at + AGAIN, ..seen.clone() };
         assert!(due(None, &seen));
         assert!(!due(Some(&seen), &later), "nothing changed");
@@ -315,10 +322,14 @@ mod tests {
         assert!(due(Some(&seen), &Seen { up, ..seen.clone() }));
         assert!(!due(Some(&seen), &Seen { puts: 2, ..seen.clone() }), "too soon");
         assert!(due(Some(&seen), &Seen { puts: 2, ..later.clone() }));
-        let blocked = Seen { gave: false, ..seen.clone() };
+        let blocked = Seen { idle: 1, ..seen.clone() };
         assert!(!due(Some(&blocked), &Seen { puts: 2, ..later.clone() }), "its owners are down");
-        let much_later = Seen { puts: 2, at: at + LATER, ..seen.clone() };
-        assert!(due(Some(&blocked), &much_later));
+        for (looks, times) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 8), (u32::MAX, 8)] {
+            let blocked = Seen { idle: looks, ..seen.clone() };
+            let after = |pause| Seen { puts: 2, at: at + pause, ..seen.clone() };
+            assert!(due(Some(&blocked), &after(LATER * times)), "{looks}");
+            assert!(!due(Some(&blocked), &after(LATER * times - AGAIN)), "{looks}");
+        }
         assert!(due(Some(&Seen { through: false, ..seen.clone() }), &later));
     }
 }
