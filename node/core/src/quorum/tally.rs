@@ -8,7 +8,8 @@
 //! - `Done` never goes back;
 //! - `Failed` is said as soon as the outstanding answers can no longer reach the level, and not
 //!   before. It is taken back only by facts: an acknowledgement that arrives after its node was
-//!   given up counts all the same, since the copy is there.
+//!   given up counts all the same, since the copy is there; also that of a stand-in in whose place
+//!   another was called meanwhile.
 //!
 //! Source: Dynamo (DeCandia et al. 2007) section 4.5 for the N/R/W counts and 4.6 for sloppy
 //! quorums; `each_quorum` and the local levels follow the usual reading for several data centers.
@@ -39,13 +40,13 @@ enum Answer {
     Failed,
 }
 
-/// One replica's place in the count: its owner, or both while it changes hands, and whoever stands in
-/// for it.
+/// One replica's place in the count: its owner, or both while it changes hands, and whoever was called
+/// to stand in for it, each after the one before had failed.
 #[derive(Debug, Clone)]
 struct Slot {
     datacenter: usize,
     owners: Vec<(NodeId, Answer)>,
-    stand_in: Option<(NodeId, Answer)>,
+    stand_ins: Vec<(NodeId, Answer)>,
 }
 
 impl Slot {
@@ -55,14 +56,14 @@ impl Slot {
     }
 
     fn acknowledged(&self) -> bool {
-        let stood_in = |(_, answer)| answer == Answer::Acknowledged;
-        self.owners_did() || self.stand_in.is_some_and(stood_in)
+        let stood_in = |(_, answer): &(NodeId, Answer)| *answer == Answer::Acknowledged;
+        self.owners_did() || self.stand_ins.iter().any(stood_in)
     }
 
     fn hopeless(&self) -> bool {
-        let failed = |(_, answer): (NodeId, Answer)| answer == Answer::Failed;
-        let owners = self.owners.is_empty() || self.owners.iter().copied().any(failed);
-        owners && self.stand_in.is_none_or(failed)
+        let failed = |(_, answer): &(NodeId, Answer)| *answer == Answer::Failed;
+        let owners = self.owners.is_empty() || self.owners.iter().any(failed);
+        owners && self.stand_ins.iter().all(failed)
     }
 }
 
@@ -143,7 +144,7 @@ impl Tally {
                 }
             }
             let owners = nodes.iter().map(|node| (*node, Answer::Outstanding)).collect();
-            slots.push(Slot { datacenter, owners, stand_in: None });
+            slots.push(Slot { datacenter, owners, stand_ins: Vec::new() });
         }
         let needs = needs(level, (&names, &sizes), local)?;
         let quorum = is_quorum(&needs, &sizes);
@@ -180,7 +181,7 @@ impl Tally {
 
     /// Lets `stand_in` answer in the place of `owner`. The two share one slot, so that both
     /// acknowledging counts once, and the owner's late answer still counts if it comes first.
-    /// A stand-in that failed may be replaced by another.
+    /// A stand-in that failed may be followed by another; its late acknowledgement still counts.
     ///
     /// Refused when `owner` is no owner here, when `stand_in` already has a place in this count,
     /// or when the owner has a stand-in that has not failed.
@@ -191,13 +192,11 @@ impl Tally {
             return Err(LevelError::NotCounted(owner));
         }
         if self.places.contains_key(&stand_in)
-            || slot.stand_in.is_some_and(|(_, answer)| answer != Answer::Failed)
+            || slot.stand_ins.iter().any(|(_, answer)| *answer != Answer::Failed)
         {
             return Err(LevelError::ReplicaTwice(stand_in));
         }
-        if let Some((gone, _)) = slot.stand_in.replace((stand_in, Answer::Outstanding)) {
-            self.places.remove(&gone);
-        }
+        slot.stand_ins.push((stand_in, Answer::Outstanding));
         self.places.insert(stand_in, index);
         Ok(self.progress())
     }
@@ -288,7 +287,7 @@ impl Tally {
     /// The nodes that have not answered yet, owners before stand-ins, in the order given.
     pub fn outstanding(&self) -> Vec<NodeId> {
         let owners = self.slots.iter().flat_map(|slot| slot.owners.iter().copied());
-        let stand_ins = self.slots.iter().filter_map(|slot| slot.stand_in);
+        let stand_ins = self.slots.iter().flat_map(|slot| slot.stand_ins.iter().copied());
         owners
             .chain(stand_ins)
             .filter(|(_, answer)| *answer == Answer::Outstanding)
@@ -333,7 +332,7 @@ impl Tally {
     }
 
     fn place(slot: &mut Slot, node: NodeId) -> &mut Answer {
-        let all = slot.owners.iter_mut().chain(&mut slot.stand_in);
+        let all = slot.owners.iter_mut().chain(&mut slot.stand_ins);
         let found = all.into_iter().find(|(other, _)| *other == node);
         &mut found.expect("the slot of a node names it").1
     }

@@ -161,7 +161,12 @@ fn a_stand_in_is_replaced_only_after_it_failed() {
     assert_eq!(count.stand_in(node(7), node(8)), Err(LevelError::NotCounted(node(7))));
     count.fail(node(7)).unwrap();
     count.stand_in(node(2), node(8)).unwrap();
-    assert_eq!(count.ack(node(7)), Err(LevelError::NotCounted(node(7))));
+    assert_eq!(count.outstanding(), [node(0), node(1), node(8)]);
+    assert_eq!(count.fail(node(7)), Ok(Progress::NeedMore), "it was given up before it failed");
+    count.ack(node(0)).unwrap();
+    assert_eq!(count.ack(node(7)), Ok(Progress::Done), "its copy is there, though it came late");
+    assert_eq!(count.ack(node(8)), Ok(Progress::Done));
+    assert_eq!(count.stand_in_acks().collect::<Vec<_>>(), [node(7)], "one slot counts once");
 }
 
 #[test]
