@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use kvasir_tests::kube::{Forward, LoadPod, Scenario, kubectl, top, until};
+use kvasir_tests::kube::{Forward, LoadPod, Scenario, kubectl, replicas_agree, top, until};
 use serde_json::json;
 
 /// Bearer token of the admin API in this scenario.
@@ -53,7 +53,7 @@ fn three_pods_form_a_cluster_and_keep_what_they_acknowledged() {
     drop(client);
 
     let service = format!("ring-client.{}.svc.cluster.local:8098", scenario.namespace);
-    let load = LoadPod::start(&scenario, &service, 2_000, &[]);
+    let load = LoadPod::start(&scenario, &service, 2_000, &["--strict"]);
     // Without warning, then with one: both come back as the same member with a new address.
     for (pod, grace) in [("ring-0", "0"), ("ring-1", "20")] {
         let before = scenario.get("pod", pod).expect("it runs");
@@ -72,6 +72,7 @@ fn three_pods_form_a_cluster_and_keep_what_they_acknowledged() {
     load.goes_on(300);
     let report = load.judge();
     assert!(report["ok"].as_u64() > Some(2_000), "{report}");
+    replicas_agree(&scenario, &["ring-0", "ring-1", "ring-2"], "ring-token", 2_000);
 
     let admin = Forward::to(&scenario.namespace, "pod/ring-2", 9098);
     let status = admin.curl("/v1/status", &[]).json();

@@ -205,7 +205,7 @@ fn one_operator_writes_whatever_happens_to_them() {
     kvc.wait_ready(WELL);
     let cluster_id = kvc.object()["status"]["clusterID"].clone();
     let service = format!("ring.{}.svc.cluster.local:8098", scenario.namespace);
-    let load = LoadPod::start(&scenario, &service, 2_000, &[]);
+    let load = LoadPod::start(&scenario, &service, 2_000, &["--strict"]);
     step("two operators, one cluster, load");
     lease_is_stolen(&kvc, &load);
     step("the lease was taken away in the middle of a step");

@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use kvasir_tests::kube::{
-    Kvc, LoadPod, OPERATOR, Scenario, install_operator, kill_worker, kubectl, start_worker,
-    try_kubectl, uninstall_operator, until,
+    Kvc, LoadPod, OPERATOR, Scenario, install_operator, kill_worker, kubectl, replicas_agree,
+    start_worker, try_kubectl, uninstall_operator, until,
 };
 use serde_json::{Value, json};
 
@@ -150,7 +150,7 @@ fn ten_thousand_keys_survive_everything_that_may_happen_to_a_cluster() {
     step("the cluster is formed");
 
     let service = format!("demo.{}.svc.cluster.local:8098", scenario.namespace);
-    let load = LoadPod::start(&scenario, &service, 10_000, &[]);
+    let load = LoadPod::start(&scenario, &service, 10_000, &["--strict"]);
     step("10,000 keys are written");
     the_operator_dies(&kvc, &load);
     step("the operator died");
@@ -164,6 +164,10 @@ fn ten_thousand_keys_survive_everything_that_may_happen_to_a_cluster() {
     step("a change rolled");
     load.judge();
     step("the history is good");
+    let pods = kvc.pods();
+    let pods: Vec<&str> = pods.keys().map(String::as_str).collect();
+    replicas_agree(&scenario, &pods, "demo-admin", 10_000);
+    step("the replicas are equal");
 
     scenario.kubectl(&["delete", "kvc", "demo", "--timeout=120s"]);
     uninstall_operator(&scenario);

@@ -10,6 +10,7 @@ mod forward;
 mod ground;
 mod load;
 mod record;
+mod replicas;
 
 pub use client::{Said, command, helm, kubectl, try_kubectl, until};
 pub use cluster::{Kvc, OPERATOR, install_operator, uninstall_operator};
@@ -17,3 +18,4 @@ pub use forward::Forward;
 pub use ground::{Scenario, fresh_volumes, kill_worker, local_ground, start_worker, top};
 pub use load::LoadPod;
 pub use record::{Written, operator_calls, written};
+pub use replicas::replicas_agree;
