@@ -3,6 +3,8 @@
 //! Every cluster has its own directory and ports; whatever is left is killed when the value is dropped.
 //! Waiting is bounded by [`PATIENCE`] everywhere.
 
+mod load;
+
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use hyper::Method;
 use serde_json::{Value, json};
+
+pub use load::Load;
 
 use crate::check::replicas::Held;
 use crate::load::http::{Answer, Ask, NoAnswer};
@@ -318,7 +322,7 @@ impl Cluster {
     pub async fn held(&self, bucket: &str, keys: u32) -> Vec<Held> {
         let mut held = Vec::new();
         for key in (0..keys).map(|number| format!("key-{number}")) {
-            for node in (0..self.nodes.len()).filter(|node| self.nodes[*node].child.is_some()) {
+            for node in self.running() {
                 let read = self.replica(node, bucket, key.as_bytes()).await;
                 let read = serde_json::from_value(read).expect("a replica read");
                 held.push(Held { key: key.clone(), read });
@@ -348,6 +352,61 @@ impl Cluster {
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
         kib.expect("VmRSS in kB") * 1024
+    }
+
+    /// Waits until no running node keeps anything for another.
+    pub async fn until_handed_back(&self) {
+        let until = Instant::now() + PATIENCE;
+        for node in self.running() {
+            loop {
+                let copies = self.metric(node, "kvasir_handoff_copies").await;
+                let hints = self.metric(node, "kvasir_handoff_hints").await;
+                if copies + hints == 0.0 {
+                    break;
+                }
+                let kept = format!("node {node}: {copies} copies, {hints} hints");
+                assert!(Instant::now() < until, "{kept}");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+
+    /// Waits until every running node but one says one of these words of that one.
+    pub async fn until_all_say(&self, of: usize, id: &str, words: &[&str]) {
+        let until = Instant::now() + PATIENCE;
+        for node in self.running().into_iter().filter(|node| *node != of) {
+            loop {
+                let (_, status) = self.json(node, Method::GET, "/v1/status", None).await;
+                let rows = status["nodes"].as_array().cloned().unwrap_or_default();
+                let row = rows.iter().find(|row| row["id"] == id);
+                let said = row.and_then(|row| row["liveness"].as_str()).unwrap_or("nothing");
+                if words.contains(&said) {
+                    break;
+                }
+                assert!(Instant::now() < until, "node {node} says {said} of {id}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    /// Posts an operation that must be taken, and waits until it is done; what it says then.
+    pub async fn operate(&self, by: usize, body: Value) -> Value {
+        let id = body["id"].as_str().expect("an id").to_string();
+        let (status, mut said) = self.json(by, Method::POST, "/v1/operations", Some(body)).await;
+        assert_eq!(status, 200, "{said}");
+        let until = Instant::now() + PATIENCE;
+        while said["state"] == "running" {
+            assert!(Instant::now() < until, "{id} is not over: {said}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            said = self.json(by, Method::GET, &format!("/v1/operations/{id}"), None).await.1;
+        }
+        assert_eq!(said["state"], "done", "{said}");
+        said
+    }
+
+    /// The nodes whose processes were started and not killed.
+    pub fn running(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|node| self.nodes[*node].child.is_some()).collect()
     }
 
     /// Waits until a node's process answers.

@@ -1,0 +1,97 @@
+//! Clients of real nodes that write and read until they are told to stop, each with a first server of its own,
+//! and the judgement of what they saw.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::{Cluster, PATIENCE};
+use crate::check::{Demand, Evidence, Report, judge};
+use crate::load::run::Aim;
+use crate::load::{
+    Clock, HttpClient, Plan, Recorder, TcpDial, drive_at_home, fill, settle, write_calmly,
+};
+
+/// The load: clients that keep to one node each, until told to stop.
+pub struct Load {
+    /// What they do.
+    pub plan: Plan,
+    /// Where, and how.
+    pub aim: Aim,
+    /// What they saw.
+    pub recorder: Recorder,
+    going: Rc<Cell<bool>>,
+    sessions: Vec<tokio::task::JoinHandle<()>>,
+}
+
+fn client() -> HttpClient {
+    HttpClient::new(Rc::new(TcpDial), Duration::from_secs(20))
+}
+
+impl Load {
+    /// Writes every key once, then begins. Client i begins at server i, modulo their number.
+    pub async fn start(plan: Plan, aim: Aim) -> Self {
+        let recorder = Recorder::new(Clock::start());
+        fill(&Plan { clients: 1, ..plan.clone() }, 0, &aim, &client(), &recorder).await;
+        let going = Rc::new(Cell::new(true));
+        let mut sessions = Vec::new();
+        for number in 0..plan.clients {
+            let (plan, mut aim, to) = (plan.clone(), aim.clone(), recorder.clone());
+            let first = number as usize % aim.servers.len();
+            aim.servers.rotate_left(first);
+            let going = going.clone();
+            sessions.push(tokio::task::spawn_local(async move {
+                drive_at_home(&plan, number, &aim, &client(), &to, &|| going.get()).await;
+            }));
+        }
+        Self { plan, aim, recorder, going, sessions }
+    }
+
+    /// Waits until so many more operations have ended.
+    pub async fn goes_on(&self, operations: usize) {
+        let (from, until) = (self.recorder.ended(), Instant::now() + PATIENCE);
+        while self.recorder.ended() < from + operations {
+            assert!(Instant::now() < until, "the load stands still");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Has every session end with its present operation.
+    pub async fn stop(&mut self) {
+        self.going.set(false);
+        for session in self.sessions.drain(..) {
+            session.await.expect("a session ends");
+        }
+    }
+
+    /// Writes every key once more in the calm, reads all of them everywhere, and judges the whole history and
+    /// what the replicas hold in the end.
+    pub async fn judged(&self, cluster: &Cluster, demand: Demand) -> Report {
+        let earlier = cluster.held("check", self.plan.keys).await;
+        let calm_from_ms = self.recorder.now_ms();
+        write_calmly(&self.plan, &self.aim, &client(), &self.recorder).await;
+        let all = Aim { level: "all".to_string(), ..self.aim.clone() };
+        settle(&self.plan, &all, &client(), &self.recorder).await;
+        let history = self.recorder.history();
+        let last = cluster.held("check", self.plan.keys).await;
+        let report = judge(&Evidence {
+            strict: self.aim.query.contains("sloppy=false"),
+            acks: 2,
+            calm_from_ms: Some(calm_from_ms),
+            earlier: &earlier,
+            last: &last,
+            ..Evidence::of(&history, demand)
+        });
+        println!("ok/refused/unknown {:?}, {} conflicts", report.outcomes, report.conflicts);
+        report
+    }
+
+    /// The longest that 99 of 100 operations took which began in this time, in milliseconds of the recorder.
+    pub fn p99_ms(&self, from_ms: u64, to_ms: u64) -> u64 {
+        let history = self.recorder.history();
+        let within = history.operations.iter().filter(|o| (from_ms..to_ms).contains(&o.start_ms));
+        let mut took: Vec<u64> = within.map(|o| o.end_ms - o.start_ms).collect();
+        took.sort_unstable();
+        took.get(took.len() * 99 / 100).copied().unwrap_or(0)
+    }
+}
