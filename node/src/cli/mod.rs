@@ -53,7 +53,7 @@ pub enum Word {
     /// Is my data safe now? Nodes, copies, operations
     Status(cluster::StatusArguments),
     /// Who owns how much of the ring
-    Ring(cluster::RingArguments),
+    Ring(Box<cluster::RingArguments>),
     /// Who owns a key, and what each replica holds of it
     Where(cluster::WhereArguments),
     /// Settings of buckets: list, show, set

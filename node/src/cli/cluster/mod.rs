@@ -3,8 +3,12 @@
 //! The node judges (is the data safe, who owns what); these commands only ask and draw. With
 //! `-o json` the answer of the node is passed on.
 
+pub mod apply;
 mod draw;
+pub mod operate;
 pub mod plan;
+pub(crate) mod progress;
+pub mod running;
 pub(super) mod view;
 
 use std::collections::BTreeMap;
@@ -50,6 +54,8 @@ pub struct StatusArguments {
   kvasir ring --partitions
   kvasir ring -o json        the cluster document
   kvasir ring plan join 7c1d66f0
+  kvasir ring apply join 7c1d66f0
+  kvasir ring status
   kvasir ring simulate --nodes 3..100"
 )]
 pub struct RingArguments {
@@ -69,6 +75,12 @@ pub struct RingArguments {
 pub enum RingWord {
     /// What a change of the cluster would move; nothing is changed
     Plan(plan::PlanArguments),
+    /// Carry a change out: show what it moves, ask, post it, and watch it to its end
+    Apply(apply::ApplyArguments),
+    /// Take a running change back, as far as data does not depend on it yet
+    Cancel(apply::CancelArguments),
+    /// Changes that run and that ran: what moved from whom to whom, and how much
+    Status(running::RunningArguments),
     /// How a cluster of some shape balances and moves as it grows and shrinks; needs no cluster
     Simulate(Simulate),
 }
@@ -109,6 +121,9 @@ pub async fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
 pub async fn ring(arguments: &RingArguments) -> Result<Exit, Failure> {
     match &arguments.word {
         Some(RingWord::Plan(arguments)) => return plan::plan(arguments).await,
+        Some(RingWord::Apply(arguments)) => return apply::apply(arguments).await,
+        Some(RingWord::Cancel(arguments)) => return apply::cancel(arguments).await,
+        Some(RingWord::Status(arguments)) => return running::running(arguments).await,
         Some(RingWord::Simulate(arguments)) => return simulate(arguments),
         None => {}
     }

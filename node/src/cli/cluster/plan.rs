@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use hyper::Method;
 use kvasir_core::admin_api::{
@@ -13,9 +12,9 @@ use kvasir_core::admin_api::{
 use kvasir_core::id::NodeId;
 use serde_json::json;
 
-use super::{ask, draw::short};
+use super::{ask, draw::short, operate};
 use crate::cli::AdminTarget;
-use crate::cli::client::{Ask, Repeat};
+use crate::cli::client::Client;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::output::{self, Format, age, bytes, grouped, table};
 
@@ -34,6 +33,17 @@ requests need them.
 -o json is the answer of the node, with `estimatedSeconds` beside it.")]
 pub struct PlanArguments {
     /// What would be done
+    #[command(flatten)]
+    pub change: Change,
+    /// Admin servers and form of the result
+    #[command(flatten)]
+    pub admin: AdminTarget,
+}
+
+/// A change of the ring, as it is written on the command line.
+#[derive(Debug, Clone, Args)]
+pub struct Change {
+    /// What is done
     #[arg(value_enum)]
     pub kind: Kind,
     /// The node that joins, leaves, is drained or replaced
@@ -45,9 +55,6 @@ pub struct PlanArguments {
     /// Mebibytes that a node sends or receives in a second, for the estimated time
     #[arg(long, value_name = "MIB", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub rate: u64,
-    /// Admin servers and form of the result
-    #[command(flatten)]
-    pub admin: AdminTarget,
 }
 
 /// What can be planned.
@@ -69,44 +76,45 @@ pub enum Kind {
 pub async fn plan(arguments: &PlanArguments) -> Result<Exit, Failure> {
     let client = arguments.admin.client()?;
     let status: Status = ask(&client, routes::STATUS).await?;
-    let nodes: Vec<NodeId> = status.nodes.iter().map(|node| node.id).collect();
-    let request = request(arguments, &nodes)?;
-    let body = serde_json::to_vec(&request).map_err(|error| {
-        Failure::error(format!("the request has no JSON form: {error}"), "name other nodes")
-    })?;
-    let ask = Ask {
-        method: Method::POST,
-        target: format!("{}?dryRun=true", routes::OPERATIONS),
-        headers: vec![("content-type", "application/json".to_owned())],
-        body: Bytes::from(body),
-        repeat: Repeat::Always,
-    };
-    let reply = client.ask(&ask).await?;
-    if reply.status != 200 {
-        return Err(reply.failure());
-    }
-    let plan: OperationPlan = serde_json::from_slice(&reply.body).map_err(|error| {
-        Failure::error(
-            format!("the plan of {} cannot be read: {error}", reply.server),
-            "check that `kvasir version` fits the nodes",
-        )
-    })?;
-    let machines = status.nodes.iter().map(|node| (node.id, node.machine.clone())).collect();
+    let request = request(&arguments.change, "dry-run".to_owned(), &status)?;
+    let plan = planned(&client, &request).await?;
+    let rate = arguments.change.rate;
     match arguments.admin.target.output {
-        Format::Table => output::say(&draw(&plan, &machines, arguments.rate))?,
+        Format::Table => output::say(&drawn(&plan, &status, rate))?,
         Format::Json => {
             let mut value = json!(plan);
-            value["estimatedSeconds"] = json!(time(&plan, arguments.rate).as_secs());
+            value["estimatedSeconds"] = json!(time(&plan, rate).as_secs());
             output::say_json(&value)?;
         }
     }
     Ok(Exit::Ok)
 }
 
-fn request(arguments: &PlanArguments, nodes: &[NodeId]) -> Result<OperationRequest, Failure> {
-    let named = |name: &Option<String>| name.as_ref().map(|name| find(name, nodes)).transpose();
-    let (node, by) = (named(&arguments.node)?, named(&arguments.by)?);
-    let (kind, node, replaces) = match arguments.kind {
+/// What posting this would do.
+pub(crate) async fn planned(
+    client: &Client,
+    request: &OperationRequest,
+) -> Result<OperationPlan, Failure> {
+    let target = format!("{}?dryRun=true", routes::OPERATIONS);
+    operate::asked(client, Method::POST, target, Some(request)).await
+}
+
+/// The plan as text; `status` names the machines.
+pub(super) fn drawn(plan: &OperationPlan, status: &Status, rate: u64) -> String {
+    let machines = status.nodes.iter().map(|node| (node.id, node.machine.clone())).collect();
+    draw(plan, &machines, rate)
+}
+
+/// The request under this id, with the nodes that the command line names by the beginning of their ids.
+pub(super) fn request(
+    change: &Change,
+    id: String,
+    status: &Status,
+) -> Result<OperationRequest, Failure> {
+    let nodes: Vec<NodeId> = status.nodes.iter().map(|node| node.id).collect();
+    let named = |name: &Option<String>| name.as_ref().map(|name| find(name, &nodes)).transpose();
+    let (node, by) = (named(&change.node)?, named(&change.by)?);
+    let (kind, node, replaces) = match change.kind {
         Kind::Join => (OperationKind::Join, node, None),
         Kind::Leave => (OperationKind::Leave, node, None),
         Kind::Drain => (OperationKind::Drain, node, None),
@@ -119,7 +127,6 @@ fn request(arguments: &PlanArguments, nodes: &[NodeId]) -> Result<OperationReque
     if by.is_some() && kind != OperationKind::Replace {
         return Err(Failure::usage("--by goes with replace only", "leave it out"));
     }
-    let id = "dry-run".to_owned();
     Ok(OperationRequest { id, kind, node, replaces, machine: None, rebalance: None })
 }
 
@@ -182,15 +189,7 @@ fn draw(plan: &OperationPlan, machines: &BTreeMap<NodeId, String>, rate: u64) ->
 }
 
 fn summary(plan: &OperationPlan, rate: u64) -> String {
-    let request = &plan.request;
-    let node =
-        |node: Option<NodeId>| node.map(|node| format!(" {}", short(node))).unwrap_or_default();
-    let what = match (request.kind, request.replaces) {
-        (OperationKind::Replace, Some(dead)) => {
-            format!("replace {} by{}", short(dead), node(request.node))
-        }
-        (kind, _) => format!("{kind:?}{}", node(request.node)).to_lowercase(),
-    };
+    let what = operate::in_words(&plan.request);
     if plan.moves.is_empty() {
         return format!("{what}: nothing to move (epoch {})", plan.base_epoch);
     }
