@@ -1,12 +1,13 @@
 //! The processes of a local cluster together: start, form, wait until ready, stop.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use hyper::Method;
-use kvasir_core::admin_api::{Problem, Status, problem::code, routes};
+use kvasir_core::admin_api::{DocumentAnswer, Problem, Status, problem::code, routes};
 use kvasir_core::id::NodeId;
 use tokio::time::Instant;
 
@@ -21,14 +22,23 @@ use crate::cli::{output, servers};
 const START: Duration = Duration::from_secs(60);
 /// How long one node may take to stop by itself.
 const STOP: Duration = Duration::from_secs(10);
+/// A node that is not ready for so long may be one that has left.
+const DOUBT: Duration = Duration::from_secs(5);
 /// Pause between two looks at a node that is not ready.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// File in the folder of a cluster that tells its shape.
+const MARKER: &str = "kvasir-dev.json";
+
 /// A local cluster.
 pub struct Cluster {
-    /// The nodes by number.
+    /// The nodes by number; those that left stay in their places and never run again.
     pub nodes: Vec<Node>,
+    /// What it consists of.
+    pub shape: Shape,
     plans: Vec<NodePlan>,
+    base: u16,
+    folder: PathBuf,
     settings: Vec<String>,
     /// Node ids by number, once all nodes have said theirs.
     ids: Vec<NodeId>,
@@ -36,33 +46,134 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster of which nothing runs yet.
-    pub fn new(plans: Vec<NodePlan>, settings: Vec<String>) -> Self {
+    /// A cluster of which nothing runs yet, with ports from `base` on.
+    pub fn new(
+        shape: Shape,
+        base: u16,
+        folder: &Path,
+        settings: Vec<String>,
+    ) -> Result<Self, Failure> {
+        let plans = shape.plan(base, folder)?;
         let nodes = plans.iter().cloned().map(Node::new).collect();
-        Self { nodes, plans, settings, ids: Vec::new(), links: Links::default() }
+        let (folder, ids) = (folder.to_path_buf(), vec![NodeId::nil(); plans.len()]);
+        let links = Links::default();
+        Ok(Self { nodes, shape, plans, base, folder, settings, ids, links })
+    }
+
+    /// The shape that a folder tells of, if there is one.
+    pub fn shape_in(folder: &Path) -> Result<Option<Shape>, Failure> {
+        let marker = folder.join(MARKER);
+        let Ok(text) = std::fs::read(&marker) else { return Ok(None) };
+        serde_json::from_slice(&text).map(Some).map_err(|error| {
+            Failure::error(
+                format!("{} cannot be read: {error}", marker.display()),
+                "choose another folder with --keep DIR",
+            )
+        })
+    }
+
+    /// Writes the shape into the folder.
+    pub fn save(&self) -> Result<(), Failure> {
+        let marker = self.folder.join(MARKER);
+        let text = serde_json::to_string_pretty(&self.shape).unwrap_or_default();
+        std::fs::write(&marker, text).map_err(|error| {
+            Failure::error(
+                format!("{} cannot be written: {error}", marker.display()),
+                "choose a folder that can be written with --keep DIR",
+            )
+        })
+    }
+
+    /// The numbers of the nodes that there are, running or not.
+    pub fn numbers(&self) -> BTreeSet<usize> {
+        let left = |number: &usize| self.shape.removed.contains(&(*number as u16));
+        (0..self.nodes.len()).filter(|number| !left(number)).collect()
+    }
+
+    /// The plans of the nodes that there are.
+    pub fn plans(&self) -> Vec<NodePlan> {
+        self.numbers().into_iter().map(|number| self.plans[number].clone()).collect()
     }
 
     /// Starts all nodes, forms the cluster unless it was formed before, and waits for all.
-    pub async fn bring_up(&mut self, shape: &mut Shape, marker: &Path) -> Result<(), Failure> {
+    pub async fn bring_up(&mut self) -> Result<(), Failure> {
         let deadline = Instant::now() + START;
-        for number in 0..self.nodes.len() {
-            self.start(number).await?;
+        let numbers = self.numbers();
+        for number in &numbers {
+            self.start(*number).await?;
         }
-        eprintln!("starting {} nodes ...", self.nodes.len());
-        for number in 0..self.nodes.len() {
-            self.wait(number, deadline, routes::STATUS).await?;
+        eprintln!("starting {} nodes ...", numbers.len());
+        for number in &numbers {
+            self.wait(*number, deadline, routes::STATUS).await?;
+            self.ids[*number] = self.ask_id(*number).await?;
         }
-        if !shape.formed {
+        if !self.shape.formed {
             eprintln!("forming the cluster ...");
-            self.form(shape, deadline).await?;
-            shape.formed = true;
-            save(shape, marker)?;
+            self.form(deadline).await?;
+            self.shape.formed = true;
+            self.save()?;
         }
-        for number in 0..self.nodes.len() {
-            self.wait(number, deadline, routes::READYZ).await?;
+        for number in &numbers {
+            self.ready_or_left(*number, deadline).await?;
         }
-        self.ids = self.ask_ids().await?;
         self.wait_for_each_other(deadline).await
+    }
+
+    /// Waits until a node is ready, or finds that it has left: `kvasir dev` may have ended in the moment between
+    /// that and the end of its process.
+    async fn ready_or_left(&mut self, number: usize, deadline: Instant) -> Result<(), Failure> {
+        loop {
+            let soon = deadline.min(Instant::now() + DOUBT);
+            match self.wait(number, soon, routes::READYZ).await {
+                Err(_) if self.has_left(number).await => {
+                    eprintln!("node {number} has left the cluster: it is not started any more");
+                    return self.retire(number).await.map(drop);
+                }
+                Err(_) if soon < deadline && self.nodes[number].life() == Life::Running => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Whether the document of another node does not name this one.
+    async fn has_left(&self, number: usize) -> bool {
+        let asked = async {
+            let client = self.admin_beside(number, Duration::from_secs(5)).ok()?;
+            let reply = client.ask(&Ask::get(routes::DOCUMENT)).await.ok()?;
+            let answer = serde_json::from_slice::<DocumentAnswer>(&reply.body).ok()?;
+            let members = answer.document["members"].as_object()?.clone();
+            Some(!members.contains_key(&self.ids[number].to_string()))
+        };
+        asked.await.unwrap_or(false)
+    }
+
+    /// Stops a node that has left, for good. True when it stopped by itself.
+    pub async fn retire(&mut self, number: usize) -> Result<bool, Failure> {
+        self.shape.removed.insert(number as u16);
+        self.save()?;
+        Ok(self.nodes[number].stop(STOP).await)
+    }
+
+    /// Makes a place for one more node, which does not run yet. Its number.
+    pub fn grow(&mut self) -> Result<usize, Failure> {
+        let shape = Shape { nodes: self.shape.nodes + 1, ..self.shape.clone() };
+        shape.check()?;
+        let plans = shape.plan(self.base, &self.folder)?;
+        let number = self.nodes.len();
+        self.nodes.push(Node::new(plans[number].clone()));
+        (self.plans, self.shape) = (plans, shape);
+        self.ids.push(NodeId::nil());
+        Ok(number)
+    }
+
+    /// Takes the place of the last node back, which has joined nothing.
+    pub async fn shrink(&mut self) {
+        if let Some(mut node) = self.nodes.pop() {
+            node.kill().await;
+            self.shape.nodes -= 1;
+            self.plans.pop();
+            self.ids.pop();
+        }
     }
 
     /// Starts one node, with the links that it has now.
@@ -73,18 +184,25 @@ impl Cluster {
         Ok(())
     }
 
-    async fn ask_ids(&self) -> Result<Vec<NodeId>, Failure> {
-        let mut ids = Vec::new();
-        for plan in &self.plans {
-            let client = admin(std::slice::from_ref(plan), Duration::from_secs(5))?;
-            let reply = client.ask(&Ask::get(routes::STATUS)).await?;
-            let status = serde_json::from_slice::<Status>(&reply.body).map_err(|error| {
-                let what = format!("the status of node {} cannot be read: {error}", plan.number);
-                Failure::error(what, "report this")
-            })?;
-            ids.push(status.answered_by);
-        }
-        Ok(ids)
+    /// Asks a node that answers its admin port for its id, and remembers it.
+    pub async fn meet(&mut self, number: usize) -> Result<NodeId, Failure> {
+        self.ids[number] = self.ask_id(number).await?;
+        Ok(self.ids[number])
+    }
+
+    async fn ask_id(&self, number: usize) -> Result<NodeId, Failure> {
+        let client = admin(&self.plans[number..=number], Duration::from_secs(5))?;
+        let reply = client.ask(&Ask::get(routes::STATUS)).await?;
+        let status = serde_json::from_slice::<Status>(&reply.body).map_err(|error| {
+            let what = format!("the status of node {number} cannot be read: {error}");
+            Failure::error(what, "report this")
+        })?;
+        Ok(status.answered_by)
+    }
+
+    /// The id of a node.
+    pub fn id_of(&self, number: usize) -> NodeId {
+        self.ids[number]
     }
 
     /// The number of a node by its id.
@@ -137,9 +255,9 @@ impl Cluster {
         )
     }
 
-    async fn form(&self, shape: &Shape, deadline: Instant) -> Result<(), Failure> {
+    async fn form(&self, deadline: Instant) -> Result<(), Failure> {
         let client = admin(&self.plans[..1], Duration::from_secs(15))?;
-        let body = serde_json::to_vec(&shape.init(&self.plans)).map_err(|error| {
+        let body = serde_json::to_vec(&self.shape.init(&self.plans)).map_err(|error| {
             Failure::error(format!("the init request has no JSON form: {error}"), "report this")
         })?;
         let ask = Ask {
@@ -225,9 +343,24 @@ impl Cluster {
         joined(&plans, NodePlan::admin_url)
     }
 
+    /// A client of the admin ports of the nodes that run, but for one; `total` is the time for one question.
+    pub fn admin_beside(&self, number: usize, total: Duration) -> Result<Client, Failure> {
+        let others = self
+            .nodes
+            .iter()
+            .filter(|node| node.life() == Life::Running && usize::from(node.plan.number) != number);
+        let plans: Vec<NodePlan> = others.map(|node| node.plan.clone()).collect();
+        let servers = servers::parse("--admin", &joined(&plans, NodePlan::admin_url), 0)?;
+        let tries = servers.len() as u32;
+        let bounds = Bounds { total, attempt: total / 3, tries };
+        Ok(Client::new("--admin", servers, bounds))
+    }
+
     /// The nodes as a table.
     pub fn table(&self) -> String {
-        let rows = self.nodes.iter().map(|node| {
+        let numbers = self.numbers();
+        let rows = numbers.iter().map(|number| {
+            let node = &self.nodes[*number];
             let plan = &node.plan;
             let state = match node.life() {
                 Life::Running => "running",
@@ -255,17 +388,6 @@ impl Cluster {
         }
         text
     }
-}
-
-/// Writes the shape of a cluster into its folder.
-pub fn save(shape: &Shape, marker: &Path) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(shape).unwrap_or_default();
-    std::fs::write(marker, text).map_err(|error| {
-        Failure::error(
-            format!("{} cannot be written: {error}", marker.display()),
-            "choose a folder that can be written with --keep DIR",
-        )
-    })
 }
 
 fn admin(plans: &[NodePlan], total: Duration) -> Result<Client, Failure> {

@@ -24,6 +24,10 @@ pub enum Command {
     Slow(usize, Duration),
     /// The end of partitions and delays.
     Heal,
+    /// One more node joins, and is given its share of the data.
+    Add,
+    /// A node gives its data to the others and leaves.
+    Remove(usize),
     /// A story that shows how something works.
     Lesson(Lesson),
     /// Nodes and the state of the cluster.
@@ -50,13 +54,15 @@ pub const HELP: &str = "\
   partition 0 | 1,2   cut the network between these sides; a node that is not named is on one more side
   slow N 200ms        everything that node N sends to other nodes is so late; 0ms ends it
   heal                whole and fast links again
+  add                 one more node joins and is given its share of the data
+  remove N            node N gives its data to the others, leaves and stops
   lesson siblings     a partition, writes on both sides, the conflict shown and resolved
   status              nodes, and whether the data is safe
   help                this list
   quit                stop all nodes";
 
-/// Reads a line; `nodes` is how many there are, numbered from 0. Blank lines are nothing.
-pub fn parse(line: &str, nodes: usize) -> Result<Option<Command>, String> {
+/// Reads a line; `nodes` are the numbers that there are. Blank lines are nothing.
+pub fn parse(line: &str, nodes: &BTreeSet<usize>) -> Result<Option<Command>, String> {
     let (word, rest) = line.trim().split_once(char::is_whitespace).unwrap_or((line.trim(), ""));
     let rest = rest.trim();
     let alone = |command| match rest {
@@ -72,6 +78,8 @@ pub fn parse(line: &str, nodes: usize) -> Result<Option<Command>, String> {
         "partition" => Command::Partition(links::sides(rest, nodes)?),
         "slow" => slow(rest, nodes)?,
         "heal" => alone(Command::Heal)?,
+        "add" => alone(Command::Add)?,
+        "remove" => Command::Remove(node(word, rest, nodes)?),
         "lesson" if rest == "siblings" => Command::Lesson(Lesson::Siblings),
         "lesson" => return Err("which lesson? there is: lesson siblings".into()),
         "status" => alone(Command::Status)?,
@@ -82,15 +90,15 @@ pub fn parse(line: &str, nodes: usize) -> Result<Option<Command>, String> {
     Ok(Some(command))
 }
 
-fn node(word: &str, rest: &str, nodes: usize) -> Result<usize, String> {
+fn node(word: &str, rest: &str, nodes: &BTreeSet<usize>) -> Result<usize, String> {
     if rest.is_empty() {
-        return Err(format!("which node? {word} 0 to {word} {}", nodes - 1));
+        return Err(format!("{word} which node? {}", links::numbers(nodes)));
     }
-    let number = rest.parse::<usize>().ok().filter(|number| *number < nodes);
-    number.ok_or(format!("there is no node `{rest}`: they are 0 to {}", nodes - 1))
+    let number = rest.parse::<usize>().ok().filter(|number| nodes.contains(number));
+    number.ok_or_else(|| format!("there is no node `{rest}`: {}", links::numbers(nodes)))
 }
 
-fn slow(rest: &str, nodes: usize) -> Result<Command, String> {
+fn slow(rest: &str, nodes: &BTreeSet<usize>) -> Result<Command, String> {
     let (number, late) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
     let number = node("slow", number, nodes)?;
     if late.is_empty() {
@@ -107,6 +115,10 @@ fn slow(rest: &str, nodes: usize) -> Result<Command, String> {
 mod tests {
     use super::*;
 
+    fn parse(line: &str, nodes: usize) -> Result<Option<Command>, String> {
+        super::parse(line, &(0..nodes).collect())
+    }
+
     #[test]
     fn commands() {
         assert_eq!(parse("  kill 2 ", 3), Ok(Some(Command::Kill(2))));
@@ -119,6 +131,8 @@ mod tests {
         let late = Duration::from_millis(200);
         assert_eq!(parse("slow 2  200ms", 3), Ok(Some(Command::Slow(2, late))));
         assert_eq!(parse("heal", 3), Ok(Some(Command::Heal)));
+        assert_eq!(parse("add", 3), Ok(Some(Command::Add)));
+        assert_eq!(parse("remove 1", 3), Ok(Some(Command::Remove(1))));
         let lesson = Command::Lesson(Lesson::Siblings);
         assert_eq!(parse("lesson siblings", 3), Ok(Some(lesson)));
         assert_eq!(parse("status", 3), Ok(Some(Command::Status)));
@@ -136,6 +150,9 @@ mod tests {
             assert!(parse(bad, 3).is_err(), "{bad}");
         }
         assert!(parse("kill 3", 3).unwrap_err().contains("0 to 2"));
+        assert!(parse("add 1", 3).is_err() && parse("remove", 3).is_err());
+        let holes = BTreeSet::from([0, 2]);
+        assert!(super::parse("kill 1", &holes).unwrap_err().contains("they are 0, 2"));
     }
 
     #[test]

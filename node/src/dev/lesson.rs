@@ -27,16 +27,24 @@ pub(super) async fn siblings(cluster: &mut Cluster) -> Result<(), Failure> {
     if !cluster.links().are_whole() {
         return Err(Failure::usage("the links are cut or slow already", "type `heal` first"));
     }
-    if let Some(node) = cluster.nodes.iter().find(|node| node.life() != Life::Running) {
-        let number = node.plan.number;
-        let next = format!("`start {number}` or `resume {number}`, then `lesson siblings`");
-        return Err(Failure::usage(format!("node {number} does not run"), next));
-    }
+    all_run(cluster, "lesson siblings")?;
     let told = tell_of_siblings(cluster).await;
     if !cluster.links().are_whole() {
         heal(cluster).await?;
     }
     told
+}
+
+/// Refuses what needs every node while one does not run.
+pub(super) fn all_run(cluster: &Cluster, then: &str) -> Result<(), Failure> {
+    let stands = |number: &usize| cluster.nodes[*number].life() != Life::Running;
+    match cluster.numbers().into_iter().find(stands) {
+        None => Ok(()),
+        Some(number) => Err(Failure::usage(
+            format!("node {number} does not run"),
+            format!("`start {number}` or `resume {number}`, then `{then}`"),
+        )),
+    }
 }
 
 async fn tell_of_siblings(cluster: &mut Cluster) -> Result<(), Failure> {
@@ -52,8 +60,9 @@ async fn tell_of_siblings(cluster: &mut Cluster) -> Result<(), Failure> {
         ));
     };
     tell("\n2. The network breaks. Both sides go on, each with what it has (w=1).\n");
-    let rest = (0..cluster.nodes.len()).filter(|number| *number != one);
-    part(cluster, &[BTreeSet::from([one]), rest.collect()]).await;
+    let mut rest = cluster.numbers();
+    rest.remove(&one);
+    part(cluster, &[BTreeSet::from([one]), rest]).await;
     let token = token.as_deref();
     expect(ask(cluster, one, Method::PUT, "w=1", token, "milk, bread").await?, 204)?;
     expect(ask(cluster, other, Method::PUT, "w=1", token, "milk, eggs").await?, 204)?;

@@ -72,10 +72,23 @@ pub fn show(sides: &[BTreeSet<usize>]) -> String {
     sides.iter().map(side).collect::<Vec<_>>().join(" | ")
 }
 
+/// `they are 0 to 4`, `they are 0, 2, 3`.
+pub fn numbers(nodes: &BTreeSet<usize>) -> String {
+    match (nodes.first(), nodes.last()) {
+        (Some(first), Some(last)) if last - first + 1 == nodes.len() && last > first => {
+            format!("they are {first} to {last}")
+        }
+        _ => {
+            let all: Vec<String> = nodes.iter().map(usize::to_string).collect();
+            format!("they are {}", all.join(", "))
+        }
+    }
+}
+
 /// Reads `0,1 | 2,3,4`. Nodes that are not named are one more side, so that `0` alone cuts node 0 off.
-pub fn sides(text: &str, nodes: usize) -> Result<Vec<BTreeSet<usize>>, String> {
+pub fn sides(text: &str, nodes: &BTreeSet<usize>) -> Result<Vec<BTreeSet<usize>>, String> {
     let example = "write the sides as in `partition 0 | 1,2`";
-    let mut left: BTreeSet<usize> = (0..nodes).collect();
+    let mut left = nodes.clone();
     let mut sides = Vec::new();
     for part in text.split('|') {
         let words: Vec<&str> =
@@ -85,9 +98,9 @@ pub fn sides(text: &str, nodes: usize) -> Result<Vec<BTreeSet<usize>>, String> {
         }
         let mut side = BTreeSet::new();
         for word in words {
-            let number = word.parse::<usize>().ok().filter(|number| *number < nodes);
+            let number = word.parse::<usize>().ok().filter(|number| nodes.contains(number));
             let number =
-                number.ok_or(format!("there is no node `{word}`: they are 0 to {}", nodes - 1))?;
+                number.ok_or_else(|| format!("there is no node `{word}`: {}", numbers(nodes)))?;
             if !left.remove(&number) {
                 return Err(format!("node {number} is named twice: {example}"));
             }
@@ -110,14 +123,19 @@ mod tests {
 
     #[test]
     fn sides_as_they_are_typed() {
-        let read = |text: &str| sides(text, 5).map(|sides| show(&sides));
+        let nodes = |count| (0..count).collect::<BTreeSet<usize>>();
+        let read = |text: &str| sides(text, &nodes(5)).map(|sides| show(&sides));
         assert_eq!(read("0,1 | 2,3,4").unwrap(), "0,1 | 2,3,4");
         assert_eq!(read("3").unwrap(), "3 | 0,1,2,4");
         assert_eq!(read(" 4 0|1 ,2").unwrap(), "0,4 | 1,2 | 3");
         for wrong in ["", "|", "0|", "0 | 5", "0,0 | 1", "0 | 0", "a | b", "0,1,2,3,4", "-1"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
-        assert!(sides("0", 1).is_err());
+        assert!(sides("0", &nodes(1)).is_err());
+        let holes = BTreeSet::from([0, 2, 3]);
+        assert_eq!(sides("0", &holes).map(|sides| show(&sides)), Ok("0 | 2,3".to_owned()));
+        assert!(sides("1", &holes).unwrap_err().contains("they are 0, 2, 3"));
+        assert_eq!(numbers(&nodes(3)), "they are 0 to 2");
     }
 
     #[test]
@@ -125,7 +143,7 @@ mod tests {
         let ids: Vec<NodeId> = (1..=3).map(|byte| NodeId::from_bytes([byte; 16])).collect();
         let mut links = Links::default();
         assert!(links.are_whole() && links.orders(0, &ids) == Orders::default());
-        links.part(sides("0 | 1,2", 3).unwrap());
+        links.part(sides("0 | 1,2", &(0..3).collect()).unwrap());
         links.slow(2, Duration::from_millis(200));
         assert!(links.connect(1, 2) && !links.connect(0, 1) && links.connect(0, 0));
         let cut = |orders: Orders| orders.cut.into_iter().collect::<Vec<_>>();

@@ -11,6 +11,7 @@ pub mod leash;
 mod lesson;
 mod links;
 mod plan;
+mod scale;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
@@ -34,8 +35,6 @@ use console::{Command, Lesson};
 use links::Links;
 use plan::{NodePlan, Shape, joined};
 
-/// File in the folder of a cluster that tells its shape.
-const MARKER: &str = "kvasir-dev.json";
 /// How long a node that is started again may take.
 const RESTART: Duration = Duration::from_secs(30);
 
@@ -50,7 +49,7 @@ const RESTART: Duration = Duration::from_secs(30);
 
 Node i listens on base+i for clients, base+100+i for other nodes and base+200+i for the admin API, on
 127.0.0.1 only. While it runs it takes: kill N, start N, pause N, resume N, partition 0 | 1,2, slow N 200ms,
-heal, lesson siblings, status, help, quit.")]
+heal, add, remove N, lesson siblings, status, help, quit.")]
 pub struct Dev {
     /// Number of nodes [default: 3]
     #[arg(long)]
@@ -112,24 +111,23 @@ impl Folder {
 
 async fn live(arguments: &Dev) -> Result<u8, Failure> {
     let folder = folder(arguments)?;
-    let marker = folder.path().join(MARKER);
-    let mut shape = shape(arguments, &marker)?;
+    let shape = shape(arguments, folder.path())?;
     shape.check()?;
-    let plans = shape.plan(arguments.base_port, folder.path())?;
-    cluster::save(&shape, &marker)?;
+    let (base, settings) = (arguments.base_port, arguments.settings.clone());
+    let mut cluster = Cluster::new(shape, base, folder.path(), settings)?;
+    cluster.save()?;
     let mut stopping = Stopping::new()?;
-    let mut cluster = Cluster::new(plans.clone(), arguments.settings.clone());
     let up = tokio::select! {
-        up = cluster.bring_up(&mut shape, &marker) => Some(up),
+        up = cluster.bring_up() => Some(up),
         () = stopping.asked() => None,
     };
     let outcome = match up {
         None => Ok(Exit::Error.code()),
         Some(Err(failure)) => Err(failure),
         Some(Ok(())) => match &arguments.exec {
-            Some(command) => execute(command, &plans, &mut stopping).await,
+            Some(command) => execute(command, &cluster.plans(), &mut stopping).await,
             None => {
-                greet(&shape, &folder, &plans, &cluster);
+                greet(&folder, &cluster);
                 converse(&mut cluster, &mut stopping).await;
                 Ok(Exit::Ok.code())
             }
@@ -158,22 +156,16 @@ fn folder(arguments: &Dev) -> Result<Folder, Failure> {
 }
 
 /// The shape asked for, or that of the cluster which is in the folder already.
-fn shape(arguments: &Dev, marker: &Path) -> Result<Shape, Failure> {
-    let fresh = || {
+fn shape(arguments: &Dev, folder: &Path) -> Result<Shape, Failure> {
+    let Some(shape) = Cluster::shape_in(folder)? else {
         let nodes = arguments.nodes.unwrap_or(3);
         let datacenters = arguments.datacenters.unwrap_or(1);
         let each = nodes / datacenters.max(1);
         let n = arguments.n.unwrap_or(each.min(3));
-        Shape { nodes, n, zones: arguments.zones.unwrap_or(0), datacenters, formed: false }
+        let (zones, removed) = (arguments.zones.unwrap_or(0), BTreeSet::new());
+        return Ok(Shape { nodes, n, zones, datacenters, formed: false, removed });
     };
-    let Ok(text) = std::fs::read(marker) else { return Ok(fresh()) };
-    let shape: Shape = serde_json::from_slice(&text).map_err(|error| {
-        Failure::error(
-            format!("{} cannot be read: {error}", marker.display()),
-            "choose another folder with --keep DIR",
-        )
-    })?;
-    let Shape { nodes, n, zones, datacenters, .. } = shape;
+    let (nodes, &Shape { n, zones, datacenters, .. }) = (shape.present(), &shape);
     let asked = [
         (arguments.nodes, nodes),
         (arguments.n, n),
@@ -195,25 +187,31 @@ fn shape(arguments: &Dev, marker: &Path) -> Result<Shape, Failure> {
     Ok(shape)
 }
 
-fn greet(shape: &Shape, folder: &Folder, plans: &[NodePlan], cluster: &Cluster) {
+fn greet(folder: &Folder, cluster: &Cluster) {
     let kept = match folder {
         Folder::Kept(path) => format!("kept in {}", path.display()),
         Folder::Temporary(folder) => format!("in {}, removed at exit", folder.path().display()),
     };
+    let (plans, n) = (cluster.plans(), cluster.shape.n);
     let last = plans.last().map_or(String::new(), NodePlan::http_url);
     let first = plans.first().map_or(String::new(), NodePlan::http_url);
-    let Shape { nodes, n, datacenters, .. } = shape;
-    let each = match datacenters {
+    let each = match cluster.shape.datacenters {
         1 => String::new(),
         centers => format!(" in each of {centers} data centers"),
     };
+    let nodes = plans.len();
     tell(&format!("kvasir dev: {nodes} nodes are ready, n={n}{each}, data {kept}\n"));
     tell(&format!("{}\n", cluster.table()));
     tell(&format!("  curl -i -X PUT {first}/v1/kv/default/cart/42 -d milk"));
     tell(&format!("  curl -i {last}/v1/kv/default/cart/42"));
-    tell(&format!("  export KVASIR_URL={}", joined(plans, NodePlan::http_url)));
-    tell(&format!("  export KVASIR_ADMIN_URL={}\n", joined(plans, NodePlan::admin_url)));
+    tell(&format!("{}\n", exports(&plans)));
     tell("type `help` for what can be done to the nodes, `quit` to stop them");
+}
+
+/// What points the command line at the nodes.
+fn exports(plans: &[NodePlan]) -> String {
+    let (http, admin) = (joined(plans, NodePlan::http_url), joined(plans, NodePlan::admin_url));
+    format!("  export KVASIR_URL={http}\n  export KVASIR_ADMIN_URL={admin}")
 }
 
 /// Signals that end everything.
@@ -278,13 +276,14 @@ async fn converse(cluster: &mut Cluster, stopping: &mut Stopping) {
             line = lines.recv(), if open => match line {
                 None if std::io::stdin().is_terminal() => return,
                 None => open = false,
-                Some(line) => match console::parse(&line, cluster.nodes.len()) {
+                Some(line) => match console::parse(&line, &cluster.numbers()) {
                     Ok(Some(Command::Quit)) => return,
-                    Ok(Some(command)) => {
-                        if let Err(failure) = obey(cluster, &command).await {
+                    Ok(Some(command)) => tokio::select! {
+                        done = obey(cluster, &command) => if let Err(failure) = done {
                             failure.print();
-                        }
-                    }
+                        },
+                        () = stopping.asked() => return,
+                    },
                     Ok(None) => {}
                     Err(why) => eprintln!("{why}"),
                 },
@@ -315,9 +314,15 @@ async fn obey(cluster: &mut Cluster, command: &Command) -> Result<(), Failure> {
         Command::Partition(sides) => part(cluster, sides).await,
         Command::Slow(number, late) => slow(cluster, *number, *late).await,
         Command::Heal => heal(cluster).await?,
+        Command::Add => scale::add(cluster).await?,
+        Command::Remove(number) => scale::remove(cluster, *number).await?,
         Command::Lesson(Lesson::Siblings) => lesson::siblings(cluster).await?,
         Command::Status => {
             tell(&format!("{}\n", cluster.table()));
+            let asked = cluster.nodes.iter().find(|node| node.life() == Life::Running);
+            if let Some(node) = asked.filter(|_| !cluster.links().are_whole()) {
+                tell(&format!("as node {} sees it:", node.plan.number));
+            }
             status(&status_arguments(cluster)).await?;
         }
         Command::Help => tell(console::HELP),

@@ -1,5 +1,6 @@
 //! What a local cluster consists of: ports, names, folders and configuration of each node. Pure.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use kvasir_core::admin_api::InitRequest;
@@ -19,11 +20,11 @@ pub const NODES_MAX: u16 = 100;
 /// Most data centers that a cluster may have.
 const DATACENTERS_MAX: u16 = kvasir_core::ring::check::MAX_DATACENTERS as u16;
 
-/// The shape of a cluster: fixed when it is formed, kept in its folder.
+/// The shape of a cluster, kept in its folder. Nodes come and go; a number is given once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
-    /// Number of nodes.
+    /// Nodes that there are or were: they have the numbers below.
     pub nodes: u16,
     /// Copies of everything in each data center.
     pub n: u16,
@@ -34,6 +35,9 @@ pub struct Shape {
     pub datacenters: u16,
     /// Whether the cluster was formed.
     pub formed: bool,
+    /// Nodes that left.
+    #[serde(default)]
+    pub removed: BTreeSet<u16>,
 }
 
 fn one() -> u16 {
@@ -60,14 +64,20 @@ pub struct NodePlan {
 }
 
 impl Shape {
+    /// How many nodes there are.
+    pub fn present(&self) -> u16 {
+        self.nodes.saturating_sub(self.removed.len() as u16)
+    }
+
     /// Checks that the numbers fit each other.
     pub fn check(&self) -> Result<(), Failure> {
-        let Self { nodes, n, zones, datacenters, .. } = *self;
+        let Self { n, zones, datacenters, .. } = *self;
+        let nodes = self.present();
         let refuse = |what: String| {
             let next = "kvasir dev --nodes 3 --n 3";
             Err(Failure::usage(what, next))
         };
-        if nodes == 0 || nodes > NODES_MAX {
+        if nodes == 0 || self.nodes > NODES_MAX {
             return refuse(format!("--nodes {nodes}: there can be 1 to {NODES_MAX}"));
         }
         if datacenters == 0 || datacenters > nodes.min(DATACENTERS_MAX) {
@@ -91,7 +101,7 @@ impl Shape {
         Ok(())
     }
 
-    /// The nodes, with ports from `base` on and folders under `folder`.
+    /// The nodes, those that left among them, with ports from `base` on and folders under `folder`.
     pub fn plan(&self, base: u16, folder: &Path) -> Result<Vec<NodePlan>, Failure> {
         if base.checked_add(ADMIN_OFFSET + self.nodes).is_none() {
             return Err(Failure::usage(
@@ -197,7 +207,8 @@ mod tests {
     use super::*;
 
     fn shape(nodes: u16, n: u16, zones: u16) -> Shape {
-        Shape { nodes, n, zones, datacenters: 1, formed: false }
+        let removed = BTreeSet::new();
+        Shape { nodes, n, zones, datacenters: 1, formed: false, removed }
     }
 
     #[test]
@@ -234,6 +245,11 @@ mod tests {
             assert_eq!(shape(nodes, n, zones).check().unwrap_err().exit.code(), 2);
         }
         shape(100, 3, 5).check().unwrap();
+        let left = Shape { removed: BTreeSet::from([1]), ..shape(3, 3, 0) };
+        assert_eq!((left.present(), left.check().is_err()), (2, true));
+        let grown = Shape { nodes: 4, ..left };
+        grown.check().unwrap();
+        assert_eq!(grown.plan(8100, Path::new("d")).unwrap()[3].http, 8103);
         assert!(shape(3, 3, 0).plan(65_400, Path::new("d")).is_err());
     }
 

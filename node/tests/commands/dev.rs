@@ -230,6 +230,50 @@ fn one_of_two_data_centers_is_killed_and_the_other_goes_on() {
 }
 
 #[test]
+fn a_node_joins_and_another_leaves_and_every_word_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = folder.path().join("cluster");
+    let mut dev = Dev::start(&keep);
+    let file = words(folder.path(), 2_000);
+    let import = kvasir(&["import", &file, "-w", "quorum", "--server", &dev.urls()]);
+    assert_eq!(import.status.code(), Some(0));
+    dev.tell("add", "partition replicas move, about ");
+    dev.tell("", "is done; ");
+    dev.tell("", "export KVASIR_ADMIN_URL=");
+    assert_all(&dev.url(3), 2_000, 61);
+    dev.tell("remove 1", "node 1 has stopped");
+    dev.tell("", "its folder is kept");
+    assert!(!dev.listens(1) && keep.join("node-1/data").exists());
+    for node in [0, 2, 3] {
+        assert_all(&dev.url(node), 2_000, 61);
+    }
+    // What was done is told afterwards, by whoever is asked, and what cannot be is refused.
+    let url = dev.url(3);
+    let told = kvasir(&["ring", "status", "-o", "json", "--server", &url]);
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+    let kinds: Vec<_> =
+        told.as_array().unwrap().iter().map(|one| &one["request"]["kind"]).collect();
+    assert_eq!(kinds, ["leave", "join"], "{told}");
+    let left = told[0]["request"]["node"].as_str().unwrap();
+    let unasked = kvasir(&["ring", "apply", "rebalance", "--server", &url]);
+    assert_eq!(unasked.status.code(), Some(2), "nobody is there to be asked");
+    let apply = ["ring", "apply", "rebalance", "--yes", "-o", "json", "--server", &url];
+    let applied = kvasir(&apply);
+    let end: serde_json::Value = serde_json::from_slice(&applied.stdout).unwrap();
+    assert_eq!((applied.status.code(), &end["state"]), (Some(0), &"done".into()), "{end}");
+    for refused in [&["apply", "leave", left, "--yes"][..], &["cancel"], &["cancel", "nobody"]] {
+        let refused = kvasir(&[&["ring"], refused, &["--server", &url]].concat());
+        let errors = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() > Some(0) && errors.contains("try: "), "{errors}");
+    }
+    writeln!(dev.console, "quit").unwrap();
+    assert!(dev.process.wait().unwrap().success());
+    let dev = Dev::start(&keep);
+    assert!(!dev.listens(1));
+    assert_all(&dev.url(3), 2_000, 61);
+}
+
+#[test]
 fn children_end_with_their_parent_even_when_paused() {
     let folder = tempfile::tempdir().unwrap();
     let mut dev = Dev::start(&folder.path().join("cluster"));
