@@ -64,6 +64,7 @@ fn operation_status(request: OperationRequest) -> OperationStatus {
         moves_total: 0,
         moves_done: 0,
         moved_bytes: 0,
+        cancelling: false,
         message: None,
     }
 }

@@ -7,10 +7,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use kvasir_core::gossip::Status;
+use kvasir_core::gossip::{MemberView, Status};
 use kvasir_core::id::NodeId;
 use kvasir_core::ring::driver::{Limits, Report, Seems, asked, next_child};
-use kvasir_core::ring::{OperationRecord, Sealed};
+use kvasir_core::ring::{Document, OperationRecord, Sealed};
 use tokio::time::Instant;
 
 use super::ballots;
@@ -36,6 +36,10 @@ pub(super) async fn run(control: Rc<Control>) {
         let Some(child) = next_child(&document, &reports, seems, &Limits::default()) else {
             continue;
         };
+        if let Some(leaver) = keeps_copies(&control, &document, &child) {
+            tracing::debug!(%leaver, "it stays a member until its stand-in copies were handed back");
+            continue;
+        }
         match ballots::propose(&control, Sealed::new(child)).await {
             Ok(chosen) => tracing::debug!(epoch = chosen.epoch, "moves went a step further"),
             Err(error) => tracing::debug!(%error, "moves did not go further yet"),
@@ -50,6 +54,15 @@ fn drives(control: &Control, document: &Sealed) -> bool {
     let up = up(control);
     let lowest = document.members.keys().find(|node| up.contains(node));
     runs && fit && lowest == Some(&control.identity.node)
+}
+
+/// A member that the child no longer names though it is up and keeps writes that were counted there in the
+/// place of other owners: it hands them back as long as it is a member, and is not heard afterwards.
+fn keeps_copies(control: &Control, document: &Document, child: &Document) -> Option<NodeId> {
+    let members = control.gossip.borrow().members(control.now_ms());
+    let goes = |id: &NodeId| document.members.contains_key(id) && !child.members.contains_key(id);
+    let keeps = |m: &&MemberView| m.status.is_up() && m.keeps_copies && goes(&m.id);
+    members.iter().find(keeps).map(|m| m.id)
 }
 
 /// Who is alive, this node too.

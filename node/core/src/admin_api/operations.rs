@@ -159,6 +159,9 @@ pub struct OperationStatus {
     pub moves_done: u32,
     /// Bytes moved so far.
     pub moved_bytes: u64,
+    /// Whether it runs and is being taken back; left out where it is not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cancelling: bool,
     /// Why it waits or failed, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -169,6 +172,10 @@ impl OperationStatus {
     pub fn of(id: &str, record: &OperationRecord) -> Self {
         let operation = &record.operation;
         let membership = matches!(operation.kind, OperationKind::Join | OperationKind::Leave);
+        let cancelling = matches!(
+            &record.state,
+            operation::OperationState::Running(progress) if progress.cancelling
+        );
         let (state, summary) = match &record.state {
             operation::OperationState::Done => (OperationState::Done, None),
             operation::OperationState::Running(progress) => {
@@ -198,6 +205,7 @@ impl OperationStatus {
             moves_total: summary.as_ref().map_or(0, |summary| summary.moves),
             moves_done: summary.as_ref().map_or(0, |summary| summary.moved),
             moved_bytes: summary.as_ref().map_or(0, |summary| summary.bytes),
+            cancelling,
             message: None,
         }
     }

@@ -70,6 +70,7 @@ fn operation_request_and_status() {
         moves_total: 0,
         moves_done: 0,
         moved_bytes: 0,
+        cancelling: false,
         message: None,
     };
     assert_eq!(

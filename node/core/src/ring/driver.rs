@@ -120,8 +120,14 @@ pub fn next_child(
             }
             changed = true;
         } else {
-            let replaces = matches!(kind, OperationKind::Replace | OperationKind::Rebuild);
+            let dead = progress.replaces;
             for one in &mut progress.moves {
+                // What a replace moves besides goes from holders that are well, and counts meanwhile.
+                let replaces = match kind {
+                    OperationKind::Rebuild => true,
+                    OperationKind::Replace => dead == Some(one.from),
+                    _ => false,
+                };
                 let step = round.step(one, replaces, progress.cancelling);
                 changed |= round.take(step, one, &mut child, &mut taken);
             }

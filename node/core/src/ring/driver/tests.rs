@@ -169,6 +169,29 @@ fn a_dead_node_is_replaced_and_leaves_the_members() {
 }
 
 #[test]
+fn a_replace_fences_no_holder_that_is_well() {
+    let first = Sealed::new(cluster(4, 3));
+    // Besides the copies of the dead node, some of the others go to the new one where it has none yet.
+    let both = |p: &Partition| {
+        let entry = first.entry(*p).unwrap();
+        entry.names(node(0)) && entry.names(node(1))
+    };
+    let mut planned = moves_of(&first, 0, 7, usize::MAX);
+    let shared = Partition::all(first.partition_bits).filter(both).take(4);
+    planned.extend(shared.map(|p| MoveRecord::waiting(p, "dc1", node(1), node(6))));
+    // In the order in which the well holder comes first.
+    planned.reverse();
+    let count = planned.len() as u32;
+    let mut document = posted(&first, "replace", OperationKind::Replace, Some(node(0)), planned);
+    drive(&mut document, &[node(0)]);
+    assert!(!document.members.contains_key(&node(0)));
+    let OperationState::Finished(summary) = &document.operations["replace"].state else {
+        panic!("it does not end")
+    };
+    assert_eq!((summary.moves, summary.moved), (count, count));
+}
+
+#[test]
 fn a_replace_takes_over_the_moves_of_a_joiner_that_died() {
     let first = Sealed::new(cluster(4, 3));
     let planned = moves_of(&first, 0, 7, 8);
