@@ -146,6 +146,12 @@ impl Hands {
                 self.nodes.post(&pod.ip, &token, request).await?;
                 Ok(())
             }
+            Step::Cancel { pod, id } => {
+                self.live(cluster, pod, true).await?;
+                let token = self.token(cluster).await?;
+                self.nodes.cancel(&pod.ip, &token, id).await?;
+                Ok(())
+            }
             Step::Evict(pod) => self.evict(cluster, pod, &words).await,
             Step::DeletePod(pod) => self.delete_idle(cluster, pod, &words).await,
             Step::Shrink { object, uid, resource_version, pod } => {

@@ -81,8 +81,8 @@ pub use storage::{Keep, Retention, Storage};
     .message("every rack names a data center that stands in replication.factors"))]
 #[serde(rename_all = "camelCase")]
 pub struct KVClusterSpec {
-    /// Storage nodes over all racks, 1 to 512; what `kubectl scale` changes. Until data can be
-    /// moved a node that is added owns nothing, and only such a node is taken away again.
+    /// Storage nodes over all racks, 1 to 512; what `kubectl scale` changes. A node that is added
+    /// takes its share of the data; one that is taken away first gives all that it has to the others.
     #[schemars(range(min = 1, max = 512))]
     pub nodes: i32,
 

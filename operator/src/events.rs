@@ -1,7 +1,8 @@
 //! What people are told: the difference between two statuses as events. Pure, so that a pass that
 //! changes nothing says nothing.
 
-use crate::crd::{KVClusterStatus, condition};
+use crate::crd::{KVClusterStatus, Operation, OperationStep, condition};
+use crate::plan::moves;
 
 /// Longest message of an event, in bytes.
 const LONGEST: usize = 1000;
@@ -56,22 +57,51 @@ pub fn notes(old: Option<&KVClusterStatus>, new: &KVClusterStatus) -> Vec<Note> 
     }
     let was = old.and_then(|old| old.operation.as_ref());
     match (was, &new.operation) {
-        (Some(was), Some(now)) if was.id == now.id => {}
+        (Some(was), Some(now)) if was.id == now.id => found.extend(went_on(was, now)),
         (was, now) => {
             let ended = was.map(|was| (was, "Ended"));
             let began = now.as_ref().map(|now| (now, "Began"));
             for (operation, word) in ended.into_iter().chain(began) {
                 let kind = format!("{:?}", operation.kind);
-                let about = match operation.pod.is_empty() {
-                    true => String::new(),
-                    false => format!(" of pod {} (node {})", operation.pod, operation.node_id),
-                };
-                let text = format!("{word} {} {}{about}", kind.to_lowercase(), operation.id);
+                let text = format!("{word} {}", words(operation));
                 found.push(Note::new(false, &format!("{kind}{word}"), &text, &kind));
             }
         }
     }
     found
+}
+
+/// The operation with whom it is about and how much it moved.
+fn words(operation: &Operation) -> String {
+    let kind = format!("{:?}", operation.kind).to_lowercase();
+    let about = match operation.pod.is_empty() {
+        true => String::new(),
+        false => format!(" of pod {} (node {})", operation.pod, operation.node_id),
+    };
+    let instead = match operation.replaces.is_empty() {
+        true => String::new(),
+        false => format!(" in the place of node {}", operation.replaces),
+    };
+    let moved = moves::progress(operation);
+    let moved = if moved.is_empty() { moved } else { format!(": {moved}") };
+    format!("{kind} {}{about}{instead}{moved}", operation.id)
+}
+
+/// A quarter more of the copies moved, or it is taken back.
+fn went_on(was: &Operation, now: &Operation) -> Option<Note> {
+    let kind = format!("{:?}", now.kind);
+    let taken_back = |operation: &Operation| operation.step == OperationStep::Cancelling;
+    if taken_back(now) && !taken_back(was) {
+        let text = format!("Taking back {}", words(now));
+        return Some(Note::new(false, &format!("{kind}Cancelled"), &text, &kind));
+    }
+    let quarter = |operation: &Operation| {
+        let done = operation.moves_done?.checked_mul(4)?;
+        done.checked_div(operation.moves_total?).filter(|quarter| *quarter > 0)
+    };
+    let further = quarter(now) > quarter(was);
+    let text = format!("Going on with {}", words(now));
+    further.then(|| Note::new(false, &format!("{kind}Progress"), &text, &kind))
 }
 
 fn is_bad(kind: &str, status: &str) -> bool {
@@ -88,7 +118,7 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
-    use crate::crd::{Operation, OperationStep, OperationType};
+    use crate::crd::OperationType;
 
     fn status(conditions: &[(&str, &str, &str)]) -> KVClusterStatus {
         let conditions = conditions.iter().map(|(kind, status, reason)| Condition {
@@ -105,20 +135,9 @@ mod tests {
     fn join(id: &str) -> Operation {
         Operation {
             id: id.to_owned(),
-            kind: OperationType::Join,
-            step: OperationStep::Requested,
             node_id: "n".to_owned(),
             pod: "demo-default-3".to_owned(),
-            pod_uid: String::new(),
-            volume: String::new(),
-            volume_uid: String::new(),
-            machine: String::new(),
-            layout: String::new(),
-            progress_percent: None,
-            refusal: String::new(),
-            base_epoch: 1,
-            done_epoch: None,
-            started_at: Time(Timestamp::UNIX_EPOCH),
+            ..Operation::new(OperationType::Join, Time(Timestamp::UNIX_EPOCH))
         }
     }
 
@@ -156,6 +175,39 @@ mod tests {
         after.operation = Some(join("b"));
         let both = notes(Some(&before), &after);
         assert_eq!(reasons(&both), [("JoinEnded", false), ("JoinBegan", false)]);
+    }
+
+    #[test]
+    fn every_quarter_that_moved_is_told_and_that_it_is_taken_back() {
+        let moved = |done: i32| Operation {
+            step: OperationStep::Posted,
+            moves_total: Some(48),
+            moves_done: Some(done),
+            moved_bytes: Some(i64::from(done) * 100),
+            ..join("a")
+        };
+        let told = |was: &Operation, now: &Operation| {
+            let holding = |operation: &Operation| KVClusterStatus {
+                operation: Some(operation.clone()),
+                ..status(&[])
+            };
+            notes(Some(&holding(was)), &holding(now))
+        };
+        assert_eq!(told(&join("a"), &moved(11)), []);
+        let quarter = told(&moved(11), &moved(12));
+        assert_eq!(reasons(&quarter), [("JoinProgress", false)]);
+        let words = "join a of pod demo-default-3 (node n): 12 of 48 copies moved, 1200 bytes";
+        assert_eq!(quarter[0].message, format!("Going on with {words}"));
+        assert_eq!(told(&moved(12), &moved(23)), []);
+        assert_eq!(reasons(&told(&moved(23), &moved(48))), [("JoinProgress", false)]);
+        let back = Operation { step: OperationStep::Cancelling, ..moved(12) };
+        assert_eq!(reasons(&told(&moved(12), &back)), [("JoinCancelled", false)]);
+        assert_eq!(told(&back, &back), []);
+        let ended = notes(
+            Some(&KVClusterStatus { operation: Some(moved(48)), ..status(&[]) }),
+            &status(&[]),
+        );
+        assert!(ended[0].message.contains("48 of 48 copies moved, 4800 bytes"), "{ended:?}");
     }
 
     #[test]

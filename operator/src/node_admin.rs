@@ -117,6 +117,17 @@ impl NodeAdmin {
         self.ask(Method::POST, ip, routes::OPERATIONS, Some(token), Some(request)).await
     }
 
+    /// `DELETE /v1/operations/{id}`.
+    pub async fn cancel(
+        &self,
+        ip: &str,
+        token: &str,
+        id: &str,
+    ) -> Result<OperationStatus, AskError> {
+        let path = routes::fill(routes::OPERATION, &[id.as_bytes()]);
+        self.ask::<(), _>(Method::DELETE, ip, &path, Some(token), None).await
+    }
+
     async fn ask<B: Serialize, A: DeserializeOwned>(
         &self,
         method: Method,

@@ -87,6 +87,8 @@ fn asked_for(cluster: &KVCluster) -> Option<String> {
         operation.kind,
         OperationType::Join
             | OperationType::Leave
+            | OperationType::Replace
+            | OperationType::Rebalance
             | OperationType::Relocate
             | OperationType::Repair
     );

@@ -25,7 +25,7 @@ pub mod condition {
     pub const VALID: &str = "Valid";
     /// `spec.paused` is on.
     pub const PAUSED: &str = "Paused";
-    /// Some members own no data though they could.
+    /// Data is not where it should be yet: it moves, or some members own none though they could.
     pub const REBALANCE_PENDING: &str = "RebalancePending";
     /// All replicas were last compared with each other longer ago than the spec allows.
     pub const REPAIR_OVERDUE: &str = "RepairOverdue";
@@ -109,6 +109,11 @@ pub struct RingStatus {
     pub members: i32,
     /// Partitions that the ring is cut into.
     pub partitions: i32,
+    /// Hash of the members, their machines and how much each owned after the last change that moved
+    /// data to its end: only another one can call for a rebalance.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub balanced: String,
 }
 
 /// When all replicas were compared with each other last.
@@ -128,7 +133,7 @@ pub struct RepairRecord {
 }
 
 /// One node. Written when something in it changes; it holds nothing that changes by itself.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeStatus {
     /// Its identity: written on its volume.
@@ -157,6 +162,10 @@ pub struct NodeStatus {
     pub machine: String,
     /// What it is and how it is.
     pub state: NodeState,
+    /// Since when its peers do not hear it; kept after a long absence until all that it has was
+    /// compared with the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away_since: Option<Time>,
     /// Partition replicas that it owns.
     pub partitions: i32,
     /// Version of its program.
@@ -213,6 +222,26 @@ pub struct Operation {
     #[serde(default)]
     #[schemars(length(max = 253))]
     pub machine: String,
+    /// Replace: the lost member whose copies are made anew on the node.
+    #[serde(default)]
+    #[schemars(length(max = 36))]
+    pub replaces: String,
+    /// No data moves. Join: others join right after it, and the last one takes the data of all in one
+    /// go. Leave: the node has none.
+    #[serde(default)]
+    pub without_data: bool,
+    /// Copies of partitions that it moves, once the nodes have planned it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub moves_total: Option<i32>,
+    /// Those of them that have their new owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub moves_done: Option<i32>,
+    /// Bytes of keys and values that went to new owners.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub moved_bytes: Option<i64>,
     /// Repair: hash of the members and of how much each owned when it began.
     #[serde(default)]
     #[schemars(length(max = 16))]
@@ -235,20 +264,53 @@ pub struct Operation {
     pub started_at: Time,
 }
 
+impl Operation {
+    /// A new operation about nothing yet.
+    pub fn new(kind: OperationType, started_at: Time) -> Self {
+        Self {
+            id: String::new(),
+            kind,
+            step: OperationStep::Requested,
+            node_id: String::new(),
+            pod: String::new(),
+            pod_uid: String::new(),
+            volume: String::new(),
+            volume_uid: String::new(),
+            machine: String::new(),
+            replaces: String::new(),
+            without_data: false,
+            moves_total: None,
+            moves_done: None,
+            moved_bytes: None,
+            layout: String::new(),
+            progress_percent: None,
+            refusal: String::new(),
+            base_epoch: 0,
+            done_epoch: None,
+            started_at,
+        }
+    }
+}
+
 /// What is done.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OperationType {
     /// The cluster is formed.
     Form,
-    /// A node becomes a member that owns nothing.
+    /// A node becomes a member and is given its share.
     Join,
-    /// A member that owns nothing leaves, then its pod goes.
+    /// A member gives all that it owns to the others and leaves, then its pod goes.
     Leave,
+    /// The copies of a member that is lost are made anew on the node that has its pod now.
+    Replace,
+    /// Every member is given its share again.
+    Rebalance,
     /// A member runs on another worker, and the document is told.
     Relocate,
     /// A pod is replaced by one of the newest template.
     Restart,
-    /// All replicas are compared with each other, and what differs is mended.
+    /// All replicas, or all that one node has, are compared with the others, and what differs is
+    /// mended.
     Repair,
 }
 
@@ -259,7 +321,9 @@ pub enum OperationStep {
     Requested,
     /// The nodes were asked; the document may or may not hold it.
     Posted,
-    /// The document holds it and the nodes agree: `doneEpoch` says since when.
+    /// It is being taken back. What already depends on it goes on to its end.
+    Cancelling,
+    /// The document records its end and the nodes agree: `doneEpoch` says since when.
     Verified,
     /// Leave: the StatefulSet is being made smaller. Restart: the pod was told to go.
     Shrinking,

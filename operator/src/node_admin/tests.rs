@@ -56,11 +56,13 @@ fn the_token_goes_only_with_what_needs_it() {
     assert_eq!(run(nodes.init("10.0.0.7", "secret", &request)).unwrap().epoch, 1);
     assert!(matches!(run(nodes.status("fd00::7")), Err(AskError::Unreadable { status: 200, .. })));
     assert!(run(nodes.operation("10.0.0.7", "a/b")).is_err());
+    assert!(run(nodes.cancel("10.0.0.7", "secret", "join-4")).is_err());
     let asked = canned.asked.lock().unwrap();
     let expected = [
         ("10.0.0.7:9098", "POST /v1/cluster/init", Some("Bearer secret")),
         ("[fd00::7]:9098", "GET /v1/status", None),
         ("10.0.0.7:9098", "GET /v1/operations/a/b", None),
+        ("10.0.0.7:9098", "DELETE /v1/operations/join-4", Some("Bearer secret")),
     ];
     let told = asked.iter().map(|(at, line, token)| (at.as_str(), line.as_str(), token.as_deref()));
     assert_eq!(told.collect::<Vec<_>>(), expected);

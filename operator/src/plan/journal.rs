@@ -5,11 +5,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::SignedDuration;
 use kvasir_core::admin_api::problem::code;
 
-use super::racks::RackPlan;
+use super::racks::{self, RackPlan};
 use super::refusal::Refusal;
 use super::step::Step;
 use super::view::View;
-use super::{form, membership, repair, rollout, shrink};
+use super::{form, leave, membership, rebalance, repair, replace, rollout, shrink};
 use crate::crd::{Operation, OperationStep, OperationType};
 use crate::snapshot::Snapshot;
 
@@ -35,8 +35,10 @@ pub enum Doing {
     Waits,
     /// This, and then it is looked at again.
     Step(Step),
-    /// It is somewhere else now.
+    /// It is somewhere else now, and goes on from there at once.
     Next(Operation),
+    /// So far it is now; it is looked at again in the next pass.
+    Holds(Operation),
 }
 
 /// What the plan does about operations.
@@ -52,31 +54,21 @@ pub struct Turn {
 
 /// A new operation about nothing yet.
 pub fn blank(seen: &Snapshot, kind: OperationType) -> Operation {
-    Operation {
-        id: String::new(),
-        kind,
-        step: OperationStep::Requested,
-        node_id: String::new(),
-        pod: String::new(),
-        pod_uid: String::new(),
-        volume: String::new(),
-        volume_uid: String::new(),
-        machine: String::new(),
-        layout: String::new(),
-        progress_percent: None,
-        refusal: String::new(),
-        base_epoch: 0,
-        done_epoch: None,
-        started_at: Time(seen.now),
-    }
+    Operation::new(kind, Time(seen.now))
 }
 
 /// Goes on with the operation in the journal, or begins the one that is due.
 pub fn turn(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Turn {
     let journal = seen.cluster.status.as_ref().and_then(|status| status.operation.clone());
     let mut turn = Turn::default();
-    if let Some(refused) = journal.as_ref().filter(|operation| stays_refused(seen, view, operation))
+    if let (Some(journal), Some(replace)) = (&journal, replace::due(seen, view))
+        && replace::may_interrupt(view, journal, &replace)
     {
+        go_on(seen, view, racks, replace, &mut turn);
+        return turn;
+    }
+    let refused = |operation: &&Operation| stays_refused(seen, view, racks, operation);
+    if let Some(refused) = journal.as_ref().filter(refused) {
         let (id, why) = (refused.id.clone(), refused.refusal.clone());
         turn.refusals.push(Refusal::OperationRefused { id, why });
         // What mends it may be a change of the spec that is waiting to be rolled out.
@@ -109,11 +101,19 @@ pub fn turn(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Turn {
     turn
 }
 
-/// Was it refused for good, and is nothing different since? Its pod, the document, or much time.
-fn stays_refused(seen: &Snapshot, view: &View, operation: &Operation) -> bool {
+/// Was it refused for good, and is nothing different since? Its pod, the document, what the spec
+/// wants, or much time.
+fn stays_refused(seen: &Snapshot, view: &View, racks: &[RackPlan], operation: &Operation) -> bool {
+    let more = racks::total(racks) > seen.cluster.spec.nodes;
+    let wanted = match operation.kind {
+        OperationType::Join => !more,
+        OperationType::Leave => more,
+        _ => true,
+    };
     let same_pod = seen.pods.get(&operation.pod).is_some_and(|pod| pod.uid == operation.pod_uid);
     let since = seen.now.duration_since(operation.started_at.0);
     !operation.refusal.is_empty()
+        && wanted
         && same_pod
         && operation.base_epoch == view.epoch()
         && since < ASKED_AGAIN
@@ -139,11 +139,16 @@ fn go_on(
         match one(seen, view, racks, &operation) {
             Doing::Over => return false,
             Doing::Next(next) => operation = next,
+            Doing::Holds(next) => {
+                operation = next;
+                break;
+            }
             Doing::Waits => break,
             Doing::Step(step) => {
                 match refusal_of(seen, &step) {
-                    // It is asked for again later; `RepairOverdue` says when that takes too long.
-                    Some(_) if operation.kind == OperationType::Repair => return false,
+                    // A repair is asked for again later; `RepairOverdue` says when that takes too
+                    // long. A rebalance is, once the members or what they own are different.
+                    Some(_) if leaves_the_journal(operation.kind) => return false,
                     Some(why) => {
                         let id = operation.id.clone();
                         turn.refusals.push(Refusal::OperationRefused { id, why: why.clone() });
@@ -163,26 +168,35 @@ fn go_on(
     true
 }
 
+/// Whether a refusal for good is the end of it.
+fn leaves_the_journal(kind: OperationType) -> bool {
+    matches!(kind, OperationType::Repair | OperationType::Rebalance)
+}
+
 fn one(seen: &Snapshot, view: &View, racks: &[RackPlan], operation: &Operation) -> Doing {
     match operation.kind {
         OperationType::Form if view.cluster_id.is_some() => Doing::Over,
         // Whatever an earlier request led to is found in the next answers: the nodes themselves
         // never form twice.
         OperationType::Form => form::form(seen, view, racks).map_or(Doing::Over, Doing::Step),
-        OperationType::Join => membership::join(view, operation),
+        OperationType::Join => membership::join(seen, view, racks, operation),
+        OperationType::Replace => replace::go_on(view, operation),
+        OperationType::Rebalance => rebalance::go_on(seen, view, racks, operation),
         OperationType::Relocate => membership::relocate(seen, view, operation),
         OperationType::Restart => rollout::go_on(seen, view, operation),
         OperationType::Repair => repair::go_on(seen, view, operation),
         OperationType::Leave => match operation.step {
-            OperationStep::Requested | OperationStep::Posted => {
+            OperationStep::Requested | OperationStep::Posted | OperationStep::Cancelling => {
                 if operation.node_id.is_empty() {
                     shrink::unformed(view, operation)
                 } else {
-                    membership::leaving(view, operation)
+                    leave::go_on(seen, view, racks, operation)
                 }
             }
-            OperationStep::Verified | OperationStep::Shrinking => shrink::shrink(seen, operation),
-            OperationStep::Volume => shrink::volume(seen, operation),
+            OperationStep::Verified | OperationStep::Shrinking => {
+                shrink::shrink(seen, view, operation)
+            }
+            OperationStep::Volume => shrink::volume(seen, view, operation),
         },
     }
 }

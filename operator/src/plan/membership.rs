@@ -1,49 +1,50 @@
-//! Members come, go and move to other workers, one at a time, each change by an operation that the
-//! nodes carry out among themselves.
+//! Which change of the members is due: one at a time, each by an operation that the nodes carry out
+//! among themselves.
 //!
-//! Until data can be moved a node joins owning nothing, and only a node that owns nothing leaves.
-//! The id of an operation names the epoch that it began on, so that no two operations ever share
-//! one, and asking again after a crash is asking for the same.
+//! A lost member is replaced before anything else. Nodes that come together join one after the other,
+//! all but the last without data, so that everything moves once and to where it stays. The id of an
+//! operation names the epoch that it began on, so that no two operations ever share one, and asking
+//! again after a crash is asking for the same.
 
-use kvasir_core::admin_api::{OperationKind, OperationRequest};
+use kvasir_core::admin_api::OperationKind;
 use kvasir_core::id::NodeId;
 
-use super::form::target;
 use super::journal::Doing;
-use super::racks::{RackPlan, last_pods, owned_by};
+use super::racks::{RackPlan, total};
 use super::refusal::Refusal;
-use super::step::Step;
 use super::view::View;
+use super::{leave, moves, rebalance, replace};
 use crate::crd::{Operation, OperationStep, OperationType};
 use crate::snapshot::{PodSeen, Snapshot};
 
-/// A join, a leave or a relocation that is due; what stands against one that is.
+/// The change that is due, the most urgent first; what stands against one that is.
 pub fn due(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Result<Option<Operation>, Refusal> {
-    let Some(change) = wanted(seen, view, racks)? else { return Ok(None) };
-    view.majority().map_err(Refusal::NoMajority)?;
-    Ok(Some(change))
-}
-
-fn wanted(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Result<Option<Operation>, Refusal> {
+    if let Some(replace) = replace::due(seen, view) {
+        return Ok(Some(replace));
+    }
     if let Some(moved) = moved(seen, view) {
-        return Ok(Some(moved));
+        return moves::due(view, moved).map(Some);
     }
-    if super::racks::total(racks) > seen.cluster.spec.nodes {
-        return leave(seen, view, racks).map(Some);
+    if let Some(join) = joining(seen, view) {
+        return moves::due(view, join).map(Some);
     }
-    // A pod that came up on an empty volume does not join beside the member whose place it has:
-    // members that never come back would pile up until no majority is left.
-    let owners = view.members().filter(|row| row.partitions > 0).count();
-    let room = i32::try_from(owners).is_ok_and(|owners| owners < super::racks::total(racks));
-    Ok(if room { newcomer(seen, view) } else { None })
+    if total(racks) > seen.cluster.spec.nodes {
+        return leave::due(seen, view, racks).map(Some);
+    }
+    match newcomer(seen, view, racks) {
+        Some(join) => moves::due(view, join).map(Some),
+        None => rebalance::due(seen, view),
+    }
 }
 
-fn operation(seen: &Snapshot, view: &View, kind: OperationType, id: NodeId) -> Operation {
+/// A new operation about a node.
+pub fn operation(seen: &Snapshot, view: &View, kind: OperationType, id: NodeId) -> Operation {
     let word = match kind {
         OperationType::Join => "join",
         OperationType::Leave => "leave",
         OperationType::Relocate => "relocate",
-        OperationType::Form | OperationType::Restart | OperationType::Repair => "change",
+        OperationType::Replace => "replace",
+        _ => "change",
     };
     let text = id.to_string();
     let epoch = view.epoch();
@@ -56,7 +57,7 @@ fn operation(seen: &Snapshot, view: &View, kind: OperationType, id: NodeId) -> O
 }
 
 /// The operation with the identity of the pod and its volume.
-fn about(seen: &Snapshot, pod: &PodSeen, operation: Operation) -> Operation {
+pub fn about(seen: &Snapshot, pod: &PodSeen, operation: Operation) -> Operation {
     let volume = seen.volumes.get(&pod.volume);
     Operation {
         pod: pod.name.clone(),
@@ -83,84 +84,54 @@ fn short_hash(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
-/// A node that runs and is no member: the first by pod name.
-fn newcomer(seen: &Snapshot, view: &View) -> Option<Operation> {
+/// A node that is being given its share already, though no journal says so.
+fn joining(seen: &Snapshot, view: &View) -> Option<Operation> {
+    let mut requests = moves::moving(view).map(|status| &status.request);
+    let id = requests.find(|request| request.kind == OperationKind::Join)?.node?;
+    Some(about(seen, view.pod_of(id)?, operation(seen, view, OperationType::Join, id)))
+}
+
+/// A node that runs and is no member, while there are more pods than members: the first by pod name.
+/// One that has the place of a lost member does not join beside it, or members that never come back
+/// would pile up until no majority is left.
+fn newcomer(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Option<Operation> {
+    let members = i32::try_from(view.members().count()).unwrap_or(i32::MAX);
+    let missing = total(racks) - members;
     let speaker = view.speaker()?;
     let knows = |id: NodeId| {
         speaker.status().is_some_and(|status| status.nodes.iter().any(|row| row.id == id))
     };
+    let lost = replace::lost(seen, view);
+    let takes_over = |id: NodeId| lost.iter().any(|lost| lost.by == id);
     let (id, pod) = view
         .blank
         .iter()
         .chain(&view.ours)
         .map(|(id, answer)| (*id, answer.pod))
         .filter(|(id, pod)| !pod.deleting && view.member(*id).is_none() && knows(*id))
+        .filter(|(id, _)| missing > 0 && !takes_over(*id))
         .min_by(|a, b| a.1.name.cmp(&b.1.name))?;
-    Some(about(seen, pod, operation(seen, view, OperationType::Join, id)))
+    let begun = operation(seen, view, OperationType::Join, id);
+    Some(about(seen, pod, Operation { without_data: missing > 1, ..begun }))
 }
 
-/// Who leaves: the highest ordinal of a rack that owns nothing.
-fn leave(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Result<Operation, Refusal> {
-    let candidates = last_pods(seen, racks);
-    let free = candidates.iter().find_map(|(_, pod)| {
-        let pod = (*pod)?;
-        view.id_in(pod).filter(|_| owned_by(view, pod).is_none()).map(|id| (id, pod))
-    });
-    if let Some((id, pod)) = free {
-        return Ok(about(seen, pod, operation(seen, view, OperationType::Leave, id)));
+/// Goes on with a join. It is taken back when the spec wants fewer nodes by now.
+pub fn join(seen: &Snapshot, view: &View, racks: &[RackPlan], operation: &Operation) -> Doing {
+    let unwanted = total(racks) > seen.cluster.spec.nodes || replace::due(seen, view).is_some();
+    match moves::told(view, operation) {
+        Some(status) if moves::runs(status) => moves::go_on(view, operation, status, unwanted),
+        Some(status) => moves::end(view, operation, status),
+        None if view.member_named(&operation.node_id).is_some() => {
+            if view.settled() {
+                Doing::Over
+            } else {
+                Doing::Waits
+            }
+        }
+        None if unwanted || operation.step == OperationStep::Cancelling => Doing::Over,
+        None if !view.runs_named(&operation.node_id) && view.majority().is_ok() => Doing::Over,
+        None => moves::post(view, operation),
     }
-    let owning = candidates.iter().find_map(|(_, pod)| {
-        let pod = (*pod)?;
-        owned_by(view, pod).map(|partitions| (pod, partitions))
-    });
-    if let Some((pod, partitions)) = owning {
-        return Err(Refusal::OwnsData {
-            pod: pod.name.clone(),
-            partitions,
-            wanted: seen.cluster.spec.nodes,
-            now: super::racks::total(racks),
-        });
-    }
-    if let Some(pod) = never_joined(view, &candidates) {
-        return Ok(Operation {
-            id: format!("leave-{}-{}", view.epoch(), pod.ordinal),
-            step: OperationStep::Verified,
-            ..about(seen, pod, super::journal::blank(seen, OperationType::Leave))
-        });
-    }
-    let what = candidates.first().map_or_else(
-        || "any rack that has more nodes than its data center has copies".to_owned(),
-        |(rack, _)| format!("pod {} of rack {}", rack.nodes - 1, rack.name),
-    );
-    Err(Refusal::Unidentified(what))
-}
-
-/// A pod that does not answer and yet can be no member: a majority holds the newest document, and
-/// every member that it names answers from another pod. What its volume holds is not known, so the
-/// volume is kept: no epoch is noted in which it left.
-fn never_joined<'a>(
-    view: &View,
-    candidates: &[(RackPlan, Option<&'a PodSeen>)],
-) -> Option<&'a PodSeen> {
-    view.majority().ok()?;
-    let elsewhere = |pod: &PodSeen| {
-        view.members().all(|row| view.pod_of(row.id).is_some_and(|shown| shown.uid != pod.uid))
-    };
-    let silent = candidates.iter().filter_map(|(_, pod)| *pod);
-    silent.into_iter().find(|pod| view.id_in(pod).is_none() && elsewhere(pod))
-}
-
-/// Goes on with a join.
-pub fn join(view: &View, operation: &Operation) -> Doing {
-    if view.member_named(&operation.node_id).is_some() {
-        return if view.settled() { Doing::Over } else { Doing::Waits };
-    }
-    let there = view.blank.keys().chain(view.ours.keys());
-    let gone = !there.into_iter().any(|id| id.to_string() == operation.node_id);
-    if gone && view.majority().is_ok() {
-        return Doing::Over;
-    }
-    post(view, operation, OperationKind::Join)
 }
 
 /// Goes on with a relocation.
@@ -176,39 +147,5 @@ pub fn relocate(seen: &Snapshot, view: &View, operation: &Operation) -> Doing {
     if elsewhere {
         return Doing::Over;
     }
-    post(view, operation, OperationKind::Relocate)
-}
-
-/// Goes on with the part of a leave that concerns the ring: done when a majority of the members,
-/// each by its own word, hold a document that does not name the node.
-pub fn leaving(view: &View, operation: &Operation) -> Doing {
-    if view.majority().is_err() {
-        return Doing::Waits;
-    }
-    match view.member_named(&operation.node_id) {
-        None if view.settled() => Doing::Next(Operation {
-            step: OperationStep::Verified,
-            done_epoch: Some(view.epoch()),
-            ..operation.clone()
-        }),
-        None => Doing::Waits,
-        Some(row) if row.partitions > 0 => Doing::Over,
-        Some(_) => post(view, operation, OperationKind::Leave),
-    }
-}
-
-fn post(view: &View, operation: &Operation, kind: OperationKind) -> Doing {
-    let (Some(speaker), Ok(node)) = (view.speaker(), operation.node_id.parse::<NodeId>()) else {
-        return Doing::Waits;
-    };
-    let relocate = kind == OperationKind::Relocate;
-    let request = OperationRequest {
-        id: operation.id.clone(),
-        kind,
-        node: Some(node),
-        replaces: None,
-        machine: relocate.then(|| operation.machine.clone()),
-        rebalance: (!relocate).then_some(false),
-    };
-    Doing::Step(Step::Post { pod: target(speaker), request })
+    moves::post(view, operation)
 }

@@ -10,10 +10,14 @@
 
 pub mod form;
 pub mod journal;
+pub mod leave;
 pub mod membership;
+pub mod moves;
 pub mod racks;
+pub mod rebalance;
 pub mod refusal;
 pub mod repair;
+pub mod replace;
 pub mod rollout;
 pub mod shrink;
 pub mod status;
@@ -24,6 +28,8 @@ pub mod wanted;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+use kvasir_core::id::NodeId;
 
 pub use refusal::Refusal;
 pub use step::{Plan, PodTarget, Step};
@@ -56,7 +62,7 @@ pub fn plan(seen: &Snapshot) -> Plan {
         (Vec::new(), journal)
     } else {
         let turn = journal::turn(seen, &view, &held);
-        act(seen, &held, turn, &mut refusals)
+        act(seen, &view, &held, turn, &mut refusals)
     };
     let changing = !steps.is_empty();
     let found = Findings { view: &view, operation, refusals: &refusals, changing };
@@ -68,12 +74,13 @@ pub fn plan(seen: &Snapshot) -> Plan {
 /// The steps of a pass: objects first, then the operation.
 fn act(
     seen: &Snapshot,
+    view: &View,
     held: &[RackPlan],
     turn: Turn,
     refusals: &mut Vec<Refusal>,
 ) -> (Vec<Step>, Option<Operation>) {
     refusals.extend(turn.refusals);
-    let racks = wished(seen, held, turn.operation.as_ref());
+    let racks = wished(seen, view, held, turn.operation.as_ref());
     let (mut steps, taken) = wanted::upkeep(seen, &racks);
     refusals.extend(taken);
     steps.extend(volumes::upkeep(seen));
@@ -87,21 +94,45 @@ fn act(
     (steps, turn.operation)
 }
 
-/// Pods per rack: what there is, and more where the spec wants more and no node is leaving.
-fn wished(seen: &Snapshot, held: &[RackPlan], operation: Option<&Operation>) -> Vec<RackPlan> {
+/// Pods per rack: what there is, and more where the spec wants more, or where members have no pod,
+/// and no node is leaving.
+fn wished(
+    seen: &Snapshot,
+    view: &View,
+    held: &[RackPlan],
+    operation: Option<&Operation>,
+) -> Vec<RackPlan> {
     let mut racks = held.to_vec();
     if operation.is_some_and(|operation| operation.kind == OperationType::Leave) {
         return racks;
     }
-    if racks::total(&racks) < seen.cluster.spec.nodes {
+    let wanted = seen.cluster.spec.nodes.max(members(seen, view));
+    if racks::total(&racks) < wanted {
         let now: BTreeMap<String, i32> =
             racks.iter().map(|rack| (rack.name.clone(), rack.nodes)).collect();
-        let spread = crate::render::racks::spread(&seen.cluster.spec, &now);
+        let spread = crate::render::racks::share_out(&seen.cluster.spec, wanted, &now);
         for rack in &mut racks {
             rack.nodes = spread.get(&rack.name).copied().unwrap_or(rack.nodes);
         }
     }
     racks
+}
+
+/// Members that need a pod, whatever the spec and the StatefulSets say: those may be older than the
+/// ring, as after the API server was put back to an older state. A member that is being replaced
+/// needs none beside its successor.
+fn members(seen: &Snapshot, view: &View) -> i32 {
+    if view.majority().is_err() {
+        return 0;
+    }
+    let running = view.newest().map_or(&[][..], |status| &status.operations);
+    let lost = replace::lost(seen, view);
+    let replaced = |id: NodeId| {
+        running.iter().any(|status| status.request.replaces == Some(id))
+            || lost.iter().any(|lost| lost.member.id == id)
+    };
+    let count = view.members().filter(|row| !replaced(row.id)).count();
+    i32::try_from(count).unwrap_or(i32::MAX)
 }
 
 /// Is the operation one that takes a pod away for good, and past the point of turning back?
@@ -148,33 +179,38 @@ fn troubles(seen: &Snapshot, view: &View) -> Vec<Refusal> {
             found: found.clone(),
         });
     }
+    let lost = replace::lost(seen, view);
+    for lost in &lost {
+        refusals.push(Refusal::LostVolume {
+            pod: lost.pod.name.clone(),
+            node: lost.member.id.to_string(),
+            claim: lost.pod.volume.clone(),
+        });
+    }
     let status = seen.cluster.status.as_ref();
     let rows = status.map_or(&[][..], |status| &status.node_statuses);
     let mut down = Vec::new();
     for row in view.members().filter(|row| !row.liveness.is_up()) {
         let id = row.id.to_string();
         let known = rows.iter().find(|known| known.node_id == id && !known.pod.is_empty());
-        let pod = known.map_or(format!("node {id}"), |known| known.pod.clone());
-        let mut blank = view.blank.values().map(|answer| answer.pod);
-        match blank.find(|there| there.name == pod) {
-            Some(there) => {
-                let claim = there.volume.clone();
-                refusals.push(Refusal::LostVolume { pod, node: id, claim });
-            }
-            None => down.push(pod),
+        if lost.iter().all(|lost| lost.member.id != row.id) {
+            down.push(known.map_or(format!("node {id}"), |known| known.pod.clone()));
         }
     }
     if !down.is_empty() {
         let message = format!("{} down: see its pod and the worker it ran on", down.join(", "));
         refusals.push(Refusal::MembersDown(message));
     }
-    let mut machines: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for row in view.members().filter(|row| row.partitions > 0) {
-        let pod = view.pod_of(row.id).map_or(row.id.to_string(), |pod| pod.name.clone());
-        machines.entry(row.machine.as_str()).or_default().push(pod);
-    }
-    let shared = machines.into_values().filter(|pods| pods.len() > 1);
-    refusals.extend(shared.map(|pods| Refusal::SharedMachine(pods.join(" and "))));
+    let shared = view.newest().map_or(&[][..], |status| &status.shared_machines);
+    refusals.extend(shared.iter().map(|group| {
+        let name = |id: &NodeId| view.pod_of(*id).map_or(id.to_string(), |pod| pod.name.clone());
+        let names: Vec<String> = group.nodes.iter().map(name).collect();
+        let (count, machine) = (group.partitions.len(), &group.machine);
+        let names = names.join(" and ");
+        Refusal::SharedMachine(format!(
+            "{names} run on worker {machine} and hold copies of the same {count} partitions"
+        ))
+    }));
     refusals
 }
 

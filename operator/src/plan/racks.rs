@@ -3,7 +3,6 @@
 //! A larger number never takes a node from any rack. The highest ordinal of a rack is the only one
 //! that can go, since a StatefulSet has no other way to get smaller.
 
-use super::view::View;
 use crate::crd::{KVClusterSpec, NodeStatus, OperationType};
 use crate::render;
 use crate::snapshot::{PodSeen, Snapshot};
@@ -113,10 +112,4 @@ pub fn last_pods<'a>(
         seen.pods.values().find(|pod| pod.rack == rack.name && pod.ordinal == rack.nodes - 1)
     };
     racks.into_iter().map(|(_, rack)| (rack.clone(), pod(rack))).collect()
-}
-
-/// Is the node in this pod one that may not leave? What it owns, then.
-pub fn owned_by(view: &View, pod: &PodSeen) -> Option<u32> {
-    let id = view.id_in(pod)?;
-    view.member(id).map(|row| row.partitions).filter(|partitions| *partitions > 0)
 }

@@ -75,21 +75,38 @@ pub enum Refusal {
         /// Copies there.
         copies: i32,
     },
-    /// The node that would leave owns data.
+    /// Without the node that would leave there are too few machines for the copies.
     #[error(
-        "nodes cannot be lowered to {wanted}: {pod} owns {partitions} partitions, and this version \
-         cannot move them; set nodes back to {now}"
+        "{pod} cannot leave: the nodes that stay in data center {datacenter} run on {machines} \
+         workers, and {copies} copies need {copies}; set nodes back, or add a worker and let one of \
+         them move there"
     )]
-    OwnsData {
+    TooFewMachines {
         /// The pod that would go.
         pod: String,
-        /// What its node owns.
-        partitions: u32,
-        /// Nodes asked for.
-        wanted: i32,
-        /// Nodes that there are.
-        now: i32,
+        /// Where.
+        datacenter: String,
+        /// Distinct workers of the members that stay there.
+        machines: usize,
+        /// Copies there.
+        copies: i32,
     },
+    /// What the leaving node holds does not fit on the others.
+    #[error(
+        "{pod} cannot leave: it holds {bytes} bytes, and the volumes of the others in its data \
+         center have {free} bytes free; enlarge storage.size or delete data, or set nodes back"
+    )]
+    TooLittleSpace {
+        /// The pod that would go.
+        pod: String,
+        /// What its store holds.
+        bytes: u64,
+        /// What is free on all others together.
+        free: u64,
+    },
+    /// A change of the topology waits for the nodes.
+    #[error("the change waits: {0}")]
+    ChangeWaits(String),
     /// It is not known which node stands behind the pod that would go.
     #[error("which node runs in {0} is not known while it does not answer: it is not removed")]
     Unidentified(String),
@@ -104,9 +121,9 @@ pub enum Refusal {
     MembersDown(String),
     /// A pod came up on an empty volume, and the member that it held is gone.
     #[error(
-        "pod {pod} came up on an empty volume: the copies of node {node}, which it held, are lost, \
-         and those on other nodes serve; this version cannot replace a node, so bring back the \
-         volume under the claim {claim} if you can"
+        "pod {pod} came up on an empty volume (claim {claim}): the copies that node {node} held \
+         there are lost, and those on other nodes serve; a new node takes its place, and its copies \
+         are made anew from theirs"
     )]
     LostVolume {
         /// The pod.
@@ -124,10 +141,10 @@ pub enum Refusal {
         /// What they say.
         why: String,
     },
-    /// Two members share a machine.
+    /// Copies of the same partitions share a machine.
     #[error(
-        "{0} run on one worker: the loss of it would take several copies at once; free a worker \
-         and move one of them"
+        "{0}: the loss of it would take several copies at once; they are moved apart as soon as \
+         there are workers enough, so add or free one"
     )]
     SharedMachine(String),
 }
@@ -145,7 +162,9 @@ impl Refusal {
             Self::NameTaken(_) => "NameTaken",
             Self::NotFormable(_) => "WaitingForNodes",
             Self::TooFewWorkers { .. } => "TooFewWorkers",
-            Self::OwnsData { .. } => "MovesNotSupported",
+            Self::TooFewMachines { .. } => "TooFewMachines",
+            Self::TooLittleSpace { .. } => "TooLittleSpace",
+            Self::ChangeWaits(_) => "ChangeWaits",
             Self::Unidentified(_) => "NodeUnknown",
             Self::NoMajority(_) => "NoMajority",
             Self::RingNotHealthy(_) => "RingNotHealthy",
@@ -172,11 +191,18 @@ impl Refusal {
             | Self::OperationRefused { .. }
             | Self::SharedMachine(_) => condition::DEGRADED,
             Self::NotFormable(_)
-            | Self::OwnsData { .. }
+            | Self::TooFewMachines { .. }
+            | Self::TooLittleSpace { .. }
+            | Self::ChangeWaits(_)
             | Self::Unidentified(_)
             | Self::NoMajority(_)
             | Self::RingNotHealthy(_) => condition::PROGRESSING,
         }
+    }
+
+    /// Whether only a change of the spec lifts it: nothing is under way on its account.
+    pub fn needs_the_user(&self) -> bool {
+        matches!(self, Self::TooFewMachines { .. } | Self::TooLittleSpace { .. })
     }
 
     /// Whether nothing at all may be changed while it stands.

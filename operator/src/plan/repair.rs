@@ -10,12 +10,14 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::SignedDuration;
 use kvasir_core::admin_api::{OperationKind, OperationRequest, RepairStatus};
+use kvasir_core::id::NodeId;
 
 use super::form::target;
 use super::journal::{Doing, blank};
+use super::membership::about;
 use super::step::Step;
 use super::view::View;
-use crate::crd::{Operation, OperationStep, OperationType, RepairRecord};
+use crate::crd::{NodeState, NodeStatus, Operation, OperationStep, OperationType, RepairRecord};
 use crate::snapshot::{NodeSeen, OperationSeen, Snapshot};
 
 /// When a repair that did not get through is asked for again.
@@ -48,18 +50,49 @@ pub fn due(seen: &Snapshot, view: &View) -> Option<Operation> {
     if record.attempted_at.as_ref().is_some_and(|then| since(then) < AGAIN) {
         return None;
     }
+    if let Some(back) = came_back(seen, view) {
+        return Some(back);
+    }
     let interval = SignedDuration::from_secs(seen.cluster.spec.repair.interval_seconds);
     let long_ago = |then: &Time| !interval.is_zero() && since(then) >= interval;
     let in_time = record.completed_at.as_ref().is_some_and(|then| !long_ago(then));
     if in_time && record.layout == layout {
         return None;
     }
-    Some(Operation {
+    Some(Operation { layout, ..repair(seen, view) })
+}
+
+fn repair(seen: &Snapshot, view: &View) -> Operation {
+    Operation {
         id: format!("repair-{}-{}", view.epoch(), seen.now.as_second()),
-        layout,
         base_epoch: view.epoch(),
         ..blank(seen, OperationType::Repair)
+    }
+}
+
+/// A repair of all that one member has which came back after a long absence.
+fn came_back(seen: &Snapshot, view: &View) -> Option<Operation> {
+    let rows = &seen.cluster.status.as_ref()?.node_statuses;
+    let back = |row: &&NodeStatus| row.state == NodeState::Up && row.away_since.is_some();
+    let id = rows.iter().find(back)?.node_id.parse().ok()?;
+    view.member(id)?;
+    Some(about(seen, view.pod_of(id)?, Operation { node_id: id.to_string(), ..repair(seen, view) }))
+}
+
+/// Did a repair of all that this member has come to its end just now? `next` is the journal as it will
+/// stand.
+pub fn mends(seen: &Snapshot, view: &View, next: Option<&Operation>, id: &str) -> bool {
+    ended(seen, next).is_some_and(|was| {
+        (was.node_id.is_empty() || was.node_id == id)
+            && standing(seen, view, was) == Standing::Complete
     })
+}
+
+/// The repair that leaves the journal in this pass.
+fn ended<'a>(seen: &'a Snapshot, next: Option<&Operation>) -> Option<&'a Operation> {
+    let was = seen.cluster.status.as_ref()?.operation.as_ref()?;
+    let over = was.kind == OperationType::Repair && next.is_none_or(|next| next.id != was.id);
+    over.then_some(was)
 }
 
 /// Goes on with a repair.
@@ -73,7 +106,7 @@ pub fn go_on(seen: &Snapshot, view: &View, operation: &Operation) -> Doing {
         let request = OperationRequest {
             id: operation.id.clone(),
             kind: OperationKind::Repair,
-            node: None,
+            node: operation.node_id.parse().ok(),
             replaces: None,
             machine: None,
             rebalance: None,
@@ -103,7 +136,8 @@ pub fn standing(seen: &Snapshot, view: &View, operation: &Operation) -> Standing
     let mut done = 0_u64;
     let mut runs = false;
     let heard_by = seen.now.duration_since(operation.started_at.0) >= HEARD;
-    for row in view.members() {
+    let named = |id: NodeId| operation.node_id.is_empty() || id.to_string() == operation.node_id;
+    for row in view.members().filter(|row| named(row.id)) {
         if !row.liveness.is_up() {
             return Standing::Broken;
         }
@@ -136,13 +170,12 @@ fn round(answer: &crate::snapshot::NodeAnswer) -> Option<&RepairStatus> {
 pub fn record(seen: &Snapshot, view: &View, now: Option<&Operation>) -> Option<RepairRecord> {
     let status = seen.cluster.status.as_ref();
     let before = status.and_then(|status| status.repair.clone());
-    let was = status.and_then(|status| status.operation.as_ref());
-    let Some(was) = was.filter(|was| was.kind == OperationType::Repair) else { return before };
-    if now.is_some_and(|now| now.id == was.id) {
-        return before;
-    }
+    let Some(was) = ended(seen, now) else { return before };
     let before = before.unwrap_or_default();
     Some(match standing(seen, view, was) {
+        Standing::Complete if !was.node_id.is_empty() => {
+            RepairRecord { attempted_at: None, ..before }
+        }
         Standing::Complete => RepairRecord {
             layout: was.layout.clone(),
             completed_at: Some(Time(seen.now)),
@@ -161,7 +194,12 @@ pub fn layout(view: &View) -> String {
     let mut rows: Vec<String> =
         view.members().map(|row| format!("{}={};", row.id, row.partitions)).collect();
     rows.sort();
-    let hash = rows.concat().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+    fnv(&rows.concat())
+}
+
+/// FNV-1a, 64 bits, as hexadecimal digits.
+pub fn fnv(text: &str) -> String {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     format!("{hash:016x}")

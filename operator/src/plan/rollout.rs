@@ -58,6 +58,9 @@ fn quiet(seen: &Snapshot, view: &View, pod: &PodSeen) -> Result<(), String> {
         return blank.then_some(()).ok_or_else(|| format!("the node of {} is silent", pod.name));
     }
     view.healthy()?;
+    if view.newest().is_some_and(|status| status.partitions.moving > 0) {
+        return Err("data moves between the nodes".to_owned());
+    }
     if let Some(other) = seen.pods.values().find(|other| other.deleting) {
         return Err(format!("pod {} is going", other.name));
     }

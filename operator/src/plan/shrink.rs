@@ -5,6 +5,7 @@
 
 use super::form::target;
 use super::journal::Doing;
+use super::leave;
 use super::racks::{self, RackPlan, last_pods};
 use super::refusal::Refusal;
 use super::step::{PodTarget, Step};
@@ -14,7 +15,10 @@ use crate::crd::{Keep, Operation, OperationStep, OperationType};
 use crate::snapshot::Snapshot;
 
 /// Makes the StatefulSet smaller once the node left.
-pub fn shrink(seen: &Snapshot, operation: &Operation) -> Doing {
+pub fn shrink(seen: &Snapshot, view: &View, operation: &Operation) -> Doing {
+    if let Some(instead) = not_out(seen, view, operation) {
+        return instead;
+    }
     let rack = racks::rack_of(seen, &operation.pod);
     let (Some(rack), Some(ordinal)) = (rack, racks::ordinal(&operation.pod)) else {
         return Doing::Over;
@@ -48,9 +52,27 @@ pub fn shrink(seen: &Snapshot, operation: &Operation) -> Doing {
     })
 }
 
+/// Looks again whether the node is out: the journal may be older than the ring, as after the API
+/// server was put back to an older state, and the node a member again.
+fn not_out(seen: &Snapshot, view: &View, operation: &Operation) -> Option<Doing> {
+    if operation.node_id.is_empty() {
+        return None;
+    }
+    if view.member_named(&operation.node_id).is_some() {
+        return Some(Doing::Over);
+    }
+    if !leave::is_out(view, operation) {
+        return Some(Doing::Waits);
+    }
+    leave::rebound(seen, view, operation).map(Doing::Next)
+}
+
 /// Deletes the volume of the node that left, where the spec says so and the document said that it
 /// left; keeps it otherwise.
-pub fn volume(seen: &Snapshot, operation: &Operation) -> Doing {
+pub fn volume(seen: &Snapshot, view: &View, operation: &Operation) -> Doing {
+    if let Some(instead) = not_out(seen, view, operation) {
+        return instead;
+    }
     let keep = seen.cluster.spec.storage.retention.when_scaled == Keep::Retain;
     let volume = seen.volumes.get(&operation.volume);
     let same = volume.filter(|volume| volume.uid == operation.volume_uid);

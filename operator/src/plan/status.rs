@@ -12,8 +12,10 @@ use kvasir_core::admin_api::{Liveness, NodeStatus as Row, Verdict};
 use super::refusal::Refusal;
 use super::view::{View, initialized};
 use super::wanted::updated;
+use super::{moves, rebalance, repair};
 use crate::crd::{
-    KVClusterStatus, NodeState, NodeStatus, Operation, OperationType, RingStatus, condition,
+    KVClusterStatus, NodeState, NodeStatus, Operation, OperationStep, OperationType, RingStatus,
+    condition,
 };
 use crate::render::names;
 use crate::snapshot::{PodSeen, Snapshot};
@@ -44,10 +46,10 @@ pub fn status(seen: &Snapshot, found: &Findings) -> KVClusterStatus {
         selector: names::selector_text(&seen.cluster),
         version: version(view),
         cluster_id: view.cluster_id.clone(),
-        ring: ring(seen, view),
-        node_statuses: rows(seen, view),
+        ring: ring(seen, view, found.operation.as_ref()),
+        node_statuses: rows(seen, view, found.operation.as_ref()),
         operation: found.operation.clone(),
-        repair: super::repair::record(seen, view, found.operation.as_ref()),
+        repair: repair::record(seen, view, found.operation.as_ref()),
         ..KVClusterStatus::default()
     };
     let verdicts = Verdicts::of(seen, found, &status);
@@ -67,8 +69,10 @@ fn version(view: &View) -> String {
     versions.min().unwrap_or_default()
 }
 
-/// The ring as it was seen, or as it was last seen.
-fn ring(seen: &Snapshot, view: &View) -> Option<RingStatus> {
+/// The ring as it was seen, or as it was last seen; `next` is the journal as it will stand.
+fn ring(seen: &Snapshot, view: &View, next: Option<&Operation>) -> Option<RingStatus> {
+    let journal = seen.cluster.status.as_ref().and_then(|status| status.operation.as_ref());
+    let over = journal.filter(|was| next.is_none_or(|next| next.id != was.id));
     let old = seen.cluster.status.as_ref().and_then(|status| status.ring.clone());
     let (Some(cluster), Some(newest)) = (view.cluster(), view.newest()) else { return old };
     let count = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
@@ -77,6 +81,10 @@ fn ring(seen: &Snapshot, view: &View) -> Option<RingStatus> {
         hash: cluster.document_hash.clone(),
         members: count(cluster.members),
         partitions: count(newest.partitions.total),
+        balanced: match over.is_some_and(moves::came_to_its_end) {
+            true => rebalance::layout(view),
+            false => old.as_ref().map(|old| old.balanced.clone()).unwrap_or_default(),
+        },
     };
     match old {
         Some(old) if old.epoch > now.epoch => Some(old),
@@ -86,7 +94,7 @@ fn ring(seen: &Snapshot, view: &View) -> Option<RingStatus> {
 
 /// One row for each member and for each node that runs, by node id. The pod of a member that does
 /// not answer is the one that showed it last.
-fn rows(seen: &Snapshot, view: &View) -> Vec<NodeStatus> {
+fn rows(seen: &Snapshot, view: &View, next: Option<&Operation>) -> Vec<NodeStatus> {
     let before = seen.cluster.status.as_ref().map_or(&[][..], |status| &status.node_statuses);
     let mut rows: BTreeMap<String, NodeStatus> = BTreeMap::new();
     if view.cluster().is_none() {
@@ -96,7 +104,10 @@ fn rows(seen: &Snapshot, view: &View) -> Vec<NodeStatus> {
     for row in view.members() {
         let id = row.id.to_string();
         let old = before.iter().find(|old| old.node_id == id);
-        rows.insert(id, member_row(seen, view, row, old));
+        let made = member_row(seen, view, row, old);
+        let away_since =
+            away_since(seen, &made, old).filter(|_| !repair::mends(seen, view, next, &id));
+        rows.insert(id, NodeStatus { away_since, ..made });
     }
     for (id, answer) in view.blank.iter().chain(&view.ours) {
         if view.member(*id).is_none() {
@@ -104,6 +115,18 @@ fn rows(seen: &Snapshot, view: &View) -> Vec<NodeStatus> {
         }
     }
     rows.into_values().collect()
+}
+
+/// Since when a member is away; still, if it was away for so long that what it missed must be found by
+/// comparing.
+fn away_since(seen: &Snapshot, now: &NodeStatus, old: Option<&NodeStatus>) -> Option<Time> {
+    let known = old.and_then(|old| old.away_since.clone());
+    if now.state == NodeState::Down {
+        return known.or(Some(Time(seen.now)));
+    }
+    let comes_back = old.is_some_and(|old| old.state == NodeState::Down);
+    let least = SignedDuration::from_secs(seen.cluster.spec.repair.after_away_seconds);
+    known.filter(|since| !comes_back || seen.now.duration_since(since.0) >= least)
 }
 
 fn member_row(seen: &Snapshot, view: &View, row: &Row, old: Option<&NodeStatus>) -> NodeStatus {
@@ -119,6 +142,7 @@ fn member_row(seen: &Snapshot, view: &View, row: &Row, old: Option<&NodeStatus>)
             worker: String::new(),
             machine: String::new(),
             state: NodeState::Down,
+            away_since: None,
             partitions: 0,
             version: row.version.clone(),
         },
@@ -149,6 +173,7 @@ fn pod_row(
         worker: pod.worker.clone(),
         machine: String::new(),
         state: NodeState::Outside,
+        away_since: None,
         partitions: 0,
         version: status.server_version.clone(),
     }
@@ -244,6 +269,8 @@ impl Verdicts {
             Some(OperationType::Leave) => "ScalingDown",
             Some(OperationType::Restart) => "Updating",
             Some(OperationType::Relocate) => "Relocating",
+            Some(OperationType::Replace) => "Replacing",
+            Some(OperationType::Rebalance) => "Rebalancing",
             Some(OperationType::Repair) if self.ready.0 == "True" => "Repairing",
             None if self.initialized.0 == "False" => "Pending",
             None if self.ready.0 == "True" => "Running",
@@ -309,21 +336,13 @@ fn progressing(seen: &Snapshot, found: &Findings, status: &KVClusterStatus) -> V
     // A repair changes nothing that anybody would wait for: the cluster is as it is wanted meanwhile.
     let under_way = found.operation.as_ref().filter(|o| o.kind != OperationType::Repair);
     if let Some(operation) = under_way {
-        let (reason, what) = match operation.kind {
-            OperationType::Form => ("Forming", "the cluster is being formed".to_owned()),
-            OperationType::Join => ("Joining", format!("{} joins", operation.pod)),
-            OperationType::Leave => ("Leaving", format!("{} leaves", operation.pod)),
-            OperationType::Relocate => {
-                ("Relocating", format!("{} runs on {} now", operation.pod, operation.machine))
-            }
-            OperationType::Restart => ("Restarting", format!("{} is replaced", operation.pod)),
-            OperationType::Repair => ("Repairing", "all replicas are compared".to_owned()),
-        };
-        return yes(reason, what);
+        let (reason, what) = doing(operation);
+        let moved = moves::progress(operation);
+        return yes(reason, if moved.is_empty() { what } else { format!("{what}: {moved}") });
     }
     let refused = refusal(found, condition::PROGRESSING);
     let (stuck, waiting) = match refused {
-        Some(Refusal::OwnsData { .. }) => (refused, None),
+        Some(refusal) if refusal.needs_the_user() => (refused, None),
         _ => (None, refused),
     };
     if let Some(refusal) = waiting {
@@ -342,13 +361,42 @@ fn progressing(seen: &Snapshot, found: &Findings, status: &KVClusterStatus) -> V
     no("AsWanted", "nothing is under way")
 }
 
-fn pending(view: &View) -> Verdict3 {
-    let idle = view.members().filter(|row| row.partitions == 0 && row.weight > 0).count();
-    if idle == 0 {
-        return no("Balanced", "every member owns data");
+/// What an operation does, in a word and in words.
+fn doing(operation: &Operation) -> (&'static str, String) {
+    let pod = &operation.pod;
+    if operation.step == OperationStep::Cancelling {
+        let kind = format!("{:?}", operation.kind).to_lowercase();
+        return ("Cancelling", format!("the {kind} is taken back as far as it can be"));
     }
-    let message = format!("{idle} members own nothing: this version cannot move data to them");
-    yes("MovesNotSupported", message)
+    match operation.kind {
+        OperationType::Form => ("Forming", "the cluster is being formed".to_owned()),
+        OperationType::Join => ("Joining", format!("{pod} joins")),
+        OperationType::Leave => ("Leaving", format!("{pod} leaves")),
+        OperationType::Replace => {
+            let lost = &operation.replaces;
+            ("Replacing", format!("the copies of node {lost} are made anew on {pod}"))
+        }
+        OperationType::Rebalance => {
+            ("Rebalancing", "every member is given its share again".to_owned())
+        }
+        OperationType::Relocate => {
+            ("Relocating", format!("{pod} runs on {} now", operation.machine))
+        }
+        OperationType::Restart => ("Restarting", format!("{pod} is replaced")),
+        OperationType::Repair => ("Repairing", "all replicas are compared".to_owned()),
+    }
+}
+
+/// Is data where it should be?
+fn pending(view: &View) -> Verdict3 {
+    let moving = view.newest().map_or(0, |status| status.partitions.moving);
+    if moving > 0 {
+        return yes("Moving", format!("{moving} partitions move"));
+    }
+    match rebalance::idle(view) {
+        0 => no("Balanced", "every member owns data"),
+        idle => yes("MembersIdle", format!("{idle} members own nothing yet")),
+    }
 }
 
 /// Were all replicas compared within the time that the spec allows? Counted from the moment the cluster

@@ -56,6 +56,13 @@ pub enum Step {
         /// What.
         request: OperationRequest,
     },
+    /// Ask the pod's node to take an operation back.
+    Cancel {
+        /// Which pod.
+        pod: PodTarget,
+        /// The operation.
+        id: String,
+    },
     /// Evict a pod: the PodDisruptionBudget may refuse.
     Evict(PodTarget),
     /// Delete a pod without asking the budget: only for one that does not run.
@@ -125,6 +132,9 @@ impl Step {
             Self::Post { pod, request } => {
                 format!("post operation {} through pod {}", request.id, pod.name)
             }
+            Self::Cancel { pod, id } => {
+                format!("take back operation {id} through pod {}", pod.name)
+            }
             Self::Evict(pod) => format!("evict pod {}", pod.name),
             Self::DeletePod(pod) => format!("delete pod {}", pod.name),
             Self::Shrink { object, pod, .. } => format!("shrink {} by {}", name(object), pod.name),
@@ -143,6 +153,7 @@ impl Step {
             Self::Delete { .. } => "delete",
             Self::Form { .. } => "form",
             Self::Post { .. } => "post",
+            Self::Cancel { .. } => "cancel",
             Self::Evict(_) => "evict",
             Self::DeletePod(_) => "delete_pod",
             Self::Shrink { .. } => "shrink",

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::SignedDuration;
 use kvasir_core::admin_api::problem::code;
 use kvasir_core::admin_api::{
-    Answering, OperationKind, OperationStatus, Problem, RepairStatus, Status,
+    Answering, Liveness, OperationKind, OperationStatus, Problem, RepairStatus, Status,
 };
 use kvasir_core::gossip::{DocumentId, Status as Belief};
 use kvasir_core::gossip::{Gossip, GossipConfig, Labels, Me, MemberView};
@@ -286,21 +286,92 @@ fn what_was_formed_once_is_never_formed_again() {
 }
 
 #[test]
-fn a_newcomer_joins_without_data_through_a_member() {
+fn a_newcomer_joins_through_a_member_and_takes_its_share() {
     let snapshot = scene(4, 3).snapshot();
     let joining = plan(&snapshot);
     let [Step::Post { pod, request }] = acts(&joining)[..] else { panic!("{:?}", joining.steps) };
     assert_eq!(pod.name, "demo-default-0");
-    assert_eq!((request.kind, request.rebalance), (OperationKind::Join, Some(false)));
+    assert_eq!((request.kind, request.rebalance), (OperationKind::Join, None));
     assert_eq!(request.node, Some(id(3)));
     assert_eq!(request.id, joining.status.operation.as_ref().unwrap().id);
     let done = Snapshot { cluster: next(&snapshot, &joining).cluster, ..scene(4, 4).snapshot() };
     let over = plan(&done);
     assert_eq!((over.status.operation.clone(), acts(&over)), (None, vec![]));
-    assert_eq!(holds(&over, condition::REBALANCE_PENDING), ("True", "MovesNotSupported"));
+    // Whatever made it a member did not give it any data: everybody is given their share.
+    assert_eq!(holds(&over, condition::REBALANCE_PENDING), ("True", "MembersIdle"));
     let after = plan(&next(&done, &over));
     let [Step::Post { request, .. }] = acts(&after)[..] else { panic!("{:?}", after.steps) };
-    assert_eq!((request.kind, request.node), (OperationKind::Repair, None), "after every change");
+    assert_eq!((request.kind, request.node), (OperationKind::Rebalance, None));
+    let mut refused = next(&done, &after);
+    let failure = Failure {
+        step: acts(&after)[0].words(),
+        reason: "Refused".to_owned(),
+        message: "there is no such table".to_owned(),
+        problem: Some(Box::new(Problem::new(code::BAD_REQUEST, "no"))),
+    };
+    refused.failure = Some(failure);
+    let given_up = plan(&refused);
+    assert_eq!(given_up.status.operation, None, "until something is different");
+    let calm = plan(&next(&done, &given_up));
+    let [Step::Post { request, .. }] = acts(&calm)[..] else { panic!("{:?}", calm.steps) };
+    assert_eq!(request.kind, OperationKind::Repair, "after every change");
+}
+
+#[test]
+fn nodes_that_come_together_join_without_data_but_for_the_last() {
+    let joining = plan(&scene(5, 3).snapshot());
+    let [Step::Post { request, .. }] = acts(&joining)[..] else { panic!("{:?}", joining.steps) };
+    assert_eq!((request.node, request.rebalance), (Some(id(3)), Some(false)));
+    assert!(joining.status.operation.as_ref().unwrap().without_data);
+    let last = plan(&scene(5, 4).snapshot());
+    let [Step::Post { request, .. }] = acts(&last)[..] else { panic!("{:?}", last.steps) };
+    assert_eq!((request.node, request.rebalance), (Some(id(4)), None));
+}
+
+#[test]
+fn a_blank_node_in_the_pod_of_a_member_that_is_not_heard_takes_its_place() {
+    let calm = scene(4, 4).snapshot();
+    let mut known = next(&calm, &plan(&calm));
+    known.cluster.status.as_mut().unwrap().operation = None;
+    let row = &known.cluster.status.as_ref().unwrap().node_statuses[3];
+    assert_eq!((row.node_id.as_str(), row.pod.as_str()), (&*id(3).to_string(), "demo-default-3"));
+    // The node in the pod of the fourth is another one now, and gossip says that the old one is down.
+    let mut lost = known.clone();
+    for pod in lost.pods.values_mut() {
+        let NodeSeen::Answered(answer) = &mut pod.node else { continue };
+        let mut new = answer.status.nodes.iter().find(|row| row.id == id(3)).unwrap().clone();
+        (new.id, new.member) = (id(7), None);
+        for row in answer.status.nodes.iter_mut().filter(|row| row.id == id(3)) {
+            row.liveness = Liveness::Down;
+        }
+        answer.status.nodes.push(new);
+        if answer.status.answered_by == id(3) {
+            (answer.status.answered_by, answer.status.cluster) = (id(7), None);
+        }
+    }
+    let replacing = plan(&lost);
+    let [Step::Post { request, .. }] = acts(&replacing)[..] else {
+        panic!("{:?}", replacing.steps)
+    };
+    assert_eq!(request.kind, OperationKind::Replace);
+    assert_eq!((request.node, request.replaces), (Some(id(7)), Some(id(3))));
+    request.validate().unwrap();
+    assert_eq!(holds(&replacing, condition::DEGRADED), ("True", "LostVolume"));
+    // A member that is still heard is not lost, whoever has its pod.
+    let mut heard = lost.clone();
+    for pod in heard.pods.values_mut() {
+        let NodeSeen::Answered(answer) = &mut pod.node else { continue };
+        for row in answer.status.nodes.iter_mut().filter(|row| row.id == id(3)) {
+            row.liveness = Liveness::Suspect;
+        }
+    }
+    let waits = plan(&heard);
+    assert!(
+        acts(&waits).iter().all(|step| !matches!(step, Step::Post { request, .. }
+            if matches!(request.kind, OperationKind::Replace | OperationKind::Join))),
+        "{:?}",
+        waits.steps
+    );
 }
 
 /// The snapshot in which every node says of itself how far the repair in the journal is.

@@ -128,6 +128,11 @@ impl<'a> View<'a> {
         all.filter(|(_, answer)| answer.pod.uid == pod.uid).map(|(id, _)| *id).next()
     }
 
+    /// Does a pod show this identity, by the text of its id?
+    pub fn runs_named(&self, id: &str) -> bool {
+        self.ours.keys().chain(self.blank.keys()).any(|there| there.to_string() == id)
+    }
+
     /// Members that answered and have the newest document.
     fn agreeing(&self) -> usize {
         let Some(cluster) = self.cluster() else { return 0 };

@@ -22,16 +22,25 @@ pub fn of(spec: &KVClusterSpec) -> Vec<Rack> {
 /// rack and taken from the fullest, ties go by the order of the spec (added to the first, taken
 /// from the last). Racks that are added later are filled by new nodes; none is moved for them.
 pub fn spread(spec: &KVClusterSpec, now: &BTreeMap<String, i32>) -> BTreeMap<String, i32> {
+    share_out(spec, spec.nodes, now)
+}
+
+/// The same for another number of nodes than that of the spec.
+pub fn share_out(
+    spec: &KVClusterSpec,
+    nodes: i32,
+    now: &BTreeMap<String, i32>,
+) -> BTreeMap<String, i32> {
     let racks = of(spec);
     let mut counts: Vec<i32> =
         racks.iter().map(|rack| now.get(&rack.name).copied().unwrap_or(0).max(0)).collect();
     let mut total: i64 = counts.iter().copied().map(i64::from).sum();
-    while total < i64::from(spec.nodes) {
+    while total < i64::from(nodes) {
         let Some(least) = counts.iter_mut().min_by_key(|count| **count) else { break };
         *least += 1;
         total += 1;
     }
-    while total > i64::from(spec.nodes.max(0)) {
+    while total > i64::from(nodes.max(0)) {
         let Some(most) = counts.iter_mut().max_by_key(|count| **count) else { break };
         *most -= 1;
         total -= 1;

@@ -54,7 +54,9 @@ async fn a_pod_of_the_same_name_is_not_the_pod_that_was_meant() {
     let moved = PodTarget { ip: "10.0.0.99".to_owned(), ..real.clone() };
     let gone = PodTarget { name: "demo-default-7".to_owned(), ..real.clone() };
     for pod in [other.clone(), gone] {
-        for step in [Step::Evict(pod.clone()), Step::DeletePod(pod.clone()), post(pod.clone())] {
+        let cancel = Step::Cancel { pod: pod.clone(), id: "leave-1-x".to_owned() };
+        let takes_away = [Step::Evict(pod.clone()), Step::DeletePod(pod.clone())];
+        for step in takes_away.into_iter().chain([cancel, post(pod.clone())]) {
             let done = take(&bench, &life, step).await;
             assert!(is_changed(&done), "{done:?}");
         }

@@ -10,6 +10,7 @@ use hyper::{Method, Request, Response};
 use k8s_openapi::ByteString;
 use kvasir_core::admin_api::Problem;
 use kvasir_core::admin_api::problem::code;
+use kvasir_core::ring::Sealed;
 use kvasir_operator::apply::Hands;
 use kvasir_operator::crd::KVCluster;
 use kvasir_operator::metrics::Metrics;
@@ -96,7 +97,7 @@ impl World {
 pub fn resource(change: impl FnOnce(&mut Value)) -> Value {
     let mut spec = json!({
         "nodes": 3, "clusterName": NAME, "image": "kvasir:1.0.0", "storage": {"size": "1Gi"},
-        "updateStrategy": {"minReadySeconds": 10},
+        "updateStrategy": {"minReadySeconds": 10}, "ring": {"initialPartitions": 16},
     });
     change(&mut spec);
     // What the schema of a real API server fills in.
@@ -193,6 +194,17 @@ impl Bench {
         self.world.api.with_store(delete).expect("it is there");
     }
 
+    /// Somebody gives a pod's volume up: its claim goes, and the pod with it.
+    pub fn lose_volume(&self, pod: &str) {
+        self.delete("persistentvolumeclaims", &format!("data-{pod}"));
+        self.delete("pods", pod);
+    }
+
+    /// The status of the resource.
+    pub fn status(&self) -> Value {
+        self.object("kvclusters", NAME).expect("the resource is there")["status"].clone()
+    }
+
     /// An object.
     pub fn object(&self, plural: &str, name: &str) -> Option<Value> {
         self.world.api.state().store.get(&key(plural, NS, name)).cloned()
@@ -280,6 +292,14 @@ impl Bench {
         let document = nodes.document();
         all.insert("members".to_owned(), json!(document.map(|document| document.members.len())));
         all.insert("formed".to_owned(), json!(nodes.formed));
+        let idle = |document: &Sealed| {
+            document.members.keys().filter(|id| !document.owns_anything(**id)).count()
+        };
+        all.insert("idle".to_owned(), json!(document.map(idle)));
+        let running = |document: &Sealed| {
+            document.operations.values().filter(|record| record.is_running()).count()
+        };
+        all.insert("running".to_owned(), json!(document.map(running)));
         Value::Object(all)
     }
 }
@@ -318,6 +338,8 @@ fn plain(value: &Value) -> Value {
         "machine",
         "epoch",
         "hash",
+        "balanced",
+        "layout",
         "clusterID",
     ];
     match value {

@@ -31,38 +31,6 @@ async fn a_cluster_is_created_formed_and_then_left_alone() {
 }
 
 #[tokio::test]
-async fn more_nodes_become_members_that_own_nothing_and_may_leave_again() {
-    let bench = Bench::formed(|_| {}).await;
-    bench.edit(|spec| spec["nodes"] = json!(5));
-    bench.rest(&mut bench.life(None)).await;
-    assert_eq!(bench.world.nodes().document().unwrap().members.len(), 5);
-    assert_eq!(bench.condition("Ready").0, "True");
-    assert_eq!(bench.condition("RebalancePending"), held("True", "MovesNotSupported"));
-    bench.edit(|spec| spec["nodes"] = json!(3));
-    bench.rest(&mut bench.life(None)).await;
-    assert_eq!(bench.world.nodes().document().unwrap().members.len(), 3);
-    assert_eq!(bench.names("pods").len(), 3);
-    assert_eq!(bench.names("persistentvolumeclaims").len(), 5, "volumes are kept");
-    assert_eq!(bench.condition("Ready").0, "True");
-    assert_eq!(bench.condition("RebalancePending").0, "False");
-    assert_eq!(bench.violations(), Vec::<String>::new());
-}
-
-#[tokio::test]
-async fn a_node_that_owns_data_does_not_leave() {
-    let bench = Bench::formed(|spec| spec["nodes"] = json!(4)).await;
-    bench.edit(|spec| spec["nodes"] = json!(3));
-    bench.rest(&mut bench.life(None)).await;
-    assert_eq!(bench.names("pods").len(), 4);
-    assert_eq!(bench.condition("Progressing"), held("False", "MovesNotSupported"));
-    assert_eq!(bench.condition("Ready").0, "False");
-    bench.edit(|spec| spec["nodes"] = json!(4));
-    bench.rest(&mut bench.life(None)).await;
-    assert_eq!(bench.condition("Ready").0, "True");
-    assert_eq!(bench.violations(), Vec::<String>::new());
-}
-
-#[tokio::test]
 async fn volumes_of_nodes_that_left_go_where_the_spec_says_so() {
     let retention = json!({"whenScaled": "Delete"});
     let bench = Bench::formed(|spec| spec["storage"]["retention"] = retention).await;
@@ -155,7 +123,8 @@ async fn what_is_deleted_or_edited_by_hand_is_restored_and_no_pod_restarts() {
 #[tokio::test]
 async fn a_lost_stateful_set_comes_back_with_all_its_pods() {
     let bench = Bench::formed(|spec| spec["nodes"] = json!(4)).await;
-    // A scale-down that is refused stands while the set is lost: no owner may get lost with it.
+    // A scale-down that does not get on stands while the set is lost: no owner may get lost with it.
+    bench.world.nodes().moves_stand = true;
     bench.edit(|spec| spec["nodes"] = json!(3));
     bench.rest(&mut bench.life(None)).await;
     bench.delete("statefulsets", "demo-default");
@@ -168,6 +137,7 @@ async fn a_lost_stateful_set_comes_back_with_all_its_pods() {
 #[tokio::test]
 async fn a_stateful_set_made_smaller_by_hand_gets_its_members_back() {
     let bench = Bench::formed(|spec| spec["nodes"] = json!(4)).await;
+    bench.world.nodes().moves_stand = true;
     bench.edit(|spec| spec["nodes"] = json!(3));
     bench.rest(&mut bench.life(None)).await;
     bench.change("statefulsets", "demo-default", |set| set["spec"]["replicas"] = json!(2));
@@ -286,25 +256,6 @@ async fn an_operation_that_the_nodes_refuse_for_good_does_not_hold_up_a_mended_s
 }
 
 #[tokio::test]
-async fn a_lost_volume_is_named_and_its_pod_does_not_join_beside_the_lost_member() {
-    let bench = Bench::formed(|_| {}).await;
-    for _ in 0..3 {
-        // Even if it happens over and over: members that never come back do not pile up.
-        bench.delete("persistentvolumeclaims", "data-demo-default-1");
-        bench.delete("pods", "demo-default-1");
-        bench.world.settle();
-        bench.rest(&mut bench.life(None)).await;
-        assert_eq!(bench.condition("Degraded"), held("True", "LostVolume"));
-        assert_eq!(bench.condition("Ready").0, "False");
-        assert_eq!(bench.world.nodes().document().unwrap().members.len(), 3);
-    }
-    let mut life = bench.life(None);
-    bench.rest(&mut life).await;
-    assert_eq!(life.process.writes(), 0, "it stays so, and nothing is written about it");
-    assert_eq!(bench.violations(), Vec::<String>::new());
-}
-
-#[tokio::test]
 async fn a_blank_ordinal_0_never_forms_a_second_cluster() {
     let bench = Bench::formed(|_| {}).await;
     for name in bench.names("persistentvolumeclaims") {
@@ -400,4 +351,32 @@ async fn every_change_of_the_topology_is_followed_by_a_repair_of_everything() {
     assert_eq!(status(&bench)["operation"], json!(null));
     assert!(status(&bench)["repair"]["completedAt"].is_string());
     assert_eq!(bench.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_node_that_was_away_for_long_has_all_that_it_holds_compared() {
+    let away = json!({"afterAwaySeconds": 0, "overdueAfterSeconds": 100_000});
+    for (repair, repairs) in [(away, 1), (json!({}), 0)] {
+        let bench = Bench::formed(|spec| spec["repair"] = repair).await;
+        let id = bench.world.nodes().id_in("demo-default-1").unwrap();
+        let worker = bench.object("pods", "demo-default-1").unwrap()["spec"]["nodeName"].clone();
+        bench.world.kill_worker(worker.as_str().unwrap());
+        bench.world.settle();
+        bench.rest(&mut bench.life(None)).await;
+        assert_eq!(bench.condition("Degraded"), held("True", "MembersDown"));
+        bench.world.holds().dead_workers.clear();
+        bench.world.settle();
+        bench.rest(&mut bench.life(None)).await;
+        assert_eq!(bench.condition("Ready").0, "True");
+        let document = bench.world.nodes().document().cloned().unwrap();
+        let of_it = document.operations.values().filter(|record| {
+            let operation = &record.operation;
+            operation.kind == OperationKind::Repair && operation.node == Some(id)
+        });
+        assert_eq!(of_it.count(), repairs);
+        let status = bench.object("kvclusters", NAME).unwrap()["status"].clone();
+        assert_eq!(status["operation"], json!(null), "it is over, and asked for once");
+        assert!(status["nodeStatuses"][1].get("awaySince").is_none(), "{status:#}");
+        assert_eq!(bench.violations(), Vec::<String>::new());
+    }
 }

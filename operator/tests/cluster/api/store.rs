@@ -79,6 +79,11 @@ impl Store {
             .filter(move |change| change.revision > revision && change.revision <= visible)
     }
 
+    /// Becomes what it was at an earlier time. No uid is given out a second time.
+    pub fn put_back(&mut self, older: Self) {
+        *self = Self { uids: self.uids, ..older };
+    }
+
     /// One object.
     pub fn get(&self, key: &Key) -> Option<&Value> {
         self.objects.get(key)

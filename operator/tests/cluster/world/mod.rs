@@ -85,7 +85,12 @@ impl World {
             statefulset::turn(store);
             kubelet::turn(store, &mut nodes, &holds);
             garbage::turn(store);
-            nodes.gossip()
+            let pods = store.list(crate::api::kinds::by_plural("pods"), "");
+            let uids = pods.iter().map(|(_, pod)| text(pod, "/metadata/uid").to_owned());
+            nodes.keep_only(&uids.collect());
+            let heard = nodes.gossip();
+            let went_on = nodes.drive();
+            nodes.gossip() || heard || went_on
         });
         heard || self.api.state().store.revision() != before
     }
@@ -98,6 +103,12 @@ impl World {
             }
         }
         panic!("the world does not come to rest: two controllers undo each other's work");
+    }
+
+    /// The API server is put back to what it held then; processes of pods that it does not know end.
+    pub fn restore(&self, older: Store) {
+        self.api.with_store(|store| store.put_back(older));
+        self.settle();
     }
 
     /// A worker stops answering: its pods are not ready any more and are not removed.

@@ -1,10 +1,11 @@
 //! The nodes: processes in pods, identities on volumes, and one cluster document by the real rules.
 //!
 //! What a node decides here is decided by `kvasir_core`: the first layout, the children of a
-//! document, what is legal, what a status says. Left out is what takes time: ballots are won or lost
-//! at once by counting who runs, gossip tells everyone in one turn.
+//! document, how moves go on, what is legal, what a status says. Left out is what takes time: ballots
+//! are won or lost at once by counting who runs, gossip tells everyone in one turn, and a node did what
+//! a move asks of it by the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kvasir_core::admin_api::problem::code;
 use kvasir_core::admin_api::{
@@ -15,9 +16,12 @@ use kvasir_core::gossip::{
     Addresses, DocumentId, Gossip, GossipConfig, Labels, Me, MemberView, Status,
 };
 use kvasir_core::id::{ClusterId, NodeId};
+use kvasir_core::ring::driver::{Copied, Limits, Report, Seems, asked, next_child};
+use kvasir_core::ring::moves::Holder;
 use kvasir_core::ring::operation::{self, Planned};
 use kvasir_core::ring::{
-    Document, Member, MemberState, NewCluster, Ring, Sealed, TokenSecret, layout,
+    Document, Member, MemberState, NewCluster, Partition, Ring, Sealed, SlotState, TokenSecret,
+    layout, legal_child,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -82,6 +86,12 @@ pub struct Nodes {
     pub repairs_stand: bool,
     /// The code by which every operation is refused.
     pub refuses: Option<&'static str>,
+    /// Moves begin and get no further than their first step.
+    pub moves_stand: bool,
+    /// Nodes that keep stand-in copies.
+    pub keeping: BTreeSet<NodeId>,
+    /// What every store says that it holds.
+    pub load: NodeLoad,
 }
 
 type Reply = (u16, Value);
@@ -144,6 +154,33 @@ impl Nodes {
         news
     }
 
+    /// Every move goes on by what the nodes that run did for it; says whether one did.
+    pub fn drive(&mut self) -> bool {
+        let Some(document) = self.document().cloned() else { return false };
+        let up = self.running_ids();
+        let mut voters = document.members.keys().filter(|id| up.contains(id));
+        let driver = voters.next().copied();
+        let Some(driver) = driver.filter(|_| (voters.count() + 1) * 2 > document.members.len())
+        else {
+            return false;
+        };
+        let told = if self.moves_stand { BTreeMap::new() } else { reports(&document, &up) };
+        let seems = |node: NodeId| if up.contains(&node) { Seems::Up } else { Seems::Away };
+        let limits = Limits { incoming: 64, outgoing: 64, total: 256 };
+        let Some(child) = next_child(&document, &told, seems, &limits) else { return false };
+        let child = Sealed::new(child);
+        legal_child(&document, &child).expect("the driver proposes what is legal");
+        for volume in self.volumes.values_mut().filter(|volume| volume.id == driver) {
+            volume.document = Some(child.clone());
+        }
+        true
+    }
+
+    /// Stops what runs in none of these pods: their objects are gone.
+    pub fn keep_only(&mut self, uids: &BTreeSet<String>) {
+        self.running.retain(|uid, _| uids.contains(uid));
+    }
+
     /// Is every member running and of one mind?
     pub fn healthy(&self) -> bool {
         let Some(newest) = self.document() else { return true };
@@ -183,6 +220,9 @@ impl Nodes {
             ("GET", path) if path.starts_with("/v1/operations/") => {
                 self.operation(&node, &path["/v1/operations/".len()..])
             }
+            ("DELETE", path) if path.starts_with("/v1/operations/") => {
+                self.cancel(&node, &path["/v1/operations/".len()..])
+            }
             _ => refused(&Problem::new(code::UNKNOWN_ROUTE, path)),
         })
     }
@@ -218,7 +258,7 @@ impl Nodes {
             ring: ring.as_ref(),
             members: &members,
             now_ms: 60_000,
-            load: Some(NodeLoad::default()),
+            load: Some(self.load.clone()),
         };
         json!(answering.status())
     }
@@ -227,8 +267,13 @@ impl Nodes {
     fn repair(&self, node: &Started) -> Value {
         let document = self.volumes[&node.volume].document.as_ref();
         let operations = document.into_iter().flat_map(|document| &document.operations);
+        let me = self.volumes[&node.volume].id;
         let asked = operations
-            .filter(|(_, record)| record.operation.kind == operation::OperationKind::Repair)
+            .filter(|(_, record)| {
+                let asked = &record.operation;
+                let repairs = asked.kind == operation::OperationKind::Repair;
+                repairs && asked.node.is_none_or(|node| node == me)
+            })
             .max_by_key(|(_, record)| record.finished);
         json!(RepairStatus {
             running: asked.is_some() && self.repairs_stand,
@@ -246,7 +291,8 @@ impl Nodes {
             .map(|(claim, volume)| {
                 let node = self.running.values().find(|node| node.volume == *claim);
                 let status = if node.is_some() { Status::Alive } else { Status::Down };
-                view(volume, node, status)
+                let keeps_copies = self.keeping.contains(&volume.id);
+                MemberView { keeps_copies, ..view(volume, node, status) }
             })
             .collect()
     }
@@ -302,9 +348,6 @@ impl Nodes {
         if let Some(code) = self.refuses {
             return problem(code, "refused by the test", None);
         }
-        if asked.moves_data() {
-            return problem(code::UNSUPPORTED_OPERATION, "it would move data", None);
-        }
         let Some(parent) = self.volumes[&node.volume].document.clone() else {
             return problem(code::NOT_FORMED, "no document yet", None);
         };
@@ -313,7 +356,10 @@ impl Nodes {
         if voters * 2 <= parent.members.len() {
             return problem(code::NO_MAJORITY, "too few members run", None);
         }
-        let joins = asked.kind == operation::OperationKind::Join;
+        let joins = matches!(
+            asked.kind,
+            operation::OperationKind::Join | operation::OperationKind::Replace
+        );
         let place = self
             .running
             .values()
@@ -329,7 +375,7 @@ impl Nodes {
             None => place.filter(|_| joins).map(|node| member(&node.labels)),
         };
         let wanted = asked.operation(place);
-        let planned = operation::plan(&parent, &asked.id, &wanted)
+        let planned = operation::plan_for(&parent, &asked.id, &wanted, asked.replaces)
             .map_err(|refused| Box::new(Problem::from(refused)))?;
         let record = match planned {
             Planned::AlreadyRecorded(record) => *record,
@@ -347,6 +393,24 @@ impl Nodes {
         Ok(json!(OperationStatus::of(&asked.id, &record)))
     }
 
+    fn cancel(&mut self, node: &Started, id: &str) -> Reply {
+        let claim = node.volume.clone();
+        let Some(document) = self.volumes[&claim].document.clone() else {
+            return refused(&Problem::new(code::NOT_FORMED, "no document yet"));
+        };
+        match operation::cancel(&document, id) {
+            Err(error) => return refused(&Problem::from(error)),
+            Ok(None) => {}
+            Ok(Some(child)) => {
+                if let Some(volume) = self.volumes.get_mut(&claim) {
+                    volume.document = Some(Sealed::new(child));
+                }
+                self.gossip();
+            }
+        }
+        self.operation(node, id)
+    }
+
     fn operation(&self, node: &Started, id: &str) -> Reply {
         let document = self.volumes[&node.volume].document.as_ref();
         match document.map(|document| document.operations.get(id)) {
@@ -355,6 +419,30 @@ impl Nodes {
             Some(Some(record)) => (200, json!(OperationStatus::of(id, record))),
         }
     }
+}
+
+/// What nodes that run say of the moves in a document: all that was asked of them.
+fn reports(document: &Document, up: &[NodeId]) -> BTreeMap<NodeId, Report> {
+    let there = asked(document).into_iter().filter(|node| up.contains(node));
+    let mut reports: BTreeMap<NodeId, Report> =
+        there.map(|node| (node, Report { fenced: document.epoch, ..Report::default() })).collect();
+    for (index, entry) in (0..).zip(&document.table) {
+        let Some((_, slot)) = entry.moving() else { continue };
+        let Some(next) = slot.state.successor() else { continue };
+        let others = entry.slots.values().flatten().filter(|slot| !slot.state.moves());
+        let sources: Vec<Holder<NodeId>> = match slot.state {
+            SlotState::Copying(_) => vec![Holder { node: slot.owner, since: slot.since }],
+            _ => others.map(|slot| Holder { node: slot.owner, since: slot.since }).collect(),
+        };
+        let copied = sources.into_iter().filter(|source| up.contains(&source.node)).map(|source| {
+            let partition = Partition { k: document.partition_bits, index };
+            Copied { partition, since: next.since, source, fenced: entry.version, bytes: 100 }
+        });
+        if let Some(report) = reports.get_mut(&next.node) {
+            report.copied.extend(copied);
+        }
+    }
+    reports
 }
 
 /// The tag of an image: what a node of this world says its version is.
