@@ -1,7 +1,9 @@
 //! The whole story on a real Kubernetes: installed by helm, applied, loaded with 10,000 keys by a client pod
 //! whose history is judged, while the operator dies, a pod is deleted, a worker is drained, a worker loses its
-//! power and a change of the configuration rolls; uninstalled down to the volumes and installed on them again.
+//! power, a change of the configuration rolls, two nodes come and leave and a volume is lost; uninstalled down to the
+//! volumes and installed on them again.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use kvasir_tests::kube::{
@@ -12,6 +14,8 @@ use serde_json::{Value, json};
 
 /// Longest wait for a whole cluster to be well again.
 const WELL: Duration = Duration::from_secs(240);
+/// Longest wait for data to be where it should be.
+const SCALED: Duration = Duration::from_secs(300);
 
 fn worker_of(pod: &Value) -> String {
     pod["spec"]["nodeName"].as_str().unwrap_or_default().to_string()
@@ -96,11 +100,25 @@ fn a_worker_is_killed(kvc: &Kvc<'_>, load: &LoadPod<'_>) {
     start_worker(&worker);
     kvc.scenario.until_ready(&pod, WELL);
     kvc.wait_ready(WELL);
+    // It was away for longer than the spec allows: all that it has is compared.
+    until("what the node has is compared", WELL, || {
+        let events = kvc.scenario.kubectl(&["get", "events", "-o", "json"]).json();
+        let words = format!("of pod {pod} ");
+        let found = events["items"].as_array().into_iter().flatten().any(|event| {
+            let message = event["message"].as_str().unwrap_or_default();
+            event["reason"] == "RepairBegan" && message.contains(&words)
+        });
+        if found { Ok(()) } else { Err(kvc.object()["status"].to_string()) }
+    });
 }
 
 fn a_change_rolls(kvc: &Kvc<'_>, load: &LoadPod<'_>) {
     let before = kvc.identities();
-    kvc.change(&json!({"config": {"log": {"filter": "info,kvasir::peer=debug"}}}));
+    kvc.change(&json!({
+        "config": {"log": {"filter": "info,kvasir::peer=debug"}},
+        "topology": {"allowMultipleNodesPerWorker": true},
+        "storage": {"retention": {"whenScaled": "Delete"}},
+    }));
     until("every pod is made anew", WELL, || {
         let out = kvc.out_of_service();
         assert!(out.len() <= 1, "more than one node at a time: {out:?}");
@@ -110,6 +128,56 @@ fn a_change_rolls(kvc: &Kvc<'_>, load: &LoadPod<'_>) {
     });
     kvc.wait_ready(WELL);
     load.goes_on(100);
+}
+
+/// The number of nodes changes, and with it who has what.
+fn scaled(kvc: &Kvc<'_>, load: &LoadPod<'_>, nodes: usize) {
+    let begun = Instant::now();
+    let target = format!("kvc/{}", kvc.name);
+    kvc.scenario.kubectl(&["scale", &target, &format!("--replicas={nodes}")]);
+    let mut told = BTreeMap::new();
+    until(&format!("{nodes} nodes have their share"), SCALED, || {
+        let object = kvc.object();
+        let operation = &object["status"]["operation"];
+        if operation["movesTotal"].as_u64() > Some(0) {
+            let figures = [&operation["movesDone"], &operation["movedBytes"]];
+            told.insert(operation["id"].to_string(), format!("{figures:?}"));
+        }
+        let rows = object["status"]["nodeStatuses"].as_array().cloned().unwrap_or_default();
+        let own = rows.iter().filter(|row| row["partitions"].as_u64() > Some(0)).count();
+        let pods = kvc.pods().len();
+        if own == nodes && rows.len() == nodes && pods == nodes {
+            Ok(())
+        } else {
+            Err(format!("{pods} pods: {}", object["status"]))
+        }
+    });
+    kvc.until_condition("Ready", "True", WELL);
+    let seconds = begun.elapsed().as_secs();
+    println!("{nodes} nodes after {seconds} s; copies and bytes moved, as last seen: {told:?}");
+    assert!(!told.is_empty(), "how far it is stands in the status");
+    load.goes_on(300);
+}
+
+/// A volume is lost for good: a new node takes the place of the one that it held.
+fn a_lost_volume_is_replaced(kvc: &Kvc<'_>, load: &LoadPod<'_>) {
+    let begun = Instant::now();
+    let (pod, _) = pod_apart(kvc, load);
+    let claim = format!("data-{pod}");
+    let rows = || kvc.object()["status"]["nodeStatuses"].as_array().cloned().unwrap_or_default();
+    let node = rows().iter().find(|row| row["pod"] == pod.as_str()).cloned().expect("its row");
+    kvc.scenario.kubectl(&["delete", "pvc", &claim, "--wait=false"]);
+    kvc.scenario.kubectl(&["delete", "pod", &pod]);
+    until("another node has its place", SCALED, || {
+        let rows = rows();
+        let old = rows.iter().any(|row| row["nodeID"] == node["nodeID"]);
+        let new = rows.iter().find(|row| row["pod"] == pod.as_str());
+        let owns = new.is_some_and(|new| new["partitions"].as_u64() > Some(0));
+        if owns && !old { Ok(()) } else { Err(kvc.object()["status"].to_string()) }
+    });
+    kvc.until_condition("Ready", "True", WELL);
+    println!("replaced in {} s", begun.elapsed().as_secs());
+    load.goes_on(300);
 }
 
 /// What is left in the namespace once the release and the cluster are gone.
@@ -143,7 +211,9 @@ fn ten_thousand_keys_survive_everything_that_may_happen_to_a_cluster() {
     let scenario = Scenario::new("kvasir-story");
     install_operator(&scenario, &[]);
     step("the operator is installed");
-    let kvc = Kvc::apply(&scenario, &Kvc::manifest("demo"));
+    let mut manifest = Kvc::manifest("demo");
+    manifest["spec"]["repair"] = json!({"afterAwaySeconds": 1});
+    let kvc = Kvc::apply(&scenario, &manifest);
     kvc.wait_ready(WELL);
     columns(&kvc);
     let cluster_id = kvc.object()["status"]["clusterID"].clone();
@@ -162,6 +232,12 @@ fn ten_thousand_keys_survive_everything_that_may_happen_to_a_cluster() {
     step("a worker was killed");
     a_change_rolls(&kvc, &load);
     step("a change rolled");
+    scaled(&kvc, &load, 5);
+    step("two nodes came");
+    scaled(&kvc, &load, 3);
+    step("two nodes left");
+    a_lost_volume_is_replaced(&kvc, &load);
+    step("a lost volume was replaced");
     load.judge();
     step("the history is good");
     let pods = kvc.pods();
@@ -174,7 +250,9 @@ fn ten_thousand_keys_survive_everything_that_may_happen_to_a_cluster() {
     only_the_volumes_are_left(&scenario);
     step("uninstalled");
     install_operator(&scenario, &[]);
-    let kvc = Kvc::apply(&scenario, &Kvc::manifest("demo"));
+    let mut manifest = Kvc::manifest("demo");
+    manifest["spec"]["topology"] = json!({"allowMultipleNodesPerWorker": true});
+    let kvc = Kvc::apply(&scenario, &manifest);
     kvc.wait_ready(WELL);
     assert_eq!(kvc.object()["status"]["clusterID"], cluster_id, "the cluster that it was");
     load.judge();
