@@ -30,6 +30,8 @@ pub enum Bug {
     TakeLate,
     /// A tombstone is erased as soon as all owners hold it.
     EraseEarly,
+    /// A volume that was put back takes its old copies for whole once it may vote again.
+    FloorUnseen,
     /// What stands in the place of an agreed tombstone by now is erased with it.
     EraseUnequal,
 }

@@ -44,13 +44,16 @@ pub trait AdminBackend {
     fn put_document(&self, put: DocumentPut) -> LocalBoxFuture<'_, Answered<DocumentAnswer>>;
     /// Forms the cluster.
     fn init(&self, request: InitRequest) -> LocalBoxFuture<'_, Answered<DocumentAnswer>>;
-    /// Posts an operation; idempotent by id. Kinds that are not built never get here.
+    /// Posts an operation; idempotent by id.
     fn post_operation(
         &self,
         request: OperationRequest,
     ) -> LocalBoxFuture<'_, Answered<OperationStatus>>;
     /// What posting the operation would do. Nothing is changed.
-    fn plan_operation(&self, request: OperationRequest) -> Answered<OperationPlan>;
+    fn plan_operation(
+        &self,
+        request: OperationRequest,
+    ) -> LocalBoxFuture<'_, Answered<OperationPlan>>;
     /// How far an operation is.
     fn operation(&self, id: &str) -> Answered<OperationStatus>;
     /// How far anti-entropy is.

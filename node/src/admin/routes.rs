@@ -172,15 +172,13 @@ impl<B: AdminBackend> Admin<B> {
 
     async fn operate(&self, request: OperationRequest, dry_run: bool) -> Answered<Answer> {
         request.validate().map_err(Box::new)?;
-        if !request.is_built()
-            || dry_run && request.moves_data() && !OperationPlan::is_planned(request.kind)
-        {
-            let mut problem = unsupported("this kind of operation");
+        if dry_run && request.moves_data() && !OperationPlan::is_planned(request.kind) {
+            let mut problem = unsupported("the plan of this kind of operation");
             *problem = problem.hint(BUILT);
             return Err(problem);
         }
         if dry_run {
-            return Ok(json(&self.backend.plan_operation(request)?));
+            return Ok(json(&patient(self.backend.plan_operation(request)).await?));
         }
         Ok(json(&patient(self.backend.post_operation(request)).await?))
     }

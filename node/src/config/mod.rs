@@ -325,6 +325,9 @@ pub struct RepairConfig {
     pub tree_bits: u8,
     /// In how much time the whole tree is compared with the data; 0: only what is in doubt.
     pub scrub_interval: Duration,
+    /// Whether this node has what it lost made anew by itself: copies on a volume that was put back, emptied
+    /// or left behind, and those of which a damaged table held a part. Else somebody posts a `rebuild`.
+    pub rebuild: bool,
 }
 
 impl Default for RepairConfig {
@@ -334,6 +337,7 @@ impl Default for RepairConfig {
             interval: Duration::from_millis(60_000),
             tree_bits: 20,
             scrub_interval: Duration::from_millis(7 * 24 * 3_600_000),
+            rebuild: true,
         }
     }
 }

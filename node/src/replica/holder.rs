@@ -73,15 +73,14 @@ impl Leaving {
 pub struct Holder {
     replica: Arc<Replica>,
     boot: u64,
-    started_at: u64,
     /// Sets erased since the start.
     pub erased: AtomicU64,
 }
 
 impl Holder {
-    /// `boot` is this start of the node, `started_at` the generation that its volume held then.
-    pub fn new(replica: Arc<Replica>, boot: u64, started_at: u64) -> Self {
-        Self { replica, boot, started_at, erased: AtomicU64::new(0) }
+    /// `boot` is this start of the node.
+    pub fn new(replica: Arc<Replica>, boot: u64) -> Self {
+        Self { replica, boot, erased: AtomicU64::new(0) }
     }
 
     fn term(&self) -> Term {
@@ -108,10 +107,10 @@ impl Holder {
 
     async fn confirm(&self, view: &View, partition: Partition, items: Vec<Item>) -> Say {
         let generation = self.replica.generation().now();
-        let term = self.term();
+        let (term, began) = (self.term(), self.replica.generation().began());
         let highest = view.members.values().map(|m| m.report.generation).max().unwrap_or(0);
         let early = self.replica.planted().is(Bug::EraseEarly);
-        if !Margins::RULE.confirms(generation, self.started_at, highest) && !early {
+        if !Margins::RULE.confirms(generation, began, highest) && !early {
             return Say::No(Why::Started);
         }
         let holds =

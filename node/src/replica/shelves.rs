@@ -149,6 +149,14 @@ impl Shelves {
         self.counted.store(true, Relaxed);
     }
 
+    /// Everything that was kept is gone. Copies may have been held until now.
+    pub fn emptied(&self) {
+        let generation = self.generation.now();
+        let mut books = self.books();
+        let until = books.until.map(|_| HeldUntil::unknown(generation));
+        *books = Books { until, ..Books::default() };
+    }
+
     /// Stand-in copies and hints that are held.
     pub fn held(&self) -> (Kind, Kind) {
         let books = self.books();
@@ -325,6 +333,11 @@ mod tests {
         assert_eq!(shelves.filled().len(), 1, "the hint is left");
         shelves.shrink_hint(shelf, 10);
         assert_eq!((shelves.held(), shelves.filled().len()), Default::default());
+        assert_eq!(grown((0, 30), (None, None)), Some(6));
+        shelves.emptied();
+        assert_eq!((shelves.held(), shelves.filled().len()), Default::default());
+        let told = shelves.told();
+        assert_eq!((told.holds(6), told.until(5)), (false, 6), "it may have held any");
     }
 
     #[test]

@@ -329,6 +329,17 @@ impl StandIns {
         Ok(applied.out)
     }
 
+    /// Drops everything that is kept here: it may be of an older state.
+    ///
+    /// # Errors
+    /// [`LocalError::Write`]; all of it may still be there.
+    pub async fn drop_all(&self) -> Result<(), LocalError> {
+        let first = TableKey::first_of(0);
+        self.store.drop_range(&first, None, engine(Durability::Group)).await?;
+        self.shelves.emptied();
+        Ok(())
+    }
+
     /// Why this store takes no more writes, for good, if so.
     pub fn failed(&self) -> Option<String> {
         self.store.failed()

@@ -9,8 +9,12 @@
 //! any more who entered under an older one ([`Views::fenced`]). The counter is raised before the
 //! newest document is looked at again, and the newest document is stored before the counter is read,
 //! with full fences between: either the one who enters sees the newer document, or the fence sees him.
+//!
+//! Where this node begins anew in a partition that it still holds (a rebuild), the gate is *closed* first:
+//! from then on nobody enters until the newer document is in force, so that what is dropped in between is
+//! never taken for all there is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -79,6 +83,11 @@ pub struct View {
     pub members: BTreeMap<NodeId, Member>,
     /// Why this node serves no data at the moment, if so.
     pub retired: Option<String>,
+    /// Copies that this node came to hold after this epoch are used, also while it is `retired`: it makes
+    /// the others anew. None: no copy of it is used.
+    pub above: Option<u64>,
+    /// Partitions that nobody enters, since this node is about to begin anew in them.
+    pub closed: Arc<BTreeSet<Partition>>,
     /// The generation of this node when this was the newest view, or one before: whatever is read or
     /// minted by this view is stamped with it.
     pub generation: u64,
@@ -93,8 +102,20 @@ impl View {
             formed: None,
             members: BTreeMap::new(),
             retired: None,
+            above: Some(0),
+            closed: Arc::default(),
             generation: 0,
         }
+    }
+
+    /// Why this node's copy of a partition is not used; none while it is, or where it has none and serves.
+    pub fn unused(&self, partition: Partition) -> Option<&str> {
+        let reason = self.retired.as_deref()?;
+        let document = self.formed.as_ref().map(|formed| formed.ring.document());
+        let entry = document.and_then(|document| document.entry(partition));
+        let since = entry.and_then(|entry| entry.tenure(self.me));
+        let used = self.above.zip(since).is_some_and(|(above, since)| since > above);
+        (!used).then_some(reason)
     }
 
     /// Epoch of the newest document here; 0 without one.
@@ -199,12 +220,24 @@ impl Views {
             if formed.ring.version(partition) != Some((version, entry_hash)) {
                 return Err(OtherVersion { epoch: formed.ring.epoch() });
             }
+            if view.closed.contains(&partition) {
+                // The document that begins the copy anew is stored already.
+                return Err(OtherVersion { epoch: formed.ring.epoch() + 1 });
+            }
             let pass = Pass::enter(formed);
             let now = self.now.load();
             if now.formed.as_ref().is_some_and(|now| Arc::ptr_eq(now, formed)) {
                 return Ok(pass);
             }
         }
+    }
+
+    /// Whether nobody is inside any more who entered before the newest view came with its document.
+    pub fn quiet(&self) -> bool {
+        fence(Ordering::SeqCst);
+        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        before.retain(|old| old.inside.load(Ordering::SeqCst) > 0);
+        before.is_empty()
     }
 
     /// The newest epoch whose versions are fenced here: nobody is inside who entered under an older
@@ -294,6 +327,36 @@ mod tests {
         assert!(alive.may_be((6, 1)) && alive.may_be((5, 41)), "a later start");
         assert!(!alive.may_be((4, 99)) && !alive.may_be((5, 39)), "a copy of the volume");
         assert!(listed(Status::Suspect).may_be((4, 99)) && listed(Status::Down).may_be((4, 99)));
+    }
+
+    #[test]
+    fn a_closed_partition_lets_nobody_in_until_the_newer_document_is_in_force() {
+        let document = first();
+        let views = Views::new(view(&document));
+        let [(one, v, h), (other, w, i)] = [version(&document, 0), version(&document, 1)];
+        let inside = views.enter(one, v, h).unwrap();
+        // The same document made ready once more: whoever entered before is told apart.
+        views.store(View { closed: Arc::new(BTreeSet::from([one])), ..view(&document) });
+        assert_eq!(views.enter(one, v, h).unwrap_err(), OtherVersion { epoch: 2 });
+        assert!(views.enter(other, w, i).is_ok(), "an entry that is not closed goes on");
+        assert!(!views.quiet(), "somebody is still inside");
+        drop(inside);
+        assert!(views.quiet());
+        views.store(view(&document.child()));
+        assert!(views.enter(one, v, h).is_ok());
+    }
+
+    #[test]
+    fn a_node_that_is_rebuilt_uses_what_it_holds_since_then() {
+        let document = first();
+        let of = Partition { k: 1, index: 0 };
+        let retired = |above| View { retired: Some("old".into()), above, ..view(&document) };
+        assert_eq!(view(&document).unused(of), None);
+        assert_eq!(retired(Some(0)).unused(of), None, "its tenure began in epoch 1");
+        assert_eq!(retired(Some(1)).unused(of), Some("old"));
+        assert_eq!(retired(None).unused(of), Some("old"));
+        let stranger = View { me: NodeId::from_bytes([2; 16]), ..retired(Some(0)) };
+        assert_eq!(stranger.unused(of), Some("old"), "it may not stand in either");
     }
 
     #[tokio::test(start_paused = true)]

@@ -94,8 +94,11 @@ impl AdminBackend for Backend {
         Box::pin(self.operate(request))
     }
 
-    fn plan_operation(&self, request: OperationRequest) -> Answered<OperationPlan> {
-        self.dry_run(request)
+    fn plan_operation(
+        &self,
+        request: OperationRequest,
+    ) -> LocalBoxFuture<'_, Answered<OperationPlan>> {
+        Box::pin(self.dry_run(request))
     }
 
     fn operation(&self, id: &str) -> Answered<OperationStatus> {

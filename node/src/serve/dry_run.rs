@@ -32,7 +32,7 @@ impl Backend {
     }
 
     /// Bytes of one partition replica, in the mean of those that this node owns; 0 if none.
-    fn replica_bytes(&self, newest: &Document) -> u64 {
+    pub(super) fn replica_bytes(&self, newest: &Document) -> u64 {
         let me = self.shared.views.load().me;
         let owned = newest.table.iter().filter(|entry| entry.names(me)).count() as u64;
         let stats = self.shared.replica.store().stats();

@@ -224,7 +224,8 @@ impl Handler {
     }
 
     fn report_moves(&self) -> Result<Reply, Refusal> {
-        let report = self.moving.report(&self.coordinate.views);
+        let coordinate = &self.coordinate;
+        let report = self.moving.report(&coordinate.views, coordinate.replica.store());
         let bytes = postcard::to_allocvec(&report)
             .map_err(|e| Refusal::Unknown(format!("the report does not encode: {e}")))?;
         Ok(Reply::MoveReport(bytes.into()))
@@ -385,8 +386,8 @@ impl Handler {
         let until = Instant::now() + ON_ITS_WAY;
         loop {
             let view = self.coordinate.views.load();
-            if let Some(reason) = &view.retired {
-                return Err(Refusal::NotServing(reason.clone()));
+            if let Some(reason) = view.unused(route.partition) {
+                return Err(Refusal::NotServing(reason.to_string()));
             }
             let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
             let epoch = ring.epoch();

@@ -34,6 +34,7 @@ use crate::planted::Bug;
 use crate::replica::{Holder, Moving, Replica, StandIns, Trees, View, Views};
 use crate::seam::World;
 use crate::tasks::control::Inbox;
+use crate::tasks::set_aside::{Finding, SetAside};
 use crate::tasks::tenures::Tenures;
 use crate::tasks::{
     AntiEntropy, Control, ControlHandle, Copying, HandingBack, Identity, IdentityError,
@@ -97,7 +98,7 @@ pub struct ControlParts {
     files: SmallFiles,
     inbox: Inbox,
     nonce: u64,
-    put_back: Option<String>,
+    finding: Option<Finding>,
     tenures: Tenures,
 }
 
@@ -176,7 +177,7 @@ pub fn open(
         Store::open(kept, world.disk.clone(), world.maintenance.clone(), Arc::new(NoObserver))?;
     let mut rng = SmallRng::seed_from_u64(world.seed);
     let (identity, acceptor) = identity::establish(&files, &mut rng)?;
-    let put_back = identity::put_back(&files)?;
+    let finding = identity::found(&files)?;
     let generation = generations::load(&files)?;
     let tenures = identity::tenures(&files)?;
     let (mut tag, nonce) = (rng.next_u64(), rng.next_u64());
@@ -192,7 +193,7 @@ pub fn open(
     let repairs = Arc::new(Repairs::new(schedule, trees.clone()));
     let replica =
         Arc::new(Replica::new((store, trees), minter, world.clock.clone(), world.planted));
-    replica.generation().reached(generation);
+    replica.generation().start(generation);
     let cap = |size: crate::config::Size| Cap { max_bytes: size.0 };
     let (copies, hints) =
         (cap(config.handoff.standins_max_bytes), cap(config.handoff.hints_max_bytes));
@@ -202,7 +203,7 @@ pub fn open(
         me: Me::new(Hello::blank(identity.node, nonce, identity.boot)),
         standins: Arc::new(StandIns::new(kept, replica.clone(), copies, hints)),
         pace: Arc::new(std::sync::Mutex::new(Pace::new(config.handoff.rate.0))),
-        holder: Arc::new(Holder::new(replica.clone(), identity.boot, generation)),
+        holder: Arc::new(Holder::new(replica.clone(), identity.boot)),
         reclaim: Arc::default(),
         mending: AtomicBool::new(false),
         repairs,
@@ -219,7 +220,7 @@ pub fn open(
         config,
     };
     tracing::info!(node = %identity.node, boot = identity.boot, "the volume is open");
-    Ok((Arc::new(shared), ControlParts { acceptor, files, inbox, nonce, put_back, tenures }))
+    Ok((Arc::new(shared), ControlParts { acceptor, files, inbox, nonce, finding, tenures }))
 }
 
 /// Builds the control side on the thread that will run it.
@@ -267,7 +268,9 @@ pub fn control(
         seeds: RefCell::new(config.node.seeds.clone()),
         unfit: RefCell::new(None),
         starting: Cell::new(true),
-        put_back: RefCell::new(parts.put_back),
+        set_aside: SetAside::new(parts.finding),
+        closed: RefCell::default(),
+        rebuilds: config.repair.rebuild,
         enforced: tokio::sync::Notify::new(),
         generation_interval: config.reclaim.generation.0,
         held_up_by: RefCell::default(),

@@ -1,17 +1,20 @@
 //! Operations as a node carries them out: what the document records already is answered from it, what
 //! is new becomes the next document by ballot. Idempotent by id, whichever node is asked.
 
+use std::collections::BTreeSet;
+
 use kvasir_core::admin_api::problem::code;
 use kvasir_core::admin_api::{
     OperationKind, OperationPlan, OperationRequest, OperationStatus, Problem,
 };
 use kvasir_core::gossip::MemberView;
-use kvasir_core::ring::operation::{Planned, cancel, plan_for};
-use kvasir_core::ring::{Document, Member, Sealed};
+use kvasir_core::ring::operation::{Planned, cancel, plan_for, plan_rebuild};
+use kvasir_core::ring::{Document, Member, Partition, Sealed};
 
 use super::backend::{Backend, member, problem};
 use crate::admin::Answered;
 use crate::tasks::ballots::ProposeError;
+use crate::tasks::driver;
 
 /// How often an operation is planned anew after another change was faster.
 const RACES_MAX: u32 = 5;
@@ -25,7 +28,7 @@ impl Backend {
             let newest = self.newest()?;
             let child = match recorded(&newest, &request)? {
                 Some(status) => return Ok(status),
-                None => self.planned(&newest, &request)?,
+                None => self.planned(&newest, &request).await?,
             };
             let Some(child) = child else { continue };
             match self.proposed(Sealed::new(child)).await {
@@ -64,26 +67,63 @@ impl Backend {
     }
 
     /// What posting the operation would do.
-    pub(super) fn dry_run(&self, request: OperationRequest) -> Answered<OperationPlan> {
+    pub(super) async fn dry_run(&self, request: OperationRequest) -> Answered<OperationPlan> {
         request.validate().map_err(Box::new)?;
         let newest = self.newest()?;
         let known = recorded(&newest, &request)?.is_some();
+        if request.kind == OperationKind::Rebuild && !known {
+            let lost = self.lost(&newest, &request).await?;
+            let bytes = self.replica_bytes(&newest);
+            return OperationPlan::rebuilding(request, &newest, &lost, bytes).map_err(Box::new);
+        }
         if request.moves_data() && !known {
             let place = self.place(&newest, &request)?;
             return self.plan_moves(request, &newest, place);
         }
-        let child = if known { None } else { self.planned(&newest, &request)? };
+        let child = if known { None } else { self.planned(&newest, &request).await? };
         Ok(OperationPlan::without_moves(request, newest.epoch, child.as_ref()))
     }
 
     /// The document that the operation leads to; none where its record is there already.
-    fn planned(&self, newest: &Sealed, request: &OperationRequest) -> Answered<Option<Document>> {
+    async fn planned(
+        &self,
+        newest: &Sealed,
+        request: &OperationRequest,
+    ) -> Answered<Option<Document>> {
         self.may_go(request)?;
-        let operation = request.operation(self.place(newest, request)?);
-        let planned = plan_for(newest, &request.id, &operation, request.replaces);
+        let planned = match (request.kind, request.node) {
+            (OperationKind::Rebuild, Some(node)) => {
+                let lost = self.lost(newest, request).await?;
+                plan_rebuild(newest, &request.id, node, &lost)
+            }
+            _ => {
+                let operation = request.operation(self.place(newest, request)?);
+                plan_for(newest, &request.id, &operation, request.replaces)
+            }
+        };
         match planned.map_err(|e| Box::new(Problem::from(e)))? {
             Planned::Child(child) => Ok(Some(*child)),
             Planned::AlreadyRecorded(_) => Ok(None),
+        }
+    }
+
+    /// The partitions of which the node to rebuild says that its copy is lost. Only it knows.
+    async fn lost(
+        &self,
+        newest: &Document,
+        request: &OperationRequest,
+    ) -> Answered<BTreeSet<Partition>> {
+        let member = request.node.filter(|node| newest.members.contains_key(node));
+        let Some(node) = member else {
+            return problem(code::UNKNOWN_NODE, "the node is no member of this cluster");
+        };
+        match driver::report_of(&self.control, node).await {
+            Some(report) => Ok(report.lost.into_iter().map(|lost| lost.partition).collect()),
+            None => {
+                let what = "the node to rebuild does not say what it lost: it did not answer";
+                let hint = "start it, or post a `replace` if it is gone for good";
+                Err(Box::new(Problem::new(code::UNAVAILABLE, what).hint(hint)))
+            }
         }
     }
 

@@ -88,7 +88,7 @@ fn reclaim(shared: &Shared, control: &Control) -> ReclaimLoad {
     }
 }
 
-/// What the disk lost; none while it is sound.
+/// What the disk lost; none while it is sound, and once all that was lost was made anew.
 pub(super) fn damage(stores: &[&StoreStats]) -> Option<DiskDamage> {
     let sum = |of: fn(&StoreStats) -> u64| stores.iter().map(|stats| of(stats)).sum();
     let damage = DiskDamage {
@@ -96,7 +96,7 @@ pub(super) fn damage(stores: &[&StoreStats]) -> Option<DiskDamage> {
         damaged_tables: sum(|stats| stats.damaged_tables),
         lost_ranges: sum(|stats| stats.lost_ranges),
     };
-    (damage != DiskDamage::default()).then_some(damage)
+    (damage.damaged_tables > 0 || damage.lost_ranges > 0).then_some(damage)
 }
 
 /// Says in the log what the disk lost, once for each change of it.

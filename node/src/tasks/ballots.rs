@@ -115,6 +115,7 @@ fn enforce(control: &Control, document: Sealed) {
     // Before anybody can write a key of this cluster.
     control.replica.trees().know(&document.token_secret.0);
     *control.formed.borrow_mut() = Some(Arc::new(Formed::new(document)));
+    control.closed.replace(Arc::default());
     control.enforced.notify_one();
     gossip::publish(control);
 }
@@ -324,22 +325,6 @@ async fn round(
         }
     }
     Ok(proposer.give_up())
-}
-
-/// Peers remember more of this node than its volume does: the volume was put back to an older state,
-/// and acknowledged writes may be missing from it. Its data is not used any more, in this start or a
-/// later one.
-///
-/// False: that could not be stored, so the node must stop before it recovers its votes, or a later start
-/// would not know.
-pub(super) async fn set_aside(control: &Control, reason: &'static str) -> bool {
-    if control.put_back.borrow().is_some() {
-        return true;
-    }
-    tracing::error!(reason, "this node serves no data any more");
-    *control.put_back.borrow_mut() = Some(reason.to_string());
-    gossip::publish(control);
-    replace(control, identity::PUT_BACK_FILE, reason.into()).await
 }
 
 /// Others remember a later start of this node: goes on above it, once. If it happens again, another

@@ -4,6 +4,7 @@
 //! here. Workers send frames of the control class over a bounded channel and read the published view.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -12,17 +13,18 @@ use kvasir_core::admin_api::BucketAnswer;
 use kvasir_core::consensus::Acceptor;
 use kvasir_core::gossip::{DocumentId, Gossip};
 use kvasir_core::id::NodeId;
-use kvasir_core::ring::{BucketName, Document, Sealed, SettingsChange};
+use kvasir_core::ring::{BucketName, Document, Partition, Sealed, SettingsChange};
 use rand::rngs::SmallRng;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::buckets::{self, Asked, ChangeError};
 use super::identity::Identity;
+use super::set_aside::SetAside;
 use super::small_files::SmallFiles;
 use super::tenures::Tenures;
 use super::unfit::Unfit;
-use super::{ballots, driver, generations, gossip, marks, seeds};
+use super::{ballots, driver, generations, gossip, marks, rebuilds, seeds};
 use crate::peer::{Me, Peers, Refusal, Reply, Request};
 use crate::replica::{Formed, Moving, Replica, StandIns, Views};
 use crate::seam::Net;
@@ -136,8 +138,12 @@ pub struct Control {
     pub unfit: RefCell<Option<Unfit>>,
     /// The node has not heard yet what the others remember of it, and has not waited long enough.
     pub starting: Cell<bool>,
-    /// Why this node's data must not be used, if so: its volume was put back to an older state.
-    pub put_back: RefCell<Option<String>>,
+    /// Which data of this node must not be used: that of a volume that was put back, say.
+    pub set_aside: SetAside,
+    /// Partitions that nobody enters, since this node is about to begin anew in them.
+    pub closed: RefCell<Arc<BTreeSet<Partition>>>,
+    /// Whether this node posts a rebuild of what it lost.
+    pub rebuilds: bool,
     /// Free bytes of the volume, as of the last beat.
     pub disk_free: Cell<Option<u64>>,
     /// This start has already gone on above a boot that others remember.
@@ -206,6 +212,7 @@ pub async fn run(control: Rc<Control>, mut inbox: Inbox) {
     tokio::task::spawn_local(buckets::run(control.clone(), inbox.changes));
     tokio::task::spawn_local(generations::run(control.clone()));
     tokio::task::spawn_local(driver::run(control.clone()));
+    tokio::task::spawn_local(rebuilds::run(control.clone()));
     loop {
         tokio::select! {
             biased;

@@ -58,10 +58,8 @@ impl Copying {
         loop {
             tokio::time::sleep(ROUND).await;
             let view = self.views.load();
-            let Some(formed) = view.formed.clone().filter(|_| view.retired.is_none()) else {
-                continue;
-            };
-            let tasks = moving::tasks(formed.ring.document(), view.me);
+            let (Some(formed), Some(above)) = (view.formed.clone(), view.above) else { continue };
+            let tasks = moving::tasks(formed.ring.document(), view.me, above);
             self.moving.keep(|done| tasks.contains(done));
             let open = tasks.into_iter().filter(|task| !self.moving.is_done(task));
             let copies = stream::iter(open).map(|task| self.copy(task)).buffer_unordered(AT_ONCE);

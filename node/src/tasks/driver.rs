@@ -50,10 +50,17 @@ pub(super) async fn run(control: Rc<Control>) {
 /// Whether an operation runs and it is this node that drives.
 fn drives(control: &Control, document: &Sealed) -> bool {
     let runs = document.operations.values().any(OperationRecord::is_running);
-    let fit = Unfit::of(control).is_none();
-    let up = up(control);
-    let lowest = document.members.keys().find(|node| up.contains(node));
-    runs && fit && lowest == Some(&control.identity.node)
+    // Who is to be rebuilt does not drive: it would be waited for.
+    let serving = serving(control);
+    let lowest = document.members.keys().find(|node| serving.contains(node));
+    runs && Unfit::of(control).is_none() && lowest == Some(&control.identity.node)
+}
+
+/// Who is alive and said nothing of serving no data, this node too.
+fn serving(control: &Control) -> Vec<NodeId> {
+    let members = control.gossip.borrow().members(control.now_ms());
+    let serves = |m: &MemberView| m.me || (m.status == Status::Alive && m.not_serving.is_none());
+    members.iter().filter(|m| serves(m)).map(|m| m.id).collect()
 }
 
 /// A member that the child no longer names though it is up and keeps writes that were counted there in the
@@ -73,17 +80,22 @@ fn up(control: &Control) -> Vec<NodeId> {
 
 /// What the nodes of all moves say that they did; of those that answer.
 async fn reports(control: &Rc<Control>, document: &Sealed) -> BTreeMap<NodeId, Report> {
-    let ask = asked(document).into_iter().map(|node| async move {
-        if node == control.identity.node {
-            return Some((node, control.moving.report(&control.views)));
-        }
-        let address = control.gossip.borrow().peer_address(node).map(str::to_string)?;
-        let deadline = Instant::now() + ANSWER;
-        let call = control.peers.call(Some(node), &address, None, Request::MoveReport, deadline);
-        match call.await {
-            Ok(Reply::MoveReport(bytes)) => Some((node, postcard::from_bytes(&bytes).ok()?)),
-            _ => None,
-        }
-    });
+    let ask = asked(document)
+        .into_iter()
+        .map(|node| async move { Some((node, report_of(control, node).await?)) });
     join_all(ask).await.into_iter().flatten().collect()
+}
+
+/// What a node says that it did for moves, and what it lost; none if it does not answer.
+pub async fn report_of(control: &Control, node: NodeId) -> Option<Report> {
+    if node == control.identity.node {
+        return Some(control.moving.report(&control.views, control.replica.store()));
+    }
+    let address = control.gossip.borrow().peer_address(node).map(str::to_string)?;
+    let deadline = Instant::now() + ANSWER;
+    let call = control.peers.call(Some(node), &address, None, Request::MoveReport, deadline);
+    match call.await {
+        Ok(Reply::MoveReport(bytes)) => postcard::from_bytes(&bytes).ok(),
+        _ => None,
+    }
 }

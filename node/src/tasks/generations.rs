@@ -3,20 +3,20 @@
 //!
 //! Rising does not depend on whether there is anything to reclaim, so that a carrier of any age is known
 //! to be old. A node that the others left behind by two sets its data aside: they went on without what
-//! it holds.
+//! it holds. It then begins as a new member does, and what it holds is made anew.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use kvasir_core::id::NodeId;
-use kvasir_core::reclaim::{Next, Seen, next};
+use kvasir_core::reclaim::{Next, Seen, next, rejoin};
 use tokio::time::Instant;
 
 use super::control::Control;
 use super::identity::IdentityError;
 use super::small_files::SmallFiles;
-use super::{ballots, gossip};
+use super::{ballots, gossip, set_aside};
 
 /// Name of the small file: the generation as eight bytes.
 pub const FILE: &str = "generation";
@@ -27,8 +27,8 @@ const BEAT: Duration = Duration::from_secs(1);
 const EAGER: Duration = Duration::from_millis(200);
 
 const LEFT_BEHIND: &str = "the other members are two generations ahead of this volume: it was put back, or \
-    was no member for a while, and deleted values may live on in it. try: remove the node's data directory \
-    and let it join as a new node";
+    was no member for a while, and deleted values may live on in it. Its copies are made anew from those of \
+    others: see `kvasir status`";
 
 /// The generation that an earlier start stored; 0 if none did. Blocks: for the start of a node only.
 ///
@@ -63,13 +63,16 @@ pub(super) async fn run(control: Rc<Control>) {
 /// Looks once. False: the generation could not be stored, so the node must stop.
 async fn step(control: &Control, rose: &mut Instant) -> bool {
     control.held_up_by.borrow_mut().clear();
-    let serves = control.put_back.borrow().is_none() && control.gossip.borrow().twin().is_none();
+    let serves = control.set_aside.floor().is_some() && control.gossip.borrow().twin().is_none();
     let Some((document, others)) = seen(control).filter(|_| serves && !control.starting.get())
     else {
         return true;
     };
     let own = control.replica.generation().now();
-    match next(own, document, &others) {
+    // Only a volume that was never used began with the first document.
+    let anew = own == 0 && control.set_aside.is_found();
+    let go = if anew { rejoin(document, &others) } else { next(own, document, &others) };
+    match go {
         Next::Wait(nodes) => {
             // A member is told of when all should have gone on since.
             if own == 0 || rose.elapsed() > 3 * control.generation_interval {
@@ -79,7 +82,7 @@ async fn step(control: &Control, rose: &mut Instant) -> bool {
         }
         Next::Behind(highest) => {
             tracing::error!(own, highest, "the others are two generations ahead");
-            ballots::set_aside(control, LEFT_BEHIND).await
+            set_aside::set_aside(control, LEFT_BEHIND).await && forget(control).await
         }
         Next::Reach(_) if own > 0 && rose.elapsed() < control.generation_interval => true,
         Next::Reach(generation) => {
@@ -100,6 +103,15 @@ async fn step(control: &Control, rose: &mut Instant) -> bool {
             true
         }
     }
+}
+
+/// Has no generation any more, and so takes nothing, until it begins where the others are, as a new member
+/// does. False: that could not be stored, so the node must stop.
+async fn forget(control: &Control) -> bool {
+    control.replica.generation().forget();
+    control.gossip.borrow_mut().set_generation(0);
+    gossip::publish(control);
+    ballots::replace(control, FILE, 0_u64.to_be_bytes().to_vec()).await
 }
 
 /// The epoch of the document here, if it names this node, and what its other members told of themselves.

@@ -191,6 +191,7 @@ pub(super) fn publish(control: &Control) {
         })
         .collect();
     let unfit = Unfit::of(control);
+    let above = control.set_aside.floor().filter(|_| Unfit::of_all(control).is_none());
     if *control.unfit.borrow() != unfit {
         match &unfit {
             Some(Unfit::Starting | Unfit::NoGeneration) => {}
@@ -215,6 +216,8 @@ pub(super) fn publish(control: &Control) {
         formed,
         members,
         retired: unfit.map(|reason| reason.to_string()),
+        above,
+        closed: control.closed.borrow().clone(),
         generation: control.replica.generation().now(),
     });
 }

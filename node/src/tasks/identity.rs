@@ -8,6 +8,7 @@ use kvasir_storage::{Disk, IoFailure, OpenError};
 use rand::Rng;
 use std::path::Path;
 
+use super::set_aside::{self, Finding};
 use super::small_files::SmallFiles;
 use super::tenures::{self, Tenures};
 
@@ -76,18 +77,13 @@ pub fn cluster_secret(files: &SmallFiles) -> Result<Option<[u8; 32]>, IdentityEr
     Ok(chosen.map(|document| document.token_secret.0))
 }
 
-/// Name of the file that says that the volume's data must not be used: it was put back to an older state,
-/// or lost.
-pub const PUT_BACK_FILE: &str = "put-back";
-
-/// Why this volume's data must not be used, if an earlier start found that it was put back. Blocks: for
-/// the start of a node only.
+/// What an earlier start, or this one, found that sets data of this volume aside. Blocks: for the start of a
+/// node only.
 ///
 /// # Errors
 /// The file is damaged or unreadable.
-pub fn put_back(files: &SmallFiles) -> Result<Option<String>, IdentityError> {
-    let reason = files.load(PUT_BACK_FILE)?;
-    Ok(reason.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+pub fn found(files: &SmallFiles) -> Result<Option<Finding>, IdentityError> {
+    Ok(files.load(set_aside::FILE)?.map(|bytes| Finding::decode(&bytes)))
 }
 
 /// Which tenures the local data is noted to be of. Blocks: for the start of a node only.
@@ -123,14 +119,14 @@ pub fn look_for_loss(
         || holds(&store.join("tables"), &|_| true);
     if member && !kept {
         tracing::error!(reason = EMPTIED, "this node serves no data any more");
-        files.replace_now(PUT_BACK_FILE, EMPTIED.as_bytes())?;
+        files.replace_now(set_aside::FILE, &Finding::new(EMPTIED, false).encode())?;
     }
     Ok(())
 }
 
 /// Why a volume without data is not used.
 const EMPTIED: &str = "the volume names a member of the cluster but its data is gone, so acknowledged writes \
-    are missing from it. try: remove the node's data directory and let it join as a new node";
+    are missing from it. Its copies are made anew from those of others: see `kvasir status`";
 
 #[cfg(test)]
 mod tests {

@@ -8,13 +8,12 @@ use std::time::Duration;
 use kvasir_core::consensus::message::Marks;
 use kvasir_core::consensus::{Mark, Message, Readiness};
 
-use super::ballots;
 use super::control::Control;
-use super::gossip;
+use super::{ballots, gossip, set_aside};
 
 /// Why a node whose own mark is behind serves nothing.
 const PUT_BACK: &str = "the volume was put back to an older state, so acknowledged writes may be missing from \
-    it. try: remove the node's data directory and let it join as a new node";
+    it. Its copies are made anew from those of others: see `kvasir status`";
 
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -33,13 +32,18 @@ pub(super) async fn run(control: Rc<Control>) {
         control.disk_free.set(control.files.free_bytes().await);
         let readiness = control.acceptor.lock().await.readiness();
         match readiness {
-            Readiness::Ready | Readiness::NotMember => {}
+            Readiness::NotMember => {}
+            Readiness::Ready => {
+                if !set_aside::settle(&control).await {
+                    return;
+                }
+            }
             Readiness::Unheard(missing) => {
                 tracing::debug!(missing, "asking the others for the mark they remember");
                 ask_around(&control).await;
             }
             Readiness::Recovering => {
-                if !ballots::set_aside(&control, PUT_BACK).await {
+                if !set_aside::set_aside(&control, PUT_BACK).await {
                     return;
                 }
                 ask_around(&control).await;
@@ -53,6 +57,8 @@ pub(super) async fn run(control: Rc<Control>) {
         if control.starting.get() && (heard || control.now_ms() >= START_PATIENCE_MS) {
             control.starting.set(false);
             gossip::publish(&control);
+            // Whether the others left this node behind is looked at before anybody asks it much.
+            control.enforced.notify_one();
         }
         tokio::time::sleep(if control.starting.get() { EAGER } else { BEAT }).await;
     }
@@ -99,7 +105,7 @@ async fn ask_around(control: &Rc<Control>) {
     while let Some((from, message)) = answers.recv().await {
         ballots::feed(control, from, message).await;
         let readiness = control.acceptor.lock().await.readiness();
-        if readiness == Readiness::Recovering && !ballots::set_aside(control, PUT_BACK).await {
+        if readiness == Readiness::Recovering && !set_aside::set_aside(control, PUT_BACK).await {
             return;
         }
     }

@@ -1,5 +1,5 @@
 //! The long-running loops of a node. On the control thread: gossip, ballots, marks, ticks of the store;
-//! the driver of operations; workers reach them through a [`ControlHandle`] and read what they publish
+//! the driver of operations, rebuilds of this node; workers reach them through a [`ControlHandle`] and read what they publish
 //! from [`crate::replica::Views`]. On one of the workers: [`hand_back`], [`copying`],
 //! [`anti_entropy`], [`tree_scrub`] and [`reclaim`].
 
@@ -8,15 +8,17 @@ pub mod ballots;
 mod buckets;
 pub mod control;
 pub mod copying;
-mod driver;
+pub mod driver;
 pub mod generations;
 pub mod gossip;
 pub mod hand_back;
 pub mod identity;
 pub mod marks;
+mod rebuilds;
 pub mod reclaim;
 pub mod repairs;
 mod seeds;
+pub mod set_aside;
 pub mod small_files;
 pub mod tenures;
 pub mod tree_scrub;

@@ -9,7 +9,8 @@ use super::control::Control;
 /// The reason, the gravest first. Nothing stored is changed by any of them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// The volume was put back to an older state. Final: the data must be made anew.
+    /// The volume was put back to an older state, say, and copies on it that count were not made anew yet.
+    /// Passes when they are.
     #[error("{0}")]
     PutBack(String),
     /// Another process runs on a copy of this volume, and the cluster listens to that one. Final for
@@ -89,9 +90,14 @@ impl Unfit {
 
     /// Why this node serves no data now; none when it does, and before it belongs to a cluster.
     pub fn of(control: &Control) -> Option<Self> {
-        if let Some(reason) = control.put_back.borrow().clone() {
-            return Some(Self::PutBack(reason));
-        }
+        let formed = control.formed.borrow().clone();
+        let document = formed.as_ref().map(|formed| formed.ring.document());
+        let aside = control.set_aside.reason(document, control.identity.node);
+        aside.map(Self::PutBack).or_else(|| Self::of_all(control))
+    }
+
+    /// Why not even those copies are used that were made anew since the others were set aside.
+    pub fn of_all(control: &Control) -> Option<Self> {
         if let Some((boot, address)) = control.gossip.borrow().twin() {
             return Some(Self::Twin { boot, address: address.to_string() });
         }

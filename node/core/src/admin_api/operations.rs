@@ -49,11 +49,6 @@ impl OperationRequest {
         !(still || membership && self.rebalance == Some(false))
     }
 
-    /// Whether this version does it.
-    pub fn is_built(&self) -> bool {
-        self.kind != OperationKind::Rebuild
-    }
-
     /// Whether the fields fit the kind; the problem is a 400 `bad_request` that names the field.
     pub fn validate(&self) -> Result<(), Problem> {
         let refuse = |detail: String| Err(Problem::new(code::BAD_REQUEST, detail));
@@ -212,8 +207,8 @@ impl OperationStatus {
 }
 
 /// What callers are told who asked for something else.
-pub const BUILT: &str = "this version does `join`, `leave`, `replace`, `relocate`, `rebalance`, `drain`, `double` and \
-     `repair`";
+pub const BUILT: &str =
+    "this version plans `join`, `leave`, `replace`, `rebuild`, `rebalance` and `drain`";
 
 impl From<OperationRefused> for Problem {
     fn from(refused: OperationRefused) -> Self {
@@ -226,6 +221,11 @@ impl From<OperationRefused> for Problem {
                 .hint("post it under an id that was not used before"),
             OperationRefused::Busy(_) => Problem::new(code::OPERATION_CONFLICT, detail)
                 .hint("wait until it has ended, or take it back"),
+            OperationRefused::NothingToRebuild(_) => Problem::new(code::NOTHING_TO_REBUILD, detail)
+                .hint("its own `GET /v1/status` says what it lost, if anything"),
+            OperationRefused::NoSurvivor(_) => {
+                Problem::new(code::BAD_REQUEST, detail).fact("rule", "no_survivor")
+            }
             OperationRefused::NotRunning(_) => Problem::new(code::NOT_CANCELLABLE, detail),
             OperationRefused::NoPlan(refused) => {
                 Problem::new(code::BAD_REQUEST, detail).fact("rule", refused.code())

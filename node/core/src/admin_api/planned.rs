@@ -11,10 +11,11 @@ use crate::admin_api::operations::{
 };
 use crate::admin_api::problem::{Problem, code};
 use crate::id::NodeId;
+use crate::ring::operation::{self, Planned, plan_rebuild};
 use crate::ring::planner::{
     Cluster, Goal, PlaceKind, Plan, PlanRefused, PlanWarning, Weakest, plan, risk,
 };
-use crate::ring::{Document, Member};
+use crate::ring::{Document, Member, Partition, Sealed};
 
 /// The fewest machines whose failure costs a quorum of some partition, in the course of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,8 +78,8 @@ impl OperationRequest {
 impl OperationPlan {
     /// Whether operations of this kind can be planned though they move data.
     pub fn is_planned(kind: OperationKind) -> bool {
-        use OperationKind::{Drain, Join, Leave, Rebalance, Replace};
-        matches!(kind, Join | Leave | Drain | Replace | Rebalance)
+        use OperationKind::{Drain, Join, Leave, Rebalance, Rebuild, Replace};
+        matches!(kind, Join | Leave | Drain | Replace | Rebalance | Rebuild)
     }
 
     /// Plans an operation that moves data on a document.
@@ -117,6 +118,57 @@ impl OperationPlan {
             total_bytes: moves.iter().map(|planned| planned.bytes).sum(),
             nodes: node_plans(&cluster, &moves),
             risk: stakes(document.partition_bits, &cluster, &plan, &down),
+            moves,
+            request,
+        })
+    }
+}
+
+impl OperationPlan {
+    /// What a rebuild of a node would do that says to have `lost` its copies of these partitions.
+    ///
+    /// # Errors
+    /// The problem for which the rebuild itself would be refused.
+    pub fn rebuilding(
+        request: OperationRequest,
+        document: &Sealed,
+        lost: &BTreeSet<Partition>,
+        replica_bytes: u64,
+    ) -> Result<Self, Problem> {
+        let missing = || Problem::new(code::BAD_REQUEST, "`node` is missing");
+        let node = request.node.ok_or_else(missing)?;
+        let Planned::Child(child) = plan_rebuild(document, &request.id, node, lost)? else {
+            return Ok(Self::without_moves(request, document.epoch, None));
+        };
+        let planned = child.operations.get(&request.id).map(|record| &record.state);
+        let Some(operation::OperationState::Running(progress)) = planned else {
+            return Ok(Self::without_moves(request, document.epoch, None));
+        };
+        let moves: Vec<PlannedMove> = progress
+            .moves
+            .iter()
+            .map(|one| PlannedMove {
+                partition: one.partition.into(),
+                datacenter: one.datacenter.clone(),
+                from: Some(one.from),
+                to: one.to,
+                bytes: replica_bytes,
+            })
+            .collect();
+        let owned = document.table.iter().filter(|entry| entry.names(node)).count() as u32;
+        let total_bytes = moves.iter().map(|one| one.bytes).sum();
+        let one_less = format!("{} partitions have one copy less until they are over", moves.len());
+        Ok(Self {
+            base_epoch: document.epoch,
+            total_bytes,
+            nodes: vec![NodePlan {
+                node,
+                partitions_before: owned,
+                partitions_after: owned,
+                in_bytes: total_bytes,
+                out_bytes: 0,
+            }],
+            risk: Risk { level: RiskLevel::Reduced, reasons: vec![one_less], machines: None },
             moves,
             request,
         })
@@ -267,6 +319,24 @@ mod tests {
         assert_eq!(stranger.unwrap_err().code, "unknown_node");
         let double = OperationPlan::moving(ask(OperationKind::Double, None), &document, known(0));
         assert_eq!(double.unwrap_err().status, 501);
+    }
+
+    #[test]
+    fn a_rebuild_says_which_copies_it_makes_anew() {
+        let document = Sealed::new(cluster(4, 3));
+        let owned = Partition::all(document.partition_bits)
+            .filter(|p| document.entry(*p).unwrap().names(node(1)));
+        let lost: BTreeSet<Partition> = owned.take(2).collect();
+        let request = ask(OperationKind::Rebuild, Some(1));
+        let plan = OperationPlan::rebuilding(request.clone(), &document, &lost, 1_000).unwrap();
+        assert_eq!((plan.moves.len(), plan.total_bytes), (2, 2_000));
+        assert!(plan.moves.iter().all(|one| one.to == node(1) && one.from == Some(node(1))));
+        assert_eq!((plan.risk.level, plan.nodes[0].in_bytes), (RiskLevel::Reduced, 2_000));
+        let whole = OperationPlan::rebuilding(request, &document, &BTreeSet::new(), 1_000);
+        assert_eq!(whole.unwrap_err().code, "nothing_to_rebuild");
+        let stranger = ask(OperationKind::Rebuild, Some(9));
+        let stranger = OperationPlan::rebuilding(stranger, &document, &lost, 1_000);
+        assert_eq!(stranger.unwrap_err().code, "unknown_node");
     }
 
     #[test]

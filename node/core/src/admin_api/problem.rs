@@ -46,6 +46,8 @@ pub mod code {
     pub const KEEPS_COPIES: &str = "keeps_copies";
     /// 409: the node says of itself another place than the operation does; `says` holds it.
     pub const PLACE_DIFFERS: &str = "place_differs";
+    /// 409: the node to rebuild says that all its copies are whole.
+    pub const NOTHING_TO_REBUILD: &str = "nothing_to_rebuild";
     /// 409: the operation is past the point where it can be cancelled.
     pub const NOT_CANCELLABLE: &str = "not_cancellable";
     /// 413: the body is larger than the route takes.
@@ -67,7 +69,7 @@ pub mod code {
     pub const UNAVAILABLE: &str = "unavailable";
 
     /// Every code with its HTTP status and a title.
-    pub const ALL: [(&str, u16, &str); 25] = [
+    pub const ALL: [(&str, u16, &str); 26] = [
         (MALFORMED_BODY, 400, "The body cannot be read"),
         (BAD_QUERY, 400, "The query cannot be used"),
         (BAD_PATH, 400, "The path cannot be used"),
@@ -84,6 +86,7 @@ pub mod code {
         (OPERATION_CONFLICT, 409, "The operation id is taken"),
         (KEEPS_COPIES, 409, "The node keeps stand-in copies"),
         (PLACE_DIFFERS, 409, "The node is in another place"),
+        (NOTHING_TO_REBUILD, 409, "The node needs no rebuild"),
         (NOT_CANCELLABLE, 409, "The operation can no longer be cancelled"),
         (BODY_TOO_LARGE, 413, "The body is too large"),
         (ILLEGAL_CHANGE, 422, "The document is no legal step"),

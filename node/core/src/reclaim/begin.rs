@@ -41,7 +41,11 @@ pub fn next(own: u64, document: u64, others: &BTreeMap<NodeId, Option<Seen>>) ->
     let heard = || others.iter().filter_map(|(node, seen)| Some((*node, (*seen)?)));
     let highest = heard().map(|(_, seen)| seen.generation).max().unwrap_or(0);
     if own == 0 {
-        return begin(document, others, highest);
+        // Members of the first document were all blank when they took it.
+        return match document {
+            1 => Next::Reach(highest.max(1)),
+            _ => rejoin(document, others),
+        };
     }
     if rule.is_behind(own, highest) {
         return Next::Behind(highest);
@@ -53,13 +57,13 @@ pub fn next(own: u64, document: u64, others: &BTreeMap<NodeId, Option<Seen>>) ->
     if late.is_empty() { Next::Reach(own + 1) } else { Next::Wait(late) }
 }
 
-/// Where a member without a generation begins.
-fn begin(document: u64, others: &BTreeMap<NodeId, Option<Seen>>, highest: u64) -> Next {
+/// Where a member without a generation begins, be it a new one or one that was left behind.
+pub fn rejoin(document: u64, others: &BTreeMap<NodeId, Option<Seen>>) -> Next {
+    let highest = others.values().flatten().map(|seen| seen.generation).max().unwrap_or(0);
     let fresh = |seen: &Option<Seen>| seen.is_some_and(|seen| seen.generation == 0);
     let (fresh, begun): (Vec<_>, Vec<_>) = others.iter().partition(|(_, seen)| fresh(seen));
-    // Members of the first document were all blank when they took it; and where every member was heard
-    // and none has a generation, none was ever needed.
-    if document == 1 || fresh.len() == others.len() {
+    // Where every member was heard and none has a generation, none was ever needed.
+    if fresh.len() == others.len() {
         return Next::Reach(highest.max(1));
     }
     let knows = |seen: &&Option<Seen>| seen.is_some_and(|seen| seen.document >= document);
@@ -100,6 +104,10 @@ mod tests {
     fn a_member_begins_where_a_majority_is() {
         let go = |document, seen: &[_]| next(0, document, &others(seen));
         assert_eq!(go(1, &[None, None]), Next::Reach(1), "the first document");
+        let behind = rejoin(1, &others(&[Some((8, 1)), Some((9, 1))]));
+        assert_eq!(behind, Next::Reach(9), "left behind under the first document");
+        let alone = rejoin(1, &others(&[Some((8, 1)), None]));
+        assert_eq!(alone, Next::Wait(vec![node(2)]));
         assert_eq!(go(2, &[Some((0, 2)), Some((0, 2))]), Next::Reach(1), "nobody ever had one");
         assert_eq!(go(4, &[Some((8, 4)), Some((9, 4)), None]), Next::Reach(9));
         let early = [Some((8, 4)), Some((9, 3)), None];

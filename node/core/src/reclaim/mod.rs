@@ -15,7 +15,7 @@ pub mod message;
 pub mod rule;
 
 pub use batch::{Batch, Due, Hold};
-pub use begin::{Next, Seen, next};
+pub use begin::{Next, Seen, next, rejoin};
 pub use held::Held;
 pub use message::{Ask, Item, Say, Term, Why};
 pub use rule::{Margins, Report, Wait};

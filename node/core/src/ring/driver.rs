@@ -6,9 +6,11 @@
 //! sender did itself, so a second driver, or one that knows old reports, does no harm.
 //!
 //! - A move begins when the nodes it needs are up, none of its partition's owners is suspected, and
-//!   both of its nodes have hands free ([`Limits`]). A replace begins whoever is suspected.
+//!   both of its nodes have hands free ([`Limits`]). A replace begins whoever is suspected, a rebuild not.
 //! - In step 1 it is taken back when the holder of another slot is suspected, and waits to begin anew;
 //!   also when its operation was cancelled. From step 2 on it goes forward.
+//! - Where the new holder says that its copy of this tenure is no good any more, the move is taken back
+//!   too, and where there is no way back its step 1 begins again, in a new tenure.
 //! - An operation whose moves are over ends in an epoch of its own; a member that left or was replaced
 //!   goes in that epoch.
 
@@ -33,6 +35,18 @@ pub struct Report {
     pub fenced: u64,
     /// Copies that it merged whole and synced.
     pub copied: Vec<Copied>,
+    /// Its own copies that are not whole and must be made anew.
+    pub lost: Vec<Lost>,
+}
+
+/// A copy that must be made anew: data of it is gone, or nobody knows what the node said of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Lost {
+    /// Which partition.
+    pub partition: Partition,
+    /// The tenure of the node that says so.
+    pub since: u64,
 }
 
 /// One copy of a partition that a node merged whole and synced.
@@ -163,6 +177,8 @@ enum Step {
     Back {
         for_good: bool,
     },
+    /// Step 1 of a replace or rebuild once more, in a new tenure.
+    Again,
 }
 
 struct Round<'a, F> {
@@ -203,7 +219,9 @@ impl<F: Fn(NodeId) -> Seems> Round<'_, F> {
             return if entry.names(one.from) { Step::Nothing } else { Step::Drop };
         };
         let others = entry.slots.values().flatten().filter(|other| *other != slot);
-        if others.flat_map(Slot::named).any(|other| self.conflicts(other, one.to)) {
+        // Who is rebuilt stands where it stood.
+        let stays = one.from == one.to;
+        if others.flat_map(Slot::named).any(|other| !stays && self.conflicts(other, one.to)) {
             // Planned on another table: the new owner holds, or stands beside, another copy by now.
             return Step::Drop;
         }
@@ -211,14 +229,16 @@ impl<F: Fn(NodeId) -> Seems> Round<'_, F> {
         if (entry.moving().is_some() && !gives_up) || self.away(one.to) {
             return Step::Nothing;
         }
+        let suspected = entry.slots.values().flatten().any(|slot| self.away(slot.owner));
         if replaces {
-            return if self.running.room_in(one.to, self.limits) {
+            // A copy that is made anew may have taken writes until now: not while another is away.
+            let waits = stays && suspected;
+            return if !waits && self.running.room_in(one.to, self.limits) {
                 Step::Replace
             } else {
                 Step::Nothing
             };
         }
-        let suspected = entry.slots.values().flatten().any(|slot| self.away(slot.owner));
         let room = self.running.room_in(one.to, self.limits)
             && self.running.room_out(one.from, self.limits);
         if suspected || !room { Step::Nothing } else { Step::Begin }
@@ -228,16 +248,28 @@ impl<F: Fn(NodeId) -> Seems> Round<'_, F> {
         let places = entry.places();
         let Some(moving) = entry.moving_number() else { return Step::Nothing };
         let slots = Slots { version: entry.version, slots: &places, moving };
+        let back = slots.place().cancel().is_some();
+        if self.lost_by_successor(&slots, one) {
+            return if back { Step::Back { for_good: cancelling } } else { Step::Again };
+        }
         let (proofs, bytes) = self.proofs(&slots, one);
         if moves::missing(&slots, &proofs).is_ok() {
             return Step::Forward(proofs, bytes);
         }
         let suspicion = cancels_on_suspicion(&slots, |node| self.away(node));
-        let back = slots.place().cancel().is_some();
         match back && (cancelling || suspicion) {
             true => Step::Back { for_good: cancelling },
             false => Step::Nothing,
         }
+    }
+
+    /// Whether the node that comes in says that its copy of this very tenure is no good.
+    fn lost_by_successor(&self, slots: &Slots<'_, NodeId, &str>, one: &MoveRecord) -> bool {
+        let Some(to) = slots.place().coming() else { return false };
+        let lost = Lost { partition: one.partition, since: to.since };
+        // In step 2 of a move the successor is an owner like any other: it is rebuilt afterwards.
+        !matches!(slots.place(), moves::Place::Switched { .. })
+            && self.reports.get(&to.node).is_some_and(|report| report.lost.contains(&lost))
     }
 
     /// What the record names already, and what the reports add to it.
@@ -302,7 +334,7 @@ impl<F: Fn(NodeId) -> Seems> Round<'_, F> {
         }
         let (after, stage) = match &step {
             Step::Begin => (place.begin(one.to, epoch), MoveStage::Moving),
-            Step::Replace => (Some(place.replace(one.to, epoch)), MoveStage::Moving),
+            Step::Replace | Step::Again => (Some(place.replace(one.to, epoch)), MoveStage::Moving),
             Step::Forward(..) => match place.forward() {
                 Some((Arrow::Finish, after)) => (Some(after), MoveStage::Moved),
                 forward => (forward.map(|(_, after)| after), MoveStage::Moving),
@@ -310,8 +342,14 @@ impl<F: Fn(NodeId) -> Seems> Round<'_, F> {
             Step::Back { for_good: true } => (place.cancel(), MoveStage::Dropped),
             _ => (place.cancel(), MoveStage::Waiting),
         };
-        let Some(after) = after else { return false };
-        *slot = slot.at(after);
+        // After step 2 of a replace the slot is the successor's: a rebuild of it goes on from there.
+        let Some(after) = after
+            .map(|after| slot.at(after))
+            .filter(|after| step != Step::Again || after.owner == one.from)
+        else {
+            return false;
+        };
+        *slot = after;
         entry.version = epoch;
         match step {
             Step::Begin | Step::Replace => self.running.start(one.from, one.to),

@@ -5,10 +5,13 @@
 //! epoch that records it; what does takes its plan along (`super::posting`) and runs until its moves
 //! are over (`super::driver`).
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::document::{Document, Member, Sealed};
 use super::judge::{IllegalChange, legal_child};
+use super::partition::Partition;
 use super::planner::PlanRefused;
 use super::posting;
 use super::progress::{MoveRecord, Progress, Summary};
@@ -55,6 +58,12 @@ pub enum OperationRefused {
     /// There is no table that the operation could lead to.
     #[error(transparent)]
     NoPlan(#[from] PlanRefused),
+    /// The node says that all its copies are whole. Nothing is to be done.
+    #[error("node {0} has no copy that is to be made anew")]
+    NothingToRebuild(NodeId),
+    /// There is no other copy from which one could be made anew: restore the data, or give it up.
+    #[error("partition {0} has no other copy to rebuild from")]
+    NoSurvivor(Partition),
     /// There is no such operation, or it has ended.
     #[error("operation {0} does not run")]
     NotRunning(String),
@@ -83,18 +92,10 @@ pub fn plan_for(
     operation: &Operation,
     replaces: Option<NodeId>,
 ) -> Result<Planned, OperationRefused> {
-    if let Some(record) = parent.operations.get(id) {
-        return if record.operation == *operation && record.replaces() == replaces {
-            Ok(Planned::AlreadyRecorded(Box::new(record.clone())))
-        } else {
-            Err(OperationRefused::IdReused(id.to_owned()))
-        };
+    if let Some(recorded) = recorded(parent, id, operation, replaces)? {
+        return Ok(recorded);
     }
-    let mut child = Document {
-        epoch: parent.epoch + 1,
-        parent_hash: Some(parent.hash()),
-        ..Document::clone(parent)
-    };
+    let mut child = begun(parent);
     let mut state = OperationState::Done;
     match operation.kind {
         _ if operation.rebalance => state = posting::begin(&mut child, operation, replaces)?,
@@ -104,6 +105,58 @@ pub fn plan_for(
         OperationKind::Repair => repair(&child, operation)?,
         _ => return Err(unsupported(operation)),
     }
+    record(parent, child, id, operation, state)
+}
+
+/// Turns a posted rebuild of a node into the next document: its copies of the partitions that it says to
+/// have `lost` are made anew on itself. The same id and node again find the record, whatever is lost by
+/// then.
+///
+/// # Errors
+/// See [`OperationRefused`].
+pub fn plan_rebuild(
+    parent: &Sealed,
+    id: &str,
+    node: NodeId,
+    lost: &BTreeSet<Partition>,
+) -> Result<Planned, OperationRefused> {
+    let kind = OperationKind::Rebuild;
+    let operation = Operation { kind, node: Some(node), member: None, rebalance: true };
+    if let Some(recorded) = recorded(parent, id, &operation, None)? {
+        return Ok(recorded);
+    }
+    let state = posting::rebuild(parent, node, lost)?;
+    record(parent, begun(parent), id, &operation, state)
+}
+
+/// The record that the id stands for, if it is of this very operation.
+fn recorded(
+    parent: &Document,
+    id: &str,
+    operation: &Operation,
+    replaces: Option<NodeId>,
+) -> Result<Option<Planned>, OperationRefused> {
+    let Some(record) = parent.operations.get(id) else { return Ok(None) };
+    if record.operation == *operation && record.replaces() == replaces {
+        Ok(Some(Planned::AlreadyRecorded(Box::new(record.clone()))))
+    } else {
+        Err(OperationRefused::IdReused(id.to_owned()))
+    }
+}
+
+fn begun(parent: &Sealed) -> Document {
+    let (epoch, parent_hash) = (parent.epoch + 1, Some(parent.hash()));
+    Document { epoch, parent_hash, ..Document::clone(parent) }
+}
+
+/// The child with the operation's record in it, judged.
+fn record(
+    parent: &Sealed,
+    mut child: Document,
+    id: &str,
+    operation: &Operation,
+    state: OperationState,
+) -> Result<Planned, OperationRefused> {
     while child.operations.len() >= KEPT_OPERATIONS {
         let ended = child.operations.iter().filter(|(_, record)| !record.is_running());
         let oldest = ended.min_by_key(|(id, record)| (record.finished, *id));

@@ -2,15 +2,19 @@
 //! where, and the operation takes that list in as what it is going to do.
 //!
 //! One operation moves data at a time, so that each is planned on a table that nobody else changes. A
-//! replace may come in while another runs: a node can die at any time.
+//! replace or a rebuild may come in while another runs: a node can die, and a disk fail, at any time. One
+//! rebuild of a node runs at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::document::{Document, PartitionEntry};
-use super::operation::{Operation, OperationKind, OperationRefused, OperationState};
+use super::operation::{
+    Operation, OperationKind, OperationRecord, OperationRefused, OperationState,
+};
 use super::partition::{MAX_PARTITION_BITS, Partition};
 use super::planner::{Cluster, Goal, plan};
-use super::progress::{MoveRecord, Progress};
+use super::progress::{MAX_RUNNING, MoveRecord, Progress};
+use super::slot::{Slot, SlotState};
 use crate::id::NodeId;
 
 /// Changes the members as the operation begins and says what its record begins with.
@@ -44,6 +48,52 @@ pub(super) fn begin(
     };
     let moves = planned.moves.iter().map(record).collect();
     Ok(OperationState::Running(Progress { replaces, cancelling: false, moves }))
+}
+
+/// What the record of a rebuild begins with: one move for each slot of which the node held the copy
+/// last, in the partitions that it says to have `lost`.
+pub(super) fn rebuild(
+    document: &Document,
+    node: NodeId,
+    lost: &BTreeSet<Partition>,
+) -> Result<OperationState, OperationRefused> {
+    if !document.members.contains_key(&node) {
+        return Err(OperationRefused::NotAMember(node));
+    }
+    let running = document.operations.iter().filter(|(_, record)| record.is_running());
+    let of_it = |record: &OperationRecord| {
+        record.operation.kind == OperationKind::Rebuild && record.operation.node == Some(node)
+    };
+    let full = running.clone().count() >= MAX_RUNNING;
+    if let Some((id, _)) = running.clone().find(|(_, record)| full || of_it(record)) {
+        return Err(OperationRefused::Busy(id.clone()));
+    }
+    let mut moves = Vec::new();
+    for (partition, entry) in Partition::all(document.partition_bits).zip(&document.table) {
+        if !lost.contains(&partition) {
+            continue;
+        }
+        let slots = entry.slots.iter().flat_map(|(dc, slots)| slots.iter().map(move |s| (dc, s)));
+        let Some((datacenter, _)) = slots.clone().find(|(_, slot)| is_rebuilt(slot, node)) else {
+            continue;
+        };
+        if slots.count() == 1 {
+            return Err(OperationRefused::NoSurvivor(partition));
+        }
+        moves.push(MoveRecord::waiting(partition, datacenter, node, node));
+    }
+    match moves.is_empty() {
+        true => Err(OperationRefused::NothingToRebuild(node)),
+        false => Ok(OperationState::Running(Progress { replaces: None, cancelling: false, moves })),
+    }
+}
+
+/// Whether a node's copy of a slot is made anew by a rebuild: it held it last, and nobody else's is being
+/// made anew in its place.
+fn is_rebuilt(slot: &Slot, node: NodeId) -> bool {
+    let given_up = matches!(slot.state, SlotState::Fencing(next) | SlotState::FencingOnly(next)
+        if next.node != node);
+    slot.last().node == node && !given_up
 }
 
 fn goal(
@@ -92,7 +142,7 @@ mod tests {
     use super::*;
     use crate::ring::Sealed;
     use crate::ring::fixtures::{cluster, member, node};
-    use crate::ring::operation::{Planned, plan_for};
+    use crate::ring::operation::{Planned, plan_for, plan_rebuild};
 
     fn ask(kind: OperationKind, number: u8) -> Operation {
         let with = matches!(kind, OperationKind::Join | OperationKind::Replace);
@@ -162,7 +212,54 @@ mod tests {
         let cut = post(&first, "c", &ask(OperationKind::Double, 0), None).unwrap();
         assert_eq!(cut.partition_bits, first.partition_bits + 1);
         assert_eq!(cut.operations["c"].state, OperationState::Done);
-        let rebuilt = post(&first, "b", &ask(OperationKind::Rebuild, 0), None);
-        assert!(matches!(rebuilt, Err(OperationRefused::Unsupported { .. })));
+    }
+
+    #[test]
+    fn a_rebuild_names_the_lost_copies_of_its_node_and_no_others() {
+        let first = Sealed::new(cluster(4, 3));
+        let owned: Vec<Partition> = Partition::all(first.partition_bits)
+            .filter(|p| first.entry(*p).unwrap().names(node(0)))
+            .collect();
+        let lost: BTreeSet<Partition> = owned[..3].iter().copied().collect();
+        let rebuild = |document: &Sealed, id: &str, number, lost: &BTreeSet<Partition>| {
+            let planned = plan_rebuild(document, id, node(number), lost);
+            planned.map(|planned| match planned {
+                Planned::Child(child) => Sealed::new(*child),
+                Planned::AlreadyRecorded(record) => panic!("{record:?}"),
+            })
+        };
+        let posted = rebuild(&first, "b", 0, &lost).unwrap();
+        let planned = moves(&posted, "b");
+        assert_eq!(planned.iter().map(|one| one.partition).collect::<BTreeSet<_>>(), lost);
+        assert!(planned.iter().all(|one| (one.from, one.to) == (node(0), node(0))));
+        assert_eq!(posted.table, first.table, "nothing moves yet");
+        let again = plan_rebuild(&posted, "b", node(0), &BTreeSet::new()).unwrap();
+        assert!(matches!(again, Planned::AlreadyRecorded(_)), "the same id is the same rebuild");
+        // One of a node at a time; another node's, and a replace, may come in.
+        let busy = rebuild(&posted, "c", 0, &lost).unwrap_err();
+        assert_eq!(busy, OperationRefused::Busy("b".into()));
+        let others: BTreeSet<_> = Partition::all(first.partition_bits).collect();
+        let second = rebuild(&posted, "c", 1, &others).unwrap();
+        assert_eq!(moves(&second, "c").len(), {
+            let named = |entry: &&PartitionEntry| entry.names(node(1));
+            first.table.iter().filter(named).count()
+        });
+        assert!(post(&second, "r", &ask(OperationKind::Replace, 8), Some(2)).is_ok());
+        let join = post(&posted, "j", &ask(OperationKind::Join, 7), None);
+        assert_eq!(join.unwrap_err(), OperationRefused::Busy("b".into()));
+    }
+
+    #[test]
+    fn what_cannot_be_rebuilt_is_refused() {
+        let first = Sealed::new(cluster(4, 3));
+        let all: BTreeSet<Partition> = Partition::all(first.partition_bits).collect();
+        let refused = |document: &Sealed, number, lost: &BTreeSet<Partition>| {
+            plan_rebuild(document, "b", node(number), lost).unwrap_err()
+        };
+        let whole = refused(&first, 0, &BTreeSet::new());
+        assert_eq!(whole, OperationRefused::NothingToRebuild(node(0)));
+        assert_eq!(refused(&first, 9, &all), OperationRefused::NotAMember(node(9)));
+        let alone = Sealed::new(cluster(3, 1));
+        assert!(matches!(refused(&alone, 0, &all), OperationRefused::NoSurvivor(_)));
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use kvasir_core::admin_api::{
-    ActorName, DiskDamage, DocumentAnswer, Liveness, NodeStatus, ReplicaRead, ReplicaSibling,
-    Status, Verdict,
+    ActorName, DiskDamage, DocumentAnswer, Liveness, NodeStatus, OperationKind, OperationRequest,
+    ReplicaRead, ReplicaSibling, Status, Verdict,
 };
 use kvasir_core::gossip::NotServing;
 use kvasir_core::id::NodeId;
@@ -63,7 +63,7 @@ pub fn status(status: &Status, colour: bool) -> String {
     for (node, why) in status.nodes.iter().filter_map(|node| Some((node, node.not_serving?))) {
         let why = match why {
             NotServing::NeedsRebuild => {
-                "needs to be rebuilt: its volume is older than what it did before"
+                "is to be rebuilt: its volume is older than what it did before, or lost its data"
             }
             NotServing::NotMember => "is no member",
         };
@@ -156,10 +156,7 @@ fn next_step(status: &Status) -> Option<String> {
     }
     let needs = |node: &&NodeStatus| node.not_serving == Some(NotServing::NeedsRebuild);
     if let Some(node) = status.nodes.iter().find(needs) {
-        return Some(format!(
-            "rebuild node {}, or replace it: its data is set aside and counts as no copy",
-            short(node.id)
-        ));
+        return Some(to_rebuild(status, node));
     }
     let is_gone = |node: &&NodeStatus| {
         node.member.is_some() && matches!(node.liveness, Liveness::Down | Liveness::Unheard)
@@ -175,13 +172,32 @@ fn next_step(status: &Status) -> Option<String> {
     Some(format!("node {} is down{since}: start it again on {machine}", short(gone.id)))
 }
 
+/// What a node asks for whose data is set aside: nothing while it is rebuilt.
+fn to_rebuild(status: &Status, node: &NodeStatus) -> String {
+    let rebuilds = |request: &OperationRequest| {
+        request.kind == OperationKind::Rebuild && request.node == Some(node.id)
+    };
+    let running = status.operations.iter().find(|operation| rebuilds(&operation.request));
+    let name = short(node.id);
+    match running {
+        Some(operation) => format!(
+            "node {name} is being rebuilt, {} of {} copies so far: its other owners must be up",
+            operation.moves_done, operation.moves_total
+        ),
+        None => format!(
+            "node {name} begins to be rebuilt by itself once it hears the others (`repair.rebuild`); else post \
+             a `rebuild` of it, or a `replace`"
+        ),
+    }
+}
+
 /// What a damaged disk asks for. A node that is down is named in its row; this one looks well there.
 fn damaged(node: &NodeStatus, damage: DiskDamage) -> String {
     let DiskDamage { quarantined_tables, damaged_tables, lost_ranges } = damage;
     let tables = quarantined_tables + damaged_tables;
     format!(
         "check the disk of node {}: {tables} damaged tables since it started, {lost_ranges} key ranges lost \
-         there (its log and quarantine/ say which); other copies answer for them",
+         there (its log and quarantine/ say which); other copies answer for them, and a rebuild makes them anew",
         short(node.id)
     )
 }

@@ -46,7 +46,7 @@ fn moves_of(document: &Document, from: u8, to: u8, count: usize) -> Vec<MoveReco
 fn reports(document: &Document, away: &[NodeId]) -> BTreeMap<NodeId, Report> {
     let up = asked(document).into_iter().filter(|node| !away.contains(node));
     let mut reports: BTreeMap<NodeId, Report> =
-        up.map(|node| (node, Report { fenced: document.epoch, copied: Vec::new() })).collect();
+        up.map(|node| (node, Report { fenced: document.epoch, ..Report::default() })).collect();
     for (index, entry) in document.table.iter().enumerate() {
         let Some((_, slot)) = entry.moving() else { continue };
         let partition = Partition { k: document.partition_bits, index: index as u32 };
@@ -223,11 +223,163 @@ fn a_replace_takes_over_the_moves_of_a_joiner_that_died() {
     assert!(document.owns_anything(node(8)));
 }
 
+/// Rebuilds of the first `count` copies that a node holds and that nothing moves.
+fn rebuilds_of(document: &Document, number: u8, count: usize) -> Vec<MoveRecord> {
+    let held = Partition::all(document.partition_bits).filter(|partition| {
+        let entry = document.entry(*partition).unwrap();
+        entry.names(node(number)) && entry.moving().is_none()
+    });
+    let rebuild = |p| MoveRecord::waiting(p, "dc1", node(number), node(number));
+    held.take(count).map(rebuild).collect()
+}
+
+/// As [`reports`], but every copy that comes in at a node is lost.
+fn lost_at(document: &Document, number: u8) -> BTreeMap<NodeId, Report> {
+    let mut told = reports(document, &[]);
+    for (index, entry) in (0..).zip(&document.table) {
+        let partition = Partition { k: document.partition_bits, index };
+        let Some((_, slot)) = entry.moving() else { continue };
+        let next = slot.state.successor().filter(|next| next.node == node(number));
+        if let (Some(next), Some(report)) = (next, told.get_mut(&node(number))) {
+            report.lost.push(Lost { partition, since: next.since });
+        }
+    }
+    told
+}
+
+fn slot_of(document: &Document, partition: Partition, number: u8) -> Slot {
+    let slots = &document.entry(partition).unwrap().slots["dc1"];
+    slots.iter().find(|slot| slot.owner == node(number)).unwrap().clone()
+}
+
+#[test]
+fn a_rebuild_leads_each_slot_to_a_new_tenure_of_its_node() {
+    let first = Sealed::new(cluster(4, 3));
+    let planned = rebuilds_of(&first, 0, usize::MAX);
+    let mut document = posted(&first, "b", OperationKind::Rebuild, None, planned.clone());
+    let begun = next_child(&document, &BTreeMap::new(), |_| Seems::Up, &Limits::default());
+    document = Sealed::new(begun.unwrap());
+    // Until its last step the slot counts for nobody's read, and in step 1 for nothing at all.
+    let moving: Vec<&PartitionEntry> =
+        document.table.iter().filter(|entry| entry.moving().is_some()).collect();
+    assert_eq!(moving.len(), Limits::default().incoming as usize);
+    for entry in moving {
+        let (_, slot) = entry.moving().unwrap();
+        assert_eq!((slot.reader(), slot.writers().count()), (None, 0));
+        assert!(matches!(slot.state, SlotState::FencingOnly(_)), "there is no way back");
+    }
+    drive(&mut document, &[]);
+    for one in &planned {
+        let slot = slot_of(&document, one.partition, 0);
+        assert!(slot.state == SlotState::Stable && slot.since > 2, "{slot:?}");
+    }
+    let owners = |document: &Document| {
+        let entries = document.table.iter();
+        entries.map(|e| e.slots["dc1"].iter().map(|s| s.owner).collect()).collect::<Vec<Vec<_>>>()
+    };
+    assert_eq!((owners(&document), &document.members), (owners(&first), &first.members));
+    let OperationState::Finished(summary) = &document.operations["b"].state else { panic!() };
+    assert_eq!(summary.moved as usize, planned.len());
+}
+
+#[test]
+fn a_rebuild_waits_while_another_owner_is_away() {
+    let first = Sealed::new(cluster(3, 3));
+    let planned = rebuilds_of(&first, 0, 2);
+    let document = posted(&first, "b", OperationKind::Rebuild, None, planned);
+    let seems = |n: NodeId| if n == node(1) { Seems::Away } else { Seems::Up };
+    assert_eq!(next_child(&document, &BTreeMap::new(), seems, &Limits::default()), None);
+}
+
+#[test]
+fn a_rebuild_begins_again_where_its_new_copy_is_lost() {
+    let first = Sealed::new(cluster(3, 3));
+    let planned = rebuilds_of(&first, 0, 1);
+    let partition = planned[0].partition;
+    let mut document = posted(&first, "b", OperationKind::Rebuild, None, planned);
+    let mut tenures = Vec::new();
+    for step in 0..3 {
+        let told = if step == 0 { reports(&document, &[]) } else { lost_at(&document, 0) };
+        let child = next_child(&document, &told, |_| Seems::Up, &Limits::default()).unwrap();
+        let child = Sealed::new(child);
+        assert_eq!(legal_child(&document, &child), Ok(()));
+        document = child;
+        let slot = slot_of(&document, partition, 0);
+        assert!(matches!(slot.state, SlotState::FencingOnly(_)), "{slot:?}");
+        tenures.push(slot.state.successor().unwrap().since);
+    }
+    assert_eq!(tenures, [3, 4, 5]);
+    // What is said of a tenure that is over counts no more.
+    let stale = Lost { partition, since: 4 };
+    let mut told = reports(&document, &[]);
+    told.get_mut(&node(0)).unwrap().lost.push(stale);
+    let on = next_child(&document, &told, |_| Seems::Up, &Limits::default()).unwrap();
+    assert!(matches!(slot_of(&on, partition, 0).state, SlotState::Merging(_)));
+    drive(&mut document, &[]);
+    assert!(slot_of(&document, partition, 0).since == 5);
+}
+
+#[test]
+fn a_move_whose_successor_lost_its_copy_begins_anew() {
+    let first = Sealed::new(cluster(4, 3));
+    let planned = moves_of(&first, 0, 7, 1);
+    let document = posted(&first, "join", OperationKind::Join, None, planned);
+    let begun = next_child(&document, &BTreeMap::new(), |_| Seems::Up, &Limits::default());
+    let begun = Sealed::new(begun.unwrap());
+    let back = next_child(&begun, &lost_at(&begun, 7), |_| Seems::Up, &Limits::default());
+    let mut back = Sealed::new(back.unwrap());
+    assert_eq!(legal_child(&begun, &back), Ok(()));
+    assert!(back.table.iter().all(|entry| entry.moving().is_none()));
+    drive(&mut back, &[]);
+    assert!(back.owns_anything(node(7)));
+}
+
+#[test]
+fn a_rebuild_takes_over_what_its_node_was_to_give() {
+    let first = Sealed::new(cluster(4, 3));
+    let planned = moves_of(&first, 0, 7, 2);
+    let document = posted(&first, "join", OperationKind::Join, None, planned.clone());
+    let begun = next_child(&document, &BTreeMap::new(), |_| Seems::Up, &Limits::default());
+    let lost =
+        planned.iter().map(|one| MoveRecord::waiting(one.partition, "dc1", node(0), node(0)));
+    let lost = lost.collect();
+    let mut document =
+        posted(&Sealed::new(begun.unwrap()), "b", OperationKind::Rebuild, None, lost);
+    drive(&mut document, &[]);
+    for one in &planned {
+        assert!(slot_of(&document, one.partition, 0).since > 2);
+    }
+    let OperationState::Finished(join) = &document.operations["join"].state else { panic!() };
+    assert_eq!((join.moves, join.moved), (2, 0));
+}
+
+#[test]
+fn a_rebuild_is_of_one_node_and_nothing_else_moves_a_slot_to_itself() {
+    let first = Sealed::new(cluster(4, 3));
+    let record = |kind, about: u8, moves| {
+        let mut child = first.child();
+        let operation = Operation { kind, node: Some(node(about)), member: None, rebalance: true };
+        let progress = Progress { replaces: None, cancelling: false, moves };
+        let state = OperationState::Running(progress);
+        let record = OperationRecord { operation, state, started: child.epoch, finished: 0 };
+        child.operations.insert("b".into(), record);
+        legal_child(&first, &Sealed::new(child))
+    };
+    let own = || rebuilds_of(&first, 0, 2);
+    let refused = Err(crate::ring::IllegalChange::Operation("b".into()));
+    assert_eq!(record(OperationKind::Rebuild, 0, own()), Ok(()));
+    assert_eq!(record(OperationKind::Rebuild, 1, own()), refused);
+    assert_eq!(record(OperationKind::Rebuild, 0, moves_of(&first, 0, 3, 2)), refused);
+    assert_eq!(record(OperationKind::Rebalance, 0, own()), refused);
+}
+
 /// One random cluster history.
 #[derive(Debug, Clone, Copy)]
 enum Happens {
     Post { from: u8, to: u8, count: usize, replaces: bool },
+    Rebuild { node: u8, count: usize },
     Drive { away: Option<u8> },
+    Lose { node: u8 },
     Cancel,
     Garble { index: usize, how: u8 },
 }
@@ -238,6 +390,8 @@ fn happenings() -> impl Strategy<Value = Happens> {
             .prop_map(|(from, to, count, replaces)| Happens::Post { from, to, count, replaces }),
         prop::option::of(0_u8..8).prop_map(|away| Happens::Drive { away }),
         prop::option::of(0_u8..8).prop_map(|away| Happens::Drive { away }),
+        (0_u8..8, 1_usize..8).prop_map(|(node, count)| Happens::Rebuild { node, count }),
+        (0_u8..8).prop_map(|node| Happens::Lose { node }),
         Just(Happens::Cancel),
         (any::<usize>(), 0_u8..6).prop_map(|(index, how)| Happens::Garble { index, how }),
     ]
@@ -306,6 +460,23 @@ proptest! {
                         false => OperationKind::Rebalance,
                     };
                     document = posted(&document, &format!("op{number}"), kind, None, moves);
+                }
+                Happens::Rebuild { node: of, count } => {
+                    let moves = rebuilds_of(&document, of, count);
+                    let running = document.operations.values().filter(|r| r.is_running()).count();
+                    if !moves.is_empty() && running < 4 {
+                        let kind = OperationKind::Rebuild;
+                        document = posted(&document, &format!("op{number}"), kind, None, moves);
+                    }
+                }
+                Happens::Lose { node } => {
+                    let told = lost_at(&document, node);
+                    let child = next_child(&document, &told, |_| Seems::Up, &Limits::default());
+                    if let Some(child) = child {
+                        let child = Sealed::new(child);
+                        prop_assert_eq!(legal_child(&document, &child), Ok(()));
+                        document = child;
+                    }
                 }
                 Happens::Cancel => {
                     let mut child = document.child();

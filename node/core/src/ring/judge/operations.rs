@@ -3,11 +3,15 @@
 //! A finished record stays as it is until it is forgotten, the oldest first and only for want of room
 //! (`operation::plan` forgets in the same order). A running one keeps what was asked for and the list
 //! of its moves, can be taken back but not un-taken back, and ends when none of its moves waits or is
-//! under way; what its moves may do, `table` says.
+//! under way; what its moves may do, `table` says. A rebuild makes copies of one node anew on itself, and
+//! nothing else does.
 
 use super::{IllegalChange, new_records};
 use crate::ring::document::Document;
-use crate::ring::operation::{KEPT_OPERATIONS, OperationRecord, OperationState};
+use crate::ring::operation::{
+    KEPT_OPERATIONS, Operation, OperationKind, OperationRecord, OperationState,
+};
+use crate::ring::progress::Progress;
 
 /// May the records of `child` follow those of `parent`?
 pub(super) fn judge_operations(parent: &Document, child: &Document) -> Result<(), IllegalChange> {
@@ -30,9 +34,9 @@ pub(super) fn judge_operations(parent: &Document, child: &Document) -> Result<()
         }
     }
     for (id, record) in new_records(parent, child) {
-        let finished = match record.state {
+        let finished = match &record.state {
             OperationState::Done => child.epoch,
-            OperationState::Running(_) => 0,
+            OperationState::Running(progress) if plans_its_kind(&record.operation, progress) => 0,
             // What moves data runs first.
             _ => return Err(IllegalChange::Operation(id.clone())),
         };
@@ -50,6 +54,16 @@ pub(super) fn judge_operations(parent: &Document, child: &Document) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Whether a plan is one of its operation's kind: only a rebuild moves slots from a node to itself, and all
+/// of its moves are of the node that it names.
+fn plans_its_kind(operation: &Operation, progress: &Progress) -> bool {
+    let rebuilds = operation.kind == OperationKind::Rebuild;
+    progress.moves.iter().all(|one| match rebuilds {
+        true => one.from == one.to && operation.node == Some(one.to),
+        false => one.from != one.to,
+    })
 }
 
 /// One record that ran before.

@@ -98,9 +98,7 @@ fn judge_entry(
     let slots = before.places();
     let datacenter = slots[moving].0;
     let partition = Partition { k: child.partition_bits, index: index as u32 };
-    let told = changes
-        .remove(&(partition, datacenter.to_owned()))
-        .ok_or(IllegalChange::MoveRecord { index })?;
+    let told = changes.remove(&(partition, datacenter.to_owned())).unwrap_or_default();
     let proofs = told.iter().find(|(before, _)| before.stage == MoveStage::Moving);
     let proofs = proofs.map_or(&[][..], |(_, after)| &after.proofs);
     let slots = moves::Slots { version: before.version, slots: &slots, moving };
@@ -110,7 +108,9 @@ fn judge_entry(
         return Err(IllegalChange::MoveRecord { index });
     }
     let comes = matches!(arrow, Arrow::Begin | Arrow::Replace);
-    if comes && shares_machine(child, after, new) {
+    // A rebuild brings nobody new to a machine.
+    let stays = new.state.successor().is_some_and(|next| next.node == new.owner);
+    if comes && !stays && shares_machine(child, after, new) {
         return Err(IllegalChange::MachineShared { index });
     }
     Ok(())
@@ -129,10 +129,8 @@ fn changed_slot<'a>(
 
 /// Do the records say of the slot what its arrow does, and nothing else?
 fn records_agree(arrow: Arrow, (old, new): (&Slot, &Slot), told: &[Change<'_>]) -> bool {
-    let names = |record: &MoveRecord, slot: &Slot| {
-        let pair = slot.state.successor().map(|next| (slot.owner, next.node));
-        pair == Some((record.from, record.to))
-    };
+    let pair = |slot: &Slot| slot.state.successor().map(|next| (slot.owner, next.node));
+    let names = |record: &MoveRecord, slot: &Slot| pair(slot) == Some((record.from, record.to));
     let began = |(before, after): &Change<'_>| {
         let begun = MoveRecord { stage: MoveStage::Moving, ..before.anew() };
         before.stage == MoveStage::Waiting && **after == begun && names(after, new)
@@ -154,6 +152,9 @@ fn records_agree(arrow: Arrow, (old, new): (&Slot, &Slot), told: &[Change<'_>]) 
         (Arrow::Finish, [one]) => went_on(one, MoveStage::Moved),
         // It may begin anew later: in another tenure, so that nothing shown before counts.
         (Arrow::Cancel, [one]) => ended(one) || back(one),
+        // Once more, in another tenure: the same record goes on. Its proofs name the tenure before, and
+        // its fences are older than the new one.
+        (Arrow::Replace, []) => pair(old).is_some() && pair(old) == pair(new),
         (Arrow::Replace, [one]) => !old.state.moves() && began(one),
         (Arrow::Replace, [one, two]) => (began(one) && ended(two)) || (began(two) && ended(one)),
         _ => false,
