@@ -148,7 +148,7 @@ fn join_and_leave_without_moving_data_are_done_once() {
         let owner = json!({ "id": "leave-0", "kind": "leave", "node": mine, "rebalance": false });
         let (status, problem) = operate(&cluster, 1, owner).await;
         assert_eq!((status, &problem["code"]), (422, &json!("illegal_change")), "{problem}");
-        unsupported(&cluster, &stranger, &mine).await;
+        no_rebuild(&cluster, &mine).await;
         let leave =
             json!({ "id": "leave-1", "kind": "leave", "node": stranger, "rebalance": false });
         let (status, left) = operate(&cluster, 2, leave.clone()).await;
@@ -163,19 +163,20 @@ fn join_and_leave_without_moving_data_are_done_once() {
     });
 }
 
-async fn unsupported(cluster: &Cluster, stranger: &str, owner: &str) {
+async fn no_rebuild(cluster: &Cluster, owner: &str) {
     let epoch = cluster.document(0).await["epoch"].clone();
-    let moving = [
-        json!({ "id": "m6", "kind": "rebuild", "node": owner }),
-        json!({ "id": "m7", "kind": "rebuild", "node": stranger }),
+    let nobody = "00000000-0000-4000-8000-000000000009";
+    let refused = [
+        (json!({ "id": "m6", "kind": "rebuild", "node": owner }), 409, "nothing_to_rebuild"),
+        (json!({ "id": "m7", "kind": "rebuild", "node": nobody }), 404, "unknown_node"),
+        (json!({ "id": "m8", "kind": "rebuild" }), 400, "bad_request"),
     ];
-    for body in &moving {
+    for (body, expected, code) in &refused {
         let (status, problem) = operate(cluster, 0, body.clone()).await;
-        let expected = (501, &json!("unsupported_operation"));
-        assert_eq!((status, &problem["code"]), expected, "{body}: {problem}");
+        assert_eq!((status, &problem["code"]), (*expected, &json!(code)), "{body}: {problem}");
     }
     assert_eq!(cluster.document(0).await["epoch"], epoch, "something changed");
-    println!("{} operations that are not built: 501", moving.len());
+    println!("{} rebuilds of what is whole or nobody's: refused", refused.len());
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -193,7 +194,7 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn a_node_put_back_to_an_older_document_learns_the_newer() {
     run(async {
-        let mut cluster = Cluster::formed(3, 3, &[]).await;
+        let mut cluster = Cluster::formed(3, 3, &["repair.rebuild=false"]).await;
         let first = cluster.document(2).await;
         cluster.signal(2, "TERM");
         assert_eq!(cluster.wait(2), Some(0), "{}", cluster.log(2));

@@ -30,7 +30,7 @@ fn one_name_for_all_nodes_is_seed_enough() {
 #[test]
 fn a_volume_put_back_learns_the_newer_document_and_serves_nothing() {
     run(async {
-        let mut sim = Sim::formed(11, 4, 3, &[]).await;
+        let mut sim = Sim::formed(11, 4, 3, &["repair.rebuild=false"]).await;
         tokio::time::sleep(Duration::from_secs(5)).await;
         let old = sim.disk(1).image(Crash::KeepAll, 1);
         // The document moves on: a member that owns nothing joins under a new machine name.

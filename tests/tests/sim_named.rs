@@ -120,11 +120,11 @@ fn a_wiped_disk_loses_nothing_that_was_acknowledged() {
 }
 
 #[test]
-fn a_volume_that_lost_its_data_but_not_its_name_serves_nothing() {
+fn a_volume_that_lost_its_data_but_not_its_name_is_rebuilt() {
     scenario(115, vec![at(20, 5, Fault::Empty(1)), at(40, 20, Fault::Split(side(&[2])))]);
 }
 
 #[test]
-fn a_disk_put_back_in_time_serves_nothing_old() {
+fn a_disk_put_back_in_time_is_rebuilt() {
     scenario(114, vec![at(10, 20, Fault::Rewind(4)), at(50, 5, Fault::Crash(4, Unsynced::Kept))]);
 }

@@ -27,7 +27,7 @@ async fn put(sim: &Sim, host: usize, key: u32) {
 #[test]
 fn a_volume_put_back_counts_as_no_copy_in_the_status_of_the_others() {
     run(async {
-        let mut sim = Sim::formed(61, 5, 3, &[]).await;
+        let mut sim = Sim::formed(61, 5, 3, &["repair.rebuild=false"]).await;
         let before = sim.disk(4).image(Crash::KeepAll, 0);
         let id = sim.node_id(4).await;
         for key in 0..40 {

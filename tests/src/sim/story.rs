@@ -5,7 +5,8 @@
 //! end, the cluster has `SETTLE` to be whole; from then on every operation must succeed. Then late frames
 //! and anti-entropy have their time, and each replica is looked at alone.
 //!
-//! Volumes that were lost or put back serve nothing until they are rebuilt, and are left out.
+//! A wiped disk is a new node, which nobody asks in: it is left out. One that was emptied or put back is
+//! rebuilt by itself, and must serve and agree with the others in the end.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -276,7 +277,7 @@ struct Stage<'a> {
     active: BTreeSet<usize>,
     /// Disks as they were when a fault of that place began.
     images: BTreeMap<usize, MemoryDisk>,
-    /// Hosts whose volume was lost or put back.
+    /// Hosts whose volume was lost: new nodes that belong to no cluster.
     spoilt: BTreeSet<usize>,
     /// Steps since a node ended by itself.
     ended: BTreeMap<usize, u32>,
@@ -375,10 +376,11 @@ impl<'a> Stage<'a> {
                 }
                 vec![]
             }
-            Fault::Wipe(host) | Fault::Empty(host) => {
+            Fault::Wipe(host) => {
                 self.spoilt.insert(*host);
                 vec![*host]
             }
+            Fault::Empty(host) => vec![*host],
             Fault::Swap(one, other) => vec![*one, *other],
             Fault::Rewind(host) => {
                 let image = self.sim.disk(*host).image(Crash::KeepAll, 0);
@@ -418,7 +420,6 @@ impl<'a> Stage<'a> {
                 self.crash(*host, Unsynced::Kept).await;
                 if let Some(image) = self.images.remove(&place) {
                     self.sim.replace_disk(*host, image);
-                    self.spoilt.insert(*host);
                 }
                 self.start(*host);
             }
@@ -529,10 +530,8 @@ impl<'a> Stage<'a> {
     /// Everything that happens after the faults: all must work, then all is read.
     async fn quiet(&mut self, plan: &Plan, mut aim: Aim, recorder: &Recorder) -> Looks {
         let mut serving = Vec::new();
-        // One that was put back while it was cut off from all others may be as new as it ever was.
-        let lost = !self.story.script.0.iter().any(|t| matches!(t.fault, Fault::Rewind(_)));
         for host in 0..self.story.hosts {
-            if lost && self.spoilt.contains(&host) && self.sim.serves(host) {
+            if self.spoilt.contains(&host) && self.sim.serves(host) {
                 self.violations.push(Violation::ServesLost { host });
             }
             if self.sim.serves(host) {
