@@ -33,6 +33,9 @@ struct Arguments {
     /// Stories in which tombstones are erased as soon as they may, with a ledger of their own
     #[arg(long, conflicts_with = "short")]
     reclaim: bool,
+    /// Stories of two data centers, with a ledger of their own
+    #[arg(long, conflicts_with_all = ["short", "reclaim"])]
+    centers: bool,
     /// With --seed: a short story on three nodes
     #[arg(long, requires = "seed")]
     short: bool,
@@ -47,7 +50,11 @@ fn main() -> ExitCode {
 }
 
 fn story(arguments: &Arguments) -> fn(u64) -> Story {
-    if arguments.reclaim { Story::reclaiming } else { Story::random }
+    match (arguments.reclaim, arguments.centers) {
+        (true, _) => Story::reclaiming,
+        (_, true) => Story::centers,
+        _ => Story::random,
+    }
 }
 
 fn one(arguments: &Arguments) -> ExitCode {
@@ -77,7 +84,11 @@ fn one(arguments: &Arguments) -> ExitCode {
 }
 
 fn many(arguments: &Arguments) -> ExitCode {
-    let name = if arguments.reclaim { "kvasir/soak-reclaim.jsonl" } else { "kvasir/soak.jsonl" };
+    let name = match (arguments.reclaim, arguments.centers) {
+        (true, _) => "kvasir/soak-reclaim.jsonl",
+        (_, true) => "kvasir/soak-centers.jsonl",
+        _ => "kvasir/soak.jsonl",
+    };
     let ledger = arguments.ledger.clone().unwrap_or_else(|| cache(name));
     let from = arguments.from.unwrap_or_else(|| highest(&ledger).map_or(0, |last| last + 1));
     let last = from + arguments.seeds.saturating_sub(1);

@@ -45,8 +45,12 @@ pub struct Story {
     pub seed: u64,
     /// Nodes.
     pub hosts: usize,
-    /// Copies of each key.
+    /// Data centers, to which the nodes are dealt out in turn.
+    pub centers: usize,
+    /// Copies of each key in each data center.
     pub copies: usize,
+    /// The level of all requests.
+    pub level: &'static str,
     /// How long faults and load go on, in milliseconds.
     pub chaos_ms: u64,
     /// What goes wrong.
@@ -90,7 +94,9 @@ impl Story {
         Self {
             seed,
             hosts: 5,
+            centers: 1,
             copies: 3,
+            level: "quorum",
             chaos_ms,
             script,
             conditions,
@@ -172,7 +178,7 @@ pub async fn tell(story: &Story) -> Told {
     let plan = plan(story);
     let aim = Aim {
         servers: stage.sim.servers(),
-        level: "quorum".to_string(),
+        level: story.level.to_string(),
         query: story.query.to_string(),
         think_ms: story.think_ms,
     };
@@ -208,7 +214,7 @@ pub async fn tell(story: &Story) -> Told {
         },
         strict: story.strict,
         last_write_wins: story.last_write_wins,
-        acks: story.copies / 2 + 1,
+        acks: story.majority(),
         calm_from_ms: Some(stage.calm_from_ms),
         earlier: &held.before,
         last: &held.after,
@@ -305,6 +311,9 @@ impl<'a> Stage<'a> {
         }
         sim.weather
             .set(Conditions { delay_ms: story.conditions.delay_ms, ..Conditions::default() });
+        for host in 0..story.hosts {
+            sim.set_datacenter(host, &format!("dc{}", host % story.centers + 1));
+        }
         sim.form(story.copies).await;
         let mut stage = Self {
             story,

@@ -8,7 +8,7 @@ use kvasir::planted::Planted;
 use kvasir_storage::disk::memory::Crash;
 use kvasir_tests::check::{Demand, Evidence, Outcome, judge};
 use kvasir_tests::load::{Clock, Recorder, settle};
-use kvasir_tests::sim::run;
+use kvasir_tests::sim::{Story, hunt, run};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -156,4 +156,10 @@ fn stand_ins_stay_in_their_data_center_and_hand_back_to_both() {
         }
         assert!(metric(&sim, spare, "kvasir_handoff_copies_returned_total").await >= 1.0);
     });
+}
+
+#[test]
+fn random_stories_of_two_data_centers_break_no_rule() {
+    let found = hunt::hunt(0..4, Story::centers);
+    found.assert_good();
 }
