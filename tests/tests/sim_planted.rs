@@ -131,7 +131,7 @@ fn what_fails_is_made_small_and_one_line_repeats_it() {
     let small = hunt::shrunk(&whole, &first);
     assert!(small.0.len() < whole.script.0.len(), "{} faults were left", small.0.len());
     assert!(small.0.iter().any(|t| matches!(t.fault, Fault::Split(_))), "{small}");
-    let line = hunt::line(seed, &small);
+    let line = hunt::line(&Story { script: small.clone(), ..whole.clone() });
     println!("{} faults became {}: {line}", whole.script.0.len(), small.0.len());
     let script: Script = line.split('\'').nth(1).expect("a script in quotes").parse().unwrap();
     let again = [(); 2].map(|()| hunt::told(&Story { script: script.clone(), ..whole.clone() }));

@@ -63,7 +63,7 @@ fn one(arguments: &Arguments) -> ExitCode {
     if let Some(script) = &arguments.script {
         story.script = script.clone();
     }
-    println!("{}", hunt::line(seed, &story.script));
+    println!("{}", hunt::line(&story));
     let told = hunt::told(&story);
     if let Some(path) = &arguments.history {
         let written = fs::File::create(path).and_then(|mut file| told.history.write(&mut file));

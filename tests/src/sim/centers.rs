@@ -24,6 +24,7 @@ impl Story {
         });
         let level = if seed.is_multiple_of(2) { "each_quorum" } else { "local_quorum" };
         Self {
+            word: "--centers ",
             hosts: 6,
             centers: 2,
             level,

@@ -122,8 +122,11 @@ pub fn shrunk(story: &Story, first: &Violation) -> Script {
 }
 
 /// The one line that repeats a failure.
-pub fn line(seed: u64, script: &Script) -> String {
-    format!("cargo run -p kvasir-tests --bin kvasir-soak -- --seed {seed} --script '{script}'")
+pub fn line(story: &Story) -> String {
+    let Story { word, seed, script, .. } = story;
+    format!(
+        "cargo run -p kvasir-tests --bin kvasir-soak -- {word}--seed {seed} --script '{script}'"
+    )
 }
 
 /// Tells the stories of these seeds on all cores and shrinks those that fail. Ends early after three failures.
@@ -139,7 +142,7 @@ pub fn hunt(seeds: impl Iterator<Item = u64>, story: impl Fn(u64) -> Story + Syn
             let mut hunt = hunt.lock().expect("no thread panics with the lock");
             hunt.add(*seed, &told);
             if let (Some(script), Some((_, text))) = (smaller, hunt.failures.last_mut()) {
-                *text = format!("{text}\n  {}", line(*seed, &script));
+                *text = format!("{text}\n  {}", line(&Story { script, ..story }));
                 if hunt.failures.len() >= 3 {
                     next.store(u64::MAX / 2, Ordering::SeqCst);
                 }

@@ -24,6 +24,7 @@ impl Story {
             late_ms: 600_000,
         };
         Self {
+            word: "--reclaim ",
             hosts: 4,
             chaos_ms,
             script,

@@ -43,6 +43,8 @@ const RESTART_STEPS: u32 = 4;
 pub struct Story {
     /// Seed of every choice outside the script.
     pub seed: u64,
+    /// The word by which `kvasir-soak` tells such a story; empty for those of [`Story::random`].
+    pub word: &'static str,
     /// Nodes.
     pub hosts: usize,
     /// Data centers, to which the nodes are dealt out in turn.
@@ -93,6 +95,7 @@ impl Story {
         let script = Script::draw(&mut rng, 5, chaos_ms - 20_000);
         Self {
             seed,
+            word: "",
             hosts: 5,
             centers: 1,
             copies: 3,
@@ -125,7 +128,8 @@ impl Story {
             lasts: rng.random_range(500..5_000),
             fault: Fault::Crash(host, Unsynced::Dropped),
         });
-        Self { hosts: 3, chaos_ms, script, think_ms: 500, keys: 8, ..Self::random(seed) }
+        let (word, think_ms) = ("--short ", 500);
+        Self { word, hosts: 3, chaos_ms, script, think_ms, keys: 8, ..Self::random(seed) }
     }
 }
 
