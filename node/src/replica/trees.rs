@@ -195,6 +195,7 @@ impl Observer for Trees {
         }
         self.changes.fetch_add(1, Relaxed);
         if self.key.get().is_some() {
+            self.tree.prepare(key.hash());
             self.tree.toggle(key.hash(), self.adds(key, old) ^ self.adds(key, new));
         } else {
             self.tree.doubt(self.tree.chunk_node(self.chunk_of(key.hash())));

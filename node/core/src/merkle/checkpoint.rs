@@ -26,30 +26,38 @@ pub enum Restored {
 }
 
 impl Tree {
-    /// The state after every change so far. `fingerprint` is that of the tree key.
+    /// The state after every change so far. `fingerprint` is that of the tree key. Writers wait for it: it
+    /// goes over the leaves twice, so that memory is asked for once.
     pub fn encode(&self, fingerprint: u64) -> Vec<u8> {
-        let chunks = self.chunks.iter().enumerate();
-        let filled: Vec<_> = chunks.filter_map(|(n, c)| Some((n, c.get()?))).collect();
+        // Whoever mends leaves beside writers waits for it too.
         let doubts = self.doubts();
-        let mut out = Vec::with_capacity(32 + 4 * doubts.chunks.len() + filled.len() * 64);
+        let chunks = self.chunks.iter().enumerate();
+        let filled: Vec<_> = chunks
+            .filter_map(|(number, chunk)| {
+                let chunk = chunk.get()?;
+                Some((number, chunk, chunk.leaves().filter(|sum| *sum != 0).count()))
+            })
+            .collect();
+        let dense = |count: usize| count > SPARSE_MAX;
+        let bytes = |count| if dense(count) { 8 * CHUNK_LEAVES } else { 9 * count };
+        let bytes: usize = filled.iter().map(|(_, _, count)| 6 + bytes(*count)).sum();
+        let mut out = Vec::with_capacity(18 + 4 * doubts.chunks.len() + bytes);
         out.extend_from_slice(&[VERSION, self.bits()]);
         out.extend_from_slice(&fingerprint.to_le_bytes());
         out.extend_from_slice(&(doubts.chunks.len() as u32).to_le_bytes());
         doubts.chunks.iter().for_each(|chunk| out.extend_from_slice(&chunk.to_le_bytes()));
-        drop(doubts);
         out.extend_from_slice(&(filled.len() as u32).to_le_bytes());
-        for (number, chunk) in filled {
+        for (number, chunk, count) in filled {
             out.extend_from_slice(&(number as u32).to_le_bytes());
-            let leaves: Vec<u64> = chunk.leaves().collect();
-            let count = leaves.iter().filter(|sum| **sum != 0).count();
             out.extend_from_slice(&(count as u16).to_le_bytes());
-            for (leaf, sum) in leaves.iter().enumerate() {
-                if count > SPARSE_MAX {
-                    out.extend_from_slice(&sum.to_le_bytes());
-                } else if *sum != 0 {
-                    out.push(leaf as u8);
-                    out.extend_from_slice(&sum.to_le_bytes());
-                }
+            if dense(count) {
+                chunk.leaves().for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
+                continue;
+            }
+            for (leaf, sum) in chunk.leaves().enumerate().filter(|(_, sum)| *sum != 0) {
+                let mut one = [leaf as u8; 9];
+                one[1..].copy_from_slice(&sum.to_le_bytes());
+                out.extend_from_slice(&one);
             }
         }
         out

@@ -2,8 +2,10 @@
 //!
 //! 2^bits leaves of 8 bytes in chunks of [`CHUNK_LEAVES`], of which only those exist that a key lies in: the
 //! memory is what the owned share of the ring takes, at most 8 bytes * 2^bits and a directory. A change is
-//! two XORs without a lock, so writers of different keys do not wait for each other. A reader beside
-//! writers may see a leaf without its chunk's sum; it then looks closer and finds nothing.
+//! one XOR without a lock, so writers of different keys do not wait for each other, and a mark that the sum
+//! of its chunk is no longer known. The marks lie together, so that a write reaches for one distant place
+//! in memory and not for two; whoever reads a sum adds up what is marked. A reader beside writers may get
+//! the sum of a moment ago; it then looks closer and finds nothing.
 //!
 //! Invariant: outside the chunks in doubt, a leaf is the XOR over the keys under it. In doubt is what was
 //! restored from nothing, and what a drop cut in the middle of a leaf. A leaf that is wrong stays wrong by
@@ -11,7 +13,10 @@
 
 use super::place::{BITS_MAX, BITS_MIN, Node};
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{AcqRel, Relaxed, Release},
+};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Leaves of a chunk.
@@ -19,9 +24,11 @@ pub const CHUNK_LEAVES: usize = 1 << CHUNK_BITS;
 const CHUNK_BITS: u8 = 8;
 
 pub(super) struct Chunk {
-    sum: AtomicU64,
     leaves: [AtomicU64; CHUNK_LEAVES],
 }
+
+/// What the tree keeps for a chunk whether it exists or not: where it is, whether it changed, its sum.
+const DIRECTORY_BYTES: usize = size_of::<OnceLock<Box<Chunk>>>() + size_of::<AtomicBool>() + 8;
 
 /// What is known to be uncertain.
 #[derive(Debug, Default)]
@@ -35,6 +42,10 @@ pub(super) struct Doubts {
 pub struct Tree {
     bits: u8,
     pub(super) chunks: Box<[OnceLock<Box<Chunk>>]>,
+    /// For each chunk whether a leaf changed since its sum was made.
+    changed: Box<[AtomicBool]>,
+    /// The sums of the chunks as they were last asked for.
+    sums: Mutex<Box<[u64]>>,
     allocated: AtomicUsize,
     doubts: Mutex<Doubts>,
 }
@@ -69,22 +80,11 @@ impl std::fmt::Debug for Tree {
 
 impl Chunk {
     fn new() -> Box<Self> {
-        let leaves = std::array::from_fn(|_| AtomicU64::new(0));
-        Box::new(Self { sum: AtomicU64::new(0), leaves })
+        Box::new(Self { leaves: std::array::from_fn(|_| AtomicU64::new(0)) })
     }
 
     pub(super) fn leaves(&self) -> impl Iterator<Item = u64> {
         self.leaves.iter().map(|leaf| leaf.load(Relaxed))
-    }
-
-    fn toggle(&self, leaf: usize, by: u64) {
-        self.leaves[leaf].fetch_xor(by, Relaxed);
-        self.sum.fetch_xor(by, Relaxed);
-    }
-
-    fn clear(&self, leaf: usize) {
-        let was = self.leaves[leaf].swap(0, Relaxed);
-        self.sum.fetch_xor(was, Relaxed);
     }
 }
 
@@ -92,8 +92,15 @@ impl Tree {
     /// An empty tree. `bits` is brought between [`BITS_MIN`] and [`BITS_MAX`].
     pub fn new(bits: u8) -> Self {
         let bits = bits.clamp(BITS_MIN, BITS_MAX);
-        let chunks = (0..1_u32 << (bits - CHUNK_BITS)).map(|_| OnceLock::new()).collect();
-        Self { bits, chunks, allocated: AtomicUsize::new(0), doubts: Mutex::default() }
+        let count = 1_usize << (bits - CHUNK_BITS);
+        Self {
+            bits,
+            chunks: (0..count).map(|_| OnceLock::new()).collect(),
+            changed: (0..count).map(|_| AtomicBool::new(false)).collect(),
+            sums: Mutex::new(vec![0; count].into()),
+            allocated: AtomicUsize::new(0),
+            doubts: Mutex::default(),
+        }
     }
 
     /// How deep the leaves are.
@@ -113,14 +120,14 @@ impl Tree {
 
     /// Bytes that it takes in memory.
     pub fn memory_bytes(&self) -> u64 {
-        let directory = self.chunks.len() * size_of::<OnceLock<Box<Chunk>>>();
+        let directory = self.chunks.len() * DIRECTORY_BYTES;
         (directory + self.allocated.load(Relaxed) * size_of::<Chunk>()) as u64
     }
 
     /// Bytes that a tree of so many bits never exceeds.
     pub fn memory_limit(bits: u8) -> u64 {
         let chunks = 1_u64 << (bits.clamp(BITS_MIN, BITS_MAX) - CHUNK_BITS);
-        chunks * (size_of::<OnceLock<Box<Chunk>>>() + size_of::<Chunk>()) as u64
+        chunks * (DIRECTORY_BYTES + size_of::<Chunk>()) as u64
     }
 
     fn leaf_of(&self, hash: u64) -> (usize, usize) {
@@ -143,12 +150,26 @@ impl Tree {
     pub fn toggle(&self, hash: u64, by: u64) {
         if by != 0 {
             let (chunk, leaf) = self.leaf_of(hash);
-            self.chunk(chunk).toggle(leaf, by);
+            self.toggle_at(chunk, leaf, by);
         }
     }
 
     pub(super) fn toggle_leaf(&self, leaf: usize, by: u64) {
-        self.chunk(leaf >> CHUNK_BITS).toggle(leaf % CHUNK_LEAVES, by);
+        self.toggle_at(leaf >> CHUNK_BITS, leaf % CHUNK_LEAVES, by);
+    }
+
+    fn toggle_at(&self, chunk: usize, leaf: usize, by: u64) {
+        self.chunk(chunk).leaves[leaf].fetch_xor(by, Relaxed);
+        self.changed[chunk].store(true, Release);
+    }
+
+    /// Reaches for the leaf of a hash that is about to change, so that it is near when it does: what a
+    /// change has to compute first takes as long as memory takes to bring it.
+    pub fn prepare(&self, hash: u64) {
+        let (chunk, leaf) = self.leaf_of(hash);
+        if let Some(chunk) = self.chunks[chunk].get() {
+            std::hint::black_box(chunk.leaves[leaf].load(Relaxed));
+        }
     }
 
     /// The sum of a subtree; one below the leaves counts as its leaf.
@@ -160,8 +181,15 @@ impl Tree {
             let leaves = self.chunks[from].get().map(|chunk| &chunk.leaves[first_leaf..=last_leaf]);
             return leaves.into_iter().flatten().fold(0, |sum, leaf| sum ^ leaf.load(Relaxed));
         }
-        let chunks = self.chunks[from..=to].iter().filter_map(OnceLock::get);
-        chunks.fold(0, |sum, chunk| sum ^ chunk.sum.load(Relaxed))
+        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        (from..=to).fold(0, |sum, at| {
+            // A leaf that changes after the mark was taken sets it again.
+            if self.changed[at].load(Relaxed) && self.changed[at].swap(false, AcqRel) {
+                let leaves = self.chunks[at].get().into_iter().flat_map(|chunk| chunk.leaves());
+                sums[at] = leaves.fold(0, |sum, leaf| sum ^ leaf);
+            }
+            sum ^ sums[at]
+        })
     }
 
     fn chunks_of(&self, node: Node) -> std::ops::RangeInclusive<u32> {
@@ -200,8 +228,9 @@ impl Tree {
         doubts.chunks.extend(cut.map(|edge| (leaf(edge) >> CHUNK_BITS) as u32));
         for at in first..end {
             let (chunk, leaf) = ((at >> CHUNK_BITS) as usize, at as usize % CHUNK_LEAVES);
-            if let Some(chunk) = self.chunks[chunk].get() {
-                chunk.clear(leaf);
+            if let Some(there) = self.chunks[chunk].get() {
+                there.leaves[leaf].store(0, Relaxed);
+                self.changed[chunk].store(true, Release);
             }
         }
         let whole = first.div_ceil(CHUNK_LEAVES as u64) as u32..(end >> CHUNK_BITS) as u32;
@@ -231,7 +260,7 @@ impl Tree {
         let mut wrong = Vec::new();
         for (leaf, (was, is)) in cut.leaves.iter().zip(found).enumerate() {
             if was != is {
-                self.chunk(cut.chunk as usize).toggle(leaf, was ^ is);
+                self.toggle_at(cut.chunk as usize, leaf, was ^ is);
                 let index = (cut.chunk << CHUNK_BITS) + leaf as u32;
                 wrong.push(Node { depth: self.bits, index });
             }
