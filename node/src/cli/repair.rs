@@ -213,6 +213,11 @@ fn drawn(status: &RepairStatus) -> String {
         output::grouped(status.keys_repaired_ever),
         output::bytes(status.bytes_ever),
     ));
+    if !status.compared_first.is_empty() {
+        let first = status.compared_first.iter();
+        let first = first.map(|one| format!("{} ({} partitions)", one.node, one.partitions));
+        lines.push(format!("first       {}", first.collect::<Vec<_>>().join(", ")));
+    }
     match status.tree {
         None => lines.push("tree        off".to_owned()),
         Some(tree) => lines.push(format!(

@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use kvasir_core::admin_api::problem::code;
-use kvasir_core::admin_api::{Problem, RepairAction, RepairRequest, RepairStatus, TreeStatus};
-use kvasir_core::merkle::Scope;
+use kvasir_core::admin_api::{
+    ComparedFirst, Comparison, ComparisonCause, Problem, RepairAction, RepairRequest, RepairStatus,
+    TreeStatus,
+};
+use kvasir_core::merkle::{Cause, Past, Scope};
 
 use super::backend::{Backend, problem};
 use crate::admin::Answered;
@@ -15,7 +18,7 @@ impl Backend {
     /// How far anti-entropy is.
     pub(super) fn repair_status(&self) -> RepairStatus {
         let figures = self.shared.repairs.figures();
-        let RepairFigures { on, paused, round, known, tree, .. } = figures;
+        let RepairFigures { on, paused, round, known, first, past, tree, .. } = figures;
         let round = round.unwrap_or_default();
         RepairStatus {
             running: !round.finished && round.total > 0,
@@ -34,6 +37,11 @@ impl Backend {
             comparisons_ever: figures.through + figures.failed,
             keys_repaired_ever: figures.mended,
             bytes_ever: figures.sent_bytes + figures.received_bytes,
+            compared_first: first
+                .into_iter()
+                .map(|(node, partitions)| ComparedFirst { node, partitions })
+                .collect(),
+            last_comparisons: past.into_iter().map(comparison).collect(),
             tree: on.then(|| status_of(tree)),
         }
     }
@@ -72,6 +80,20 @@ impl Backend {
             }
         }
         Ok(self.repair_status())
+    }
+}
+
+fn comparison(past: Past) -> Comparison {
+    Comparison {
+        node: past.peer,
+        cause: match past.cause {
+            Cause::Returned => ComparisonCause::Returned,
+            Cause::Asked => ComparisonCause::Asked,
+            Cause::Turn => ComparisonCause::Turn,
+        },
+        partitions: past.partitions,
+        equal: past.equal,
+        keys_repaired: past.mended,
     }
 }
 

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kvasir_core::merkle::{Figures, Round, Schedule, Scope, Tree};
+use kvasir_core::id::NodeId;
+use kvasir_core::merkle::{Figures, Past, Round, Schedule, Scope, Tree};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -40,6 +41,10 @@ pub struct RepairFigures {
     pub round: Option<Round>,
     /// What the schedule knows.
     pub known: Figures,
+    /// Neighbours to be compared with first, each with the number of partitions to compare.
+    pub first: Vec<(NodeId, u32)>,
+    /// The last comparisons, the newest first.
+    pub past: Vec<Past>,
     /// Bytes of questions.
     pub sent_bytes: u64,
     /// Bytes of answers.
@@ -135,6 +140,8 @@ impl Repairs {
             paused: schedule.is_paused(),
             round: schedule.round().cloned(),
             known: schedule.figures(self.now_ms()),
+            first: schedule.first().collect(),
+            past: schedule.past().collect(),
             sent_bytes: load(&self.sent_bytes),
             received_bytes: load(&self.received_bytes),
             mended: load(&self.mended),

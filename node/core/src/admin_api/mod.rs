@@ -34,7 +34,9 @@ pub use operations::{
 pub use planned::{FewestMachines, MachineRisk};
 pub use probes::{Check, Probe, ProbeStatus};
 pub use problem::Problem;
-pub use repair::{RepairAction, RepairRequest, RepairStatus, TreeStatus};
+pub use repair::{
+    ComparedFirst, Comparison, ComparisonCause, RepairAction, RepairRequest, RepairStatus, TreeStatus,
+};
 pub use replica::{ActorName, DotName, ReplicaRead, ReplicaSibling, VersionRow};
 pub use sharing::SharedMachine;
 pub use status::{

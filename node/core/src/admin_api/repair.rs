@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin_api::PartitionName;
 use crate::admin_api::problem::{Problem, code};
+use crate::id::NodeId;
 use crate::limits::BUCKET_MAX_BYTES;
 
 /// What is to be done.
@@ -109,9 +110,53 @@ pub struct RepairStatus {
     /// Bytes sent and received since the start.
     #[serde(default)]
     pub bytes_ever: u64,
+    /// Nodes that are compared with before others, since hints may not tell all that they missed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub compared_first: Vec<ComparedFirst>,
+    /// The last comparisons, the newest first; at most eight.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_comparisons: Vec<Comparison>,
     /// The hash tree; none where it is switched off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tree: Option<TreeStatus>,
+}
+
+/// A node that is to be compared with before others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ComparedFirst {
+    /// Which.
+    pub node: NodeId,
+    /// Partitions that both nodes own: what is compared.
+    pub partitions: u32,
+}
+
+/// One comparison with another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Comparison {
+    /// Which.
+    pub node: NodeId,
+    /// Why it was made.
+    pub cause: ComparisonCause,
+    /// Partitions that it was about.
+    pub partitions: u32,
+    /// Those that are known to be equal since.
+    pub equal: u32,
+    /// Keys that changed on either side.
+    pub keys_repaired: u64,
+}
+
+/// Why a comparison was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ComparisonCause {
+    /// The node was away for longer than hints last, or hints were lost meanwhile.
+    Returned,
+    /// A requested round.
+    Asked,
+    /// Once per interval.
+    Turn,
 }
 
 /// The hash tree of a node.

@@ -28,7 +28,7 @@ pub use exchange::{Compared, Exchange, Limits, Listed, Merged, Span, Step, Tally
 pub use message::{Answer, Ask, Held, Malformed, PAGE_BYTES, Piece, Verdict};
 pub use place::{BITS_MAX, BITS_MIN, Node, place};
 pub use rest::rest_ms;
-pub use schedule::{Figures, Job, Neighbours, Round, Schedule, Scope};
+pub use schedule::{Cause, Figures, Job, Neighbours, Past, Round, Schedule, Scope};
 pub use tree::{CHUNK_LEAVES, Cut, Edge, Stale, Tree};
 
 #[cfg(test)]

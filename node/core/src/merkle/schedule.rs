@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 const RETRY_MS: u64 = 5_000;
 /// Requested rounds that wait for another; more are refused.
 const ROUNDS_MAX: usize = 16;
+/// Comparisons that are remembered for the status.
+const PAST_MAX: usize = 8;
 
 /// With whom this node shares partitions, and who of them is up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,8 +52,34 @@ pub struct Job {
     pub partitions: Vec<u32>,
     /// Only keys of this bucket.
     pub bucket: Option<Bytes>,
+    /// Why it is made now.
+    pub cause: Cause,
+}
+
+/// Why a comparison is made, the most urgent first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The neighbour was away for longer than hints last, or hints were lost meanwhile.
+    Returned,
     /// It belongs to the requested round.
-    requested: bool,
+    Asked,
+    /// It is the neighbour's turn.
+    Turn,
+}
+
+/// A comparison that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// With whom.
+    pub peer: NodeId,
+    /// Why it was made.
+    pub cause: Cause,
+    /// Partitions that it was about.
+    pub partitions: u32,
+    /// Those that are known to be equal since.
+    pub equal: u32,
+    /// Keys that changed on either side.
+    pub mended: u64,
 }
 
 /// A requested round, running or the last one that ended.
@@ -114,6 +142,7 @@ pub struct Schedule {
     peers: BTreeMap<NodeId, Peer>,
     round: Option<Round>,
     queue: VecDeque<Scope>,
+    past: VecDeque<Past>,
     paused: bool,
 }
 
@@ -127,6 +156,7 @@ impl Schedule {
             peers: BTreeMap::new(),
             round: None,
             queue: VecDeque::new(),
+            past: VecDeque::new(),
             paused: false,
         }
     }
@@ -207,14 +237,14 @@ impl Schedule {
         }
         let urgent = self.peers.iter().find(|(_, peer)| peer.urgent && peer.due(now_ms, 0));
         if let Some((node, peer)) = urgent {
-            return Some(self.job(*node, covered(peer, &Scope::default()), None, false));
+            return Some(self.job(*node, covered(peer, &Scope::default()), None, Cause::Returned));
         }
         if let Some(job) = self.next_of_round() {
             return Some(job);
         }
         let due = self.peers.iter().filter(|(_, peer)| peer.due(now_ms, self.interval_ms));
         let (node, peer) = due.min_by_key(|(_, peer)| peer.tried_ms)?;
-        Some(self.job(*node, covered(peer, &Scope::default()), None, false))
+        Some(self.job(*node, covered(peer, &Scope::default()), None, Cause::Turn))
     }
 
     fn job(
@@ -222,9 +252,9 @@ impl Schedule {
         peer: NodeId,
         partitions: Vec<u32>,
         bucket: Option<Bytes>,
-        requested: bool,
+        cause: Cause,
     ) -> Job {
-        Job { peer, k: self.k, partitions, bucket, requested }
+        Job { peer, k: self.k, partitions, bucket, cause }
     }
 
     fn next_of_round(&mut self) -> Option<Job> {
@@ -234,7 +264,7 @@ impl Schedule {
             if let Some(node) = round.waiting.iter().find(up).copied() {
                 let (partitions, bucket) =
                     (covered(&self.peers[&node], &round.scope), round.scope.bucket.clone());
-                return Some(self.job(node, partitions, bucket, true));
+                return Some(self.job(node, partitions, bucket, Cause::Asked));
             }
             // Whoever is left is down or shares nothing any more.
             round.waiting.clear();
@@ -254,7 +284,16 @@ impl Schedule {
         (tally, bytes): (Tally, u64),
     ) {
         let equal = compared.iter().filter(|(_, compared)| *compared == Compared::Equal).count();
-        if let Some(round) = self.round.as_mut().filter(|round| job.requested && !round.finished) {
+        self.past.truncate(PAST_MAX - 1);
+        self.past.push_front(Past {
+            peer: job.peer,
+            cause: job.cause,
+            partitions: job.partitions.len() as u32,
+            equal: equal as u32,
+            mended: tally.mended,
+        });
+        let asked = job.cause == Cause::Asked;
+        if let Some(round) = self.round.as_mut().filter(|round| asked && !round.finished) {
             round.waiting.remove(&job.peer);
             round.done += equal as u32;
             round.skipped += (job.partitions.len() - equal.min(job.partitions.len())) as u32;
@@ -276,6 +315,17 @@ impl Schedule {
                 Compared::Unknown => {}
             }
         }
+    }
+
+    /// The last comparisons, the newest first; a few.
+    pub fn past(&self) -> impl Iterator<Item = Past> + '_ {
+        self.past.iter().copied()
+    }
+
+    /// Neighbours to be compared with before others, each with the number of partitions to compare.
+    pub fn first(&self) -> impl Iterator<Item = (NodeId, u32)> + '_ {
+        let first = self.peers.iter().filter(|(_, peer)| peer.urgent);
+        first.map(|(node, peer)| (*node, peer.pairs.len() as u32))
     }
 
     /// Figures for status and metrics.
@@ -362,13 +412,37 @@ mod tests {
             schedule.update(100, &with(&[1], 0));
             schedule.update(100 + away, &with(&[1, 2], lost));
             assert_eq!(schedule.figures(0).urgent, u64::from(urgent), "{away} {lost}");
+            let first: Vec<_> = schedule.first().collect();
+            assert_eq!(first, if urgent { vec![(node(2), 2)] } else { vec![] });
             let job = schedule.next(100 + away);
             assert_eq!(job.as_ref().map(|job| job.peer), urgent.then_some(node(2)));
             if let Some(job) = job {
                 assert_eq!(job.partitions, [2, 3], "exactly what both own");
                 end(&mut schedule, 100 + away, &job, Compared::Equal);
+                let past = schedule.past().next().unwrap();
+                assert_eq!((past.peer, past.cause), (node(2), Cause::Returned));
+                assert_eq!((past.partitions, past.equal, past.mended), (2, 2, 1));
             }
         }
+        for at in 0..20 {
+            let job = schedule.job(node(1), vec![at], None, Cause::Turn);
+            end(&mut schedule, 0, &job, Compared::Equal);
+        }
+        assert_eq!(schedule.past().count(), PAST_MAX);
+    }
+
+    #[test]
+    fn who_was_away_goes_before_what_was_asked_for() {
+        let mut schedule = Schedule::new(60_000, 10_000);
+        schedule.update(0, &with(&[1], 0));
+        assert!(schedule.request(Scope::default()));
+        schedule.update(20_000, &with(&[1, 2], 0));
+        let job = schedule.next(20_000).unwrap();
+        assert_eq!((job.peer, job.cause), (node(2), Cause::Returned));
+        end(&mut schedule, 20_000, &job, Compared::Equal);
+        assert_eq!(schedule.round().unwrap().done, 0, "it is no part of the round");
+        let job = schedule.next(20_000).unwrap();
+        assert_eq!((job.peer, job.cause), (node(1), Cause::Asked));
     }
 
     #[test]
