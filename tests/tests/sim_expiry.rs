@@ -210,3 +210,62 @@ fn a_bucket_where_the_last_write_wins_lets_nothing_older_show_when_the_newest_en
         assert_eq!((read.status, read.header("x-kvasir-ttl")), (200, Some("600s")));
     });
 }
+
+/// What the hash trees of a host came to: comparisons, keys mended, partitions known to differ, bytes.
+async fn compared(sim: &Sim, host: usize) -> [u64; 4] {
+    let answer = sim.admin(host, Method::GET, "/v1/repair", None).await.expect("an answer");
+    let told: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
+    ["comparisonsEver", "keysRepairedEver", "differingPartitions", "bytesEver"]
+        .map(|field| told[field].as_u64().expect("a number"))
+}
+
+#[test]
+fn trees_agree_on_values_that_end_while_clocks_differ() {
+    run(async {
+        let sets = ["repair.interval=2s", "repair.tree_bits=16", "reclaim.rate=0"];
+        let mut sim = Sim::formed(76, 3, 3, &sets).await;
+        seconds(5).await;
+        for (host, wrong) in [6 * SECOND, 0, -6 * SECOND].into_iter().enumerate() {
+            sim.clock_wrong_by(host, wrong);
+        }
+        for key in 0..60 {
+            put(&sim, key % 3, &format!("/v1/kv/b/k{key}?ttl={}s&w=all", 10 + key % 20)).await;
+        }
+        seconds(5).await;
+        let mut before = Vec::new();
+        for host in 0..3 {
+            before.push(compared(&sim, host).await);
+        }
+        // All of them end meanwhile, on no two hosts at the same time; reading changes nothing of it.
+        for _ in 0..10 {
+            seconds(5).await;
+            for host in 0..3 {
+                let read = status(&sim, host, "k7").await;
+                assert!([200, 404].contains(&read), "{read}");
+            }
+        }
+        for (host, before) in before.into_iter().enumerate() {
+            assert_eq!(status(&sim, host, "k59").await, 404);
+            let after = compared(&sim, host).await;
+            let grown = |field: usize| after[field] - before[field];
+            println!("host {host}: {} comparisons, {} bytes", grown(0), grown(3));
+            assert!(grown(0) >= 40, "two neighbours, every two seconds");
+            assert_eq!((grown(1), after[2]), (0, 0), "nothing was mended, nothing differs");
+            assert!(grown(3) <= grown(0) * (64 * 11 + 200), "nothing but sums");
+        }
+        for host in 0..3 {
+            sim.crash(host, Crash::DropAll).await;
+            sim.start(host);
+        }
+        for host in 0..3 {
+            sim.until_ready(host).await;
+        }
+        seconds(20).await;
+        for host in 0..3 {
+            let [comparisons, mended, differing, _] = compared(&sim, host).await;
+            assert!(comparisons > 4);
+            assert_eq!((mended, differing), (0, 0), "host {host} after a start");
+            assert_eq!(status(&sim, host, "k59").await, 404);
+        }
+    });
+}
