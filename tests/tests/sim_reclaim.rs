@@ -130,6 +130,27 @@ fn nothing_is_erased_while_an_owner_is_down_and_then_everything_is() {
     });
 }
 
+#[test]
+fn values_that_ended_are_erased_like_deleted_ones() {
+    run(async {
+        let mut sim = Sim::formed(67, 3, 3, FAST).await;
+        sleep(Duration::from_secs(5)).await;
+        let (http, servers) = (sim.client(Duration::from_secs(10)), sim.servers());
+        for key in 0..KEYS {
+            let path = format!("/v1/kv/b/k{key}?ttl={}s", 20 + key % 10);
+            let put = ask(&http, &servers[key % 3], Method::PUT, &path, "v").await;
+            assert_eq!(put.status, 204, "{}", put.text());
+        }
+        assert_eq!(stored(&sim, 1).await, KEYS);
+        // One start in the middle: what ended stays ended, and is erased all the same.
+        sleep(Duration::from_secs(32)).await;
+        sim.crash(1, Crash::DropAll).await;
+        sim.start(1);
+        sim.until_ready(1).await;
+        until_empty(&sim, 3).await;
+    });
+}
+
 async fn disk_bytes(sim: &Sim, host: usize) -> u64 {
     let answer = sim.admin(host, Method::GET, "/v1/status", None).await.expect("an answer");
     let status: Value = serde_json::from_slice(&answer.body).expect("JSON");
