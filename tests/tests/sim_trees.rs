@@ -265,7 +265,7 @@ fn shared(document: &Value, one: &str, other: &str) -> u64 {
     let entries = document["document"]["table"].as_array().expect("a table");
     let owned = |entry: &&Value| {
         let slots = entry["slots"]["dc1"].as_array().expect("slots");
-        let has = |node: &str| slots.iter().any(|slot| slot["node"] == node);
+        let has = |node: &str| slots.iter().any(|slot| slot["owner"] == node);
         has(one) && has(other)
     };
     entries.iter().filter(owned).count() as u64

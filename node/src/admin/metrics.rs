@@ -116,6 +116,16 @@ impl Page {
         let seconds = known.oldest_ms as f64 / 1_000.0;
         let oldest = "Age of the oldest comparison of a pair of replicas.";
         self.gauge("repair_oldest_comparison_seconds", oldest, seconds);
+        let ages: Vec<(String, f64)> = repair
+            .ages
+            .iter()
+            .map(|(partition, age_ms)| (partition.to_string(), *age_ms as f64 / 1_000.0))
+            .collect();
+        let labels: Vec<[(&str, &str); 1]> =
+            ages.iter().map(|(partition, _)| [("partition", partition.as_str())]).collect();
+        let ages = ages.iter().zip(&labels).map(|((_, age), labels)| (&labels[..], *age));
+        let help = "Age of the oldest comparison of a partition with another of its owners.";
+        self.gauges("repair_partition_age_seconds", help, &ages.collect::<Vec<_>>());
         let paused = f64::from(u8::from(repair.paused));
         for (name, help, value) in [
             ("repair_never_compared", "Pairs of replicas never compared.", known.never as f64),
@@ -407,11 +417,13 @@ impl Page {
                 "Tombstones seen by the last pass over the partitions that this node led.",
                 reclaim.tombstones,
             ),
-            ("waiting", "Tombstones that all owners confirmed.", reclaim.waiting),
+            ("waiting", "Keys of which all owners confirmed what may go.", reclaim.waiting),
         ] {
             self.gauge(&format!("reclaim_{name}"), help, value as f64);
         }
         self.counter("reclaim_erased_total", "Tombstones erased on this node.", reclaim.erased);
+        let help = "Rows of ended writers dropped from causal contexts on this node.";
+        self.counter("reclaim_folded_rows_total", help, reclaim.folded_rows);
         let help = "Batches of tombstones that came to nothing and are begun anew.";
         self.counter("reclaim_void_total", help, figures.reclaim_void);
         let ids: Vec<(String, &str)> =

@@ -22,6 +22,7 @@ use kvasir_core::gossip;
 use kvasir_core::handoff::Cap;
 use kvasir_core::id::NodeId;
 use kvasir_core::quorum::Level;
+use kvasir_core::ring::Partition;
 use kvasir_storage::StoreStats;
 use serde_json::{Value, json};
 
@@ -432,7 +433,11 @@ fn figures() -> Figures {
         http,
         peers: Arc::new(PeerStats::default()),
         store: StoreStats { tables_by_level: vec![2, 1], flushes: 7, ..StoreStats::default() },
-        repair: RepairFigures { mended: 4, ..RepairFigures::default() },
+        repair: RepairFigures {
+            mended: 4,
+            ages: BTreeMap::from([(Partition { k: 6, index: 3 }, 1_500)]),
+            ..RepairFigures::default()
+        },
         shelves: Arc::new(Shelves::new(Cap { max_bytes: 1 }, Cap { max_bytes: 1 }, Arc::default())),
         reclaim: ReclaimLoad {
             generation: 7,

@@ -1,6 +1,7 @@
 //! The keys of this replica as anti-entropy compares them: listed as digests, and what another lacks found
 //! beside its digests. Bounded in keys read and in bytes answered; the messages are those of
-//! [`kvasir_core::merkle`], encoded here.
+//! [`kvasir_core::merkle`], encoded here. What all owners agreed to erase is neither listed nor sent: an
+//! owner that erased it already would be given it again.
 
 use bytes::Bytes;
 use kvasir_core::merkle::respond::Matching;
@@ -89,6 +90,7 @@ impl Replica {
                 }
                 looked_at += 1;
                 if bucket.is_none_or(|bucket| key.bucket() == bucket)
+                    && !self.leaves(&key, &record)
                     && let Some(digest) = self.trees().digest(key.as_bytes(), &record)
                 {
                     *room -= 1;
@@ -147,7 +149,8 @@ impl Replica {
                     continue;
                 }
                 let digest = self.trees().digest(key.as_bytes(), &record);
-                if digest.is_some_and(|digest| matching.lacks(digest)) {
+                let lacks = digest.is_some_and(|digest| matching.lacks(digest));
+                if lacks && !self.leaves(&key, &record) {
                     page.add(held(&key, &Record::decode_shared(&record)?.set.encode().into()));
                 }
             }

@@ -216,6 +216,12 @@ impl Replica {
         }
     }
 
+    /// Whether what is stored under a key is about to be erased by all owners, and so offered to nobody.
+    pub(super) fn leaves(&self, key: &TableKey, record: &[u8]) -> bool {
+        let digest = || Record::decode(record).map_or([0; 16], |record| record.set.digest().0);
+        self.leaving.has(key, digest)
+    }
+
     /// The whole record of a key, its local field too: for the replica read of the admin port.
     ///
     /// # Errors
@@ -335,10 +341,15 @@ pub(super) fn engine(durability: Durability) -> kvasir_storage::Durability {
     }
 }
 
+/// The engine is to store this record.
+pub(super) fn put(record: &Record) -> Change {
+    Change::Put(Bytes::from(record.encode()))
+}
+
 /// What the engine is to do, and what the caller is told.
 fn split<T>(outcome: Result<(Option<Record>, T), LocalError>) -> (Change, Result<T, LocalError>) {
     match outcome {
-        Ok((Some(record), out)) => (Change::Put(Bytes::from(record.encode())), Ok(out)),
+        Ok((Some(record), out)) => (put(&record), Ok(out)),
         Ok((None, out)) => (Change::Keep, Ok(out)),
         Err(error) => (Change::Keep, Err(error)),
     }

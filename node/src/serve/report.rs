@@ -84,6 +84,7 @@ fn reclaim(shared: &Shared, control: &Control) -> ReclaimLoad {
         tombstones: shared.reclaim.seen.load(Relaxed),
         waiting: shared.reclaim.waiting.load(Relaxed),
         erased: shared.holder.erased.load(Relaxed),
+        folded_rows: shared.holder.folded.load(Relaxed),
         held_up_by: held.into_iter().map(held_up).collect(),
     }
 }

@@ -7,9 +7,13 @@
 //! partition where the last batch ended, and keeps at most `BATCHES_MAX` batches waiting. What the
 //! owners hold differently is levelled on the way, so that reclaim gets on without anti-entropy.
 //!
+//! Rows of contexts that nothing needs any more go the same way, once a key has `ROWS_MIN` of them: each start
+//! of a node that writes a key leaves one, and dropping them rewrites the record. Unlike a tombstone they
+//! need not rest: a key that is written all the time loses them too.
+//!
 //! Nothing is begun while members are down: their word is needed in the end.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,9 +22,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use kvasir_core::id::NodeId;
 use kvasir_core::reclaim::batch::{BYTES_MAX, ITEMS_MAX};
-use kvasir_core::reclaim::{Ask, Batch, Due, Hold, Item, Report, Say, Why};
+use kvasir_core::reclaim::{Ask, Batch, Due, Goes, Hold, Item, Report, Say, Why};
 use kvasir_core::ring::{Durability, Partition, SlotState};
-use kvasir_core::version::{Record, SiblingSet};
+use kvasir_core::version::{Dot, Record, SiblingSet};
 use kvasir_storage::TableKey;
 use tokio::time::Instant;
 
@@ -38,6 +42,10 @@ const BATCHES_MAX: usize = 64;
 const TURN: u64 = 8;
 /// Keys that are levelled for one batch; the others have their turn at a later pass.
 const LEVELLED_MAX: usize = 64;
+/// Spent rows for which a record is rewritten.
+const ROWS_MIN: usize = 8;
+/// Rows of one key that go at a time.
+const ROWS_MAX: usize = 256;
 /// A piece of a pass over the store.
 const CHUNK: (usize, usize) = (256, 1 << 20);
 
@@ -46,7 +54,7 @@ const CHUNK: (usize, usize) = (256, 1 << 20);
 pub struct ReclaimFigures {
     /// Dead sets that the last pass saw in the partitions that this node led.
     pub seen: AtomicU64,
-    /// Sets in batches that wait.
+    /// Sets, or keys with rows, in batches that wait.
     pub waiting: AtomicU64,
     /// Batches that came to nothing: a document, a start, a lost table or a silent owner.
     pub void: AtomicU64,
@@ -219,7 +227,7 @@ impl Reclaiming {
             let Some(place) = place.filter(|_| stable && !batches.contains_key(&partition)) else {
                 continue;
             };
-            let (items, seen) = self.candidates(partition, pass).await;
+            let (items, seen) = self.candidates(&place, pass).await;
             pass.seen += seen;
             if !items.is_empty()
                 && let Some(batch) = self.confirm(&place, items).await
@@ -237,14 +245,15 @@ impl Reclaiming {
         first.is_some_and(|owner| owner.node == view.me)
     }
 
-    /// Sets of the partition that show nothing and did so for long enough, from where the last batch
-    /// ended; and how many of them there are, old enough or not, in what was read.
-    async fn candidates(&self, partition: Partition, pass: &mut Pass) -> (Vec<Item>, u64) {
+    /// Sets of the partition that show nothing and did so for long enough, and rows that are spent, from
+    /// where the last batch ended; and how many such sets there are, old enough or not, in what was read.
+    async fn candidates(&self, place: &Place<'_>, pass: &mut Pass) -> (Vec<Item>, u64) {
+        let partition = place.route.partition;
         let (first, last) = partition.range();
         let end = last.checked_add(1).map(TableKey::first_of);
         let snapshot = self.replica.store().snapshot();
         let mut from = pass.cursors.remove(&partition).or(Some(TableKey::first_of(first)));
-        let (mut items, mut bytes, mut seen) = (Vec::new(), 0, 0);
+        let (mut items, mut bytes, mut seen, mut tags) = (Vec::new(), 0, 0, None);
         while let Some(at) = from {
             let scan = self.replica.store().scan(&snapshot, &at, end.as_ref(), CHUNK.0, CHUNK.1);
             let chunk = match scan.await {
@@ -257,11 +266,18 @@ impl Reclaiming {
             let mut read = 0;
             for (key, value) in &chunk.entries {
                 read += (key.as_bytes().len() + value.len()) as u64;
-                let Some((item, old)) = self.dead(key, value) else { continue };
-                seen += 1;
-                if !old {
-                    continue;
-                }
+                let Ok(Record { set, .. }) = Record::decode_shared(value) else { continue };
+                let goes = match self.dead(&set) {
+                    Some(old) => {
+                        seen += 1;
+                        old.then(|| Goes::Set(set.digest().0))
+                    }
+                    None => self.spent(place, &set, &mut tags).await.map(Goes::Rows),
+                };
+                let Some(goes) = goes else { continue };
+                let (bucket, name) = (key.bucket(), key.key());
+                let (bucket, name) = (Bytes::copy_from_slice(bucket), Bytes::copy_from_slice(name));
+                let item = Item { bucket, key: name, goes };
                 bytes += item.cost();
                 items.push(item);
                 if items.len() >= ITEMS_MAX || bytes >= BYTES_MAX {
@@ -276,19 +292,49 @@ impl Reclaiming {
         (items, seen)
     }
 
-    /// What is stored there, if a read shows nothing of it, and whether that is so for long enough.
-    fn dead(&self, key: &TableKey, value: &Bytes) -> Option<(Item, bool)> {
-        let set = Record::decode_shared(value).ok()?.set;
+    /// If a read shows nothing of a set: whether that is so for long enough.
+    fn dead(&self, set: &SiblingSet) -> Option<bool> {
         let now = self.replica.now_ms();
         if set.is_empty() || set.live(now).next().is_some() {
             return None;
         }
         let since = |s: &kvasir_core::version::Sibling| s.expires_ms.unwrap_or(s.stamp.millis());
         let last = set.siblings().values().map(since).max().unwrap_or(0);
-        let old = u128::from(now.saturating_sub(last)) >= self.min_age.as_millis();
-        let bucket = Bytes::copy_from_slice(key.bucket());
-        let key = Bytes::copy_from_slice(key.key());
-        Some((Item { bucket, key, digest: set.digest().0 }, old))
+        Some(u128::from(now.saturating_sub(last)) >= self.min_age.as_millis())
+    }
+
+    /// The rows of a set that are spent, if there are enough of them; not those under the tags under which
+    /// the owners write now, which are asked for once.
+    async fn spent(
+        &self,
+        place: &Place<'_>,
+        set: &SiblingSet,
+        tags: &mut Option<Option<BTreeSet<u64>>>,
+    ) -> Option<Vec<Dot>> {
+        if set.context().vector().len() < ROWS_MIN {
+            return None;
+        }
+        let rows: Vec<Dot> = set.spent_rows().collect();
+        if rows.len() < ROWS_MIN {
+            return None;
+        }
+        if tags.is_none() {
+            *tags = Some(self.tags(place).await);
+        }
+        let living = tags.as_ref()?.as_ref()?;
+        let dead = rows.into_iter().filter(|row| !living.contains(&row.actor.tag));
+        let dead: Vec<Dot> = dead.take(ROWS_MAX).collect();
+        (dead.len() >= ROWS_MIN).then_some(dead)
+    }
+
+    /// The tags under which the owners write now; none if one of them does not say.
+    async fn tags(&self, place: &Place<'_>) -> Option<BTreeSet<u64>> {
+        let mut tags = BTreeSet::new();
+        for owner in &place.owners {
+            let Some(Say::Tag(tag)) = self.ask(place, *owner, Ask::Tag).await else { return None };
+            tags.insert(tag);
+        }
+        Some(tags)
     }
 
     /// Has all owners confirm; none if one of them does not take part or nothing is left.

@@ -1,10 +1,12 @@
 //! What anti-entropy and the scrub of the tree share with admin and metrics: the schedule and the counts.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvasir_core::id::NodeId;
 use kvasir_core::merkle::{Figures, Past, Round, Schedule, Scope, Tree};
+use kvasir_core::ring::Partition;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -41,6 +43,8 @@ pub struct RepairFigures {
     pub round: Option<Round>,
     /// What the schedule knows.
     pub known: Figures,
+    /// Milliseconds since each partition was compared with all who own it too.
+    pub ages: BTreeMap<Partition, u64>,
     /// Neighbours to be compared with first, each with the number of partitions to compare.
     pub first: Vec<(NodeId, u32)>,
     /// The last comparisons, the newest first.
@@ -140,6 +144,7 @@ impl Repairs {
             paused: schedule.is_paused(),
             round: schedule.round().cloned(),
             known: schedule.figures(self.now_ms()),
+            ages: schedule.ages(self.now_ms()),
             first: schedule.first().collect(),
             past: schedule.past().collect(),
             sent_bytes: load(&self.sent_bytes),

@@ -148,6 +148,12 @@ impl Sim {
         inside.map(|shared| shared.holder.erased.load(Ordering::Relaxed)).sum()
     }
 
+    /// Rows that reclaim dropped from contexts, counted as [`Self::erased`] is.
+    pub fn folded(&self) -> u64 {
+        let inside = self.hosts.iter().filter_map(|host| host.inside.borrow().upgrade());
+        inside.map(|shared| shared.holder.folded.load(Ordering::Relaxed)).sum()
+    }
+
     /// Whether the host's node serves data.
     pub fn serves(&self, host: usize) -> bool {
         let shared = self.hosts[host].inside.borrow().upgrade();

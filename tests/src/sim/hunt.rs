@@ -30,6 +30,8 @@ pub struct Hunt {
     pub conflicts: usize,
     /// Sets that reclaim erased.
     pub erased: u64,
+    /// Rows that reclaim dropped from contexts.
+    pub folded: u64,
     /// How often each kind of fault happened.
     pub fired: BTreeMap<&'static str, u32>,
     /// What the nodes did.
@@ -52,8 +54,8 @@ impl fmt::Display for Hunt {
         )?;
         writeln!(
             f,
-            "operations ok/fail/unknown {:?}, conflicts shown {}",
-            self.outcomes, self.conflicts
+            "operations ok/fail/unknown {:?}, conflicts shown {}, sets erased {}, rows folded {}",
+            self.outcomes, self.conflicts, self.erased, self.folded
         )?;
         writeln!(f, "work: {}", self.work)?;
         write!(f, "faults {:?}, least overlap {} %", self.fired, self.least_overlap)?;
@@ -75,6 +77,7 @@ impl Hunt {
         self.conflicts += told.conflicts;
         self.work.add(&told.work);
         self.erased += told.erased;
+        self.folded += told.folded;
         for (sum, more) in self.outcomes.iter_mut().zip(told.outcomes) {
             *sum += more;
         }

@@ -171,6 +171,8 @@ pub struct Told {
     pub work: Work,
     /// Sets that reclaim erased, on all hosts together, since their last start.
     pub erased: u64,
+    /// Rows that reclaim dropped from contexts, in the same way.
+    pub folded: u64,
     /// The history, for a closer look.
     pub history: History,
 }
@@ -233,7 +235,7 @@ pub async fn tell(story: &Story) -> Told {
     };
     told.violations.extend(stage.violations);
     told.overlapped = overlapped(story, &history, chaos_from);
-    told.erased = stage.sim.erased();
+    (told.erased, told.folded) = (stage.sim.erased(), stage.sim.folded());
     told.fired = stage.fired;
     told.trace = trace(stage.sim.weather.trace(), &history);
     told.simulated = begun.elapsed();

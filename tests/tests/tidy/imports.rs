@@ -24,7 +24,7 @@ const CORE: &[Row] = &[
     ("handoff", &["id", "ring"]),
     ("list", &["id", "limits", "version"]),
     ("merkle", &["id", "ring", "version"]),
-    ("reclaim", &["id"]),
+    ("reclaim", &["id", "version"]),
     ("admin_api", &["id", "limits", "version", "ring", "gossip", "quorum"]),
 ];
 

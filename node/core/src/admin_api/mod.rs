@@ -35,7 +35,8 @@ pub use planned::{FewestMachines, MachineRisk};
 pub use probes::{Check, Probe, ProbeStatus};
 pub use problem::Problem;
 pub use repair::{
-    ComparedFirst, Comparison, ComparisonCause, RepairAction, RepairRequest, RepairStatus, TreeStatus,
+    ComparedFirst, Comparison, ComparisonCause, RepairAction, RepairRequest, RepairStatus,
+    TreeStatus,
 };
 pub use replica::{ActorName, DotName, ReplicaRead, ReplicaSibling, VersionRow};
 pub use sharing::SharedMachine;

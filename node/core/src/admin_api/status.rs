@@ -215,10 +215,14 @@ pub struct ReclaimLoad {
     pub generation: u64,
     /// Tombstones that its last pass saw in the partitions whose turn it led.
     pub tombstones: u64,
-    /// Tombstones that all owners confirmed and that wait for the generations to pass.
+    /// Keys of which all owners confirmed what may go, tombstones or rows, and that wait for the generations to
+    /// pass.
     pub waiting: u64,
     /// Tombstones that it erased since it started.
     pub erased: u64,
+    /// Rows that it dropped from causal contexts since it started: of writers that ended long ago.
+    #[serde(default)]
+    pub folded_rows: u64,
     /// Members without whose word nothing more is erased. Empty while all goes on.
     pub held_up_by: Vec<HeldUp>,
 }

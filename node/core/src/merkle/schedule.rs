@@ -7,6 +7,7 @@
 
 use super::exchange::{Compared, Tally};
 use crate::id::NodeId;
+use crate::ring::Partition;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -247,13 +248,7 @@ impl Schedule {
         Some(self.job(*node, covered(peer, &Scope::default()), None, Cause::Turn))
     }
 
-    fn job(
-        &self,
-        peer: NodeId,
-        partitions: Vec<u32>,
-        bucket: Option<Bytes>,
-        cause: Cause,
-    ) -> Job {
+    fn job(&self, peer: NodeId, partitions: Vec<u32>, bucket: Option<Bytes>, cause: Cause) -> Job {
         Job { peer, k: self.k, partitions, bucket, cause }
     }
 
@@ -328,6 +323,18 @@ impl Schedule {
         first.map(|(node, peer)| (*node, peer.pairs.len() as u32))
     }
 
+    /// For each partition that is compared with anybody, the age of its oldest comparison; of a pair of
+    /// replicas itself, if it was never compared.
+    pub fn ages(&self, now_ms: u64) -> BTreeMap<Partition, u64> {
+        let mut ages = BTreeMap::new();
+        for (index, pair) in self.peers.values().flat_map(|peer| &peer.pairs) {
+            let age = now_ms.saturating_sub(pair.at_ms.unwrap_or(pair.since_ms));
+            let oldest = ages.entry(Partition { k: self.k, index: *index }).or_insert(age);
+            *oldest = age.max(*oldest);
+        }
+        ages
+    }
+
     /// Figures for status and metrics.
     pub fn figures(&self, now_ms: u64) -> Figures {
         let pairs = || self.peers.values().flat_map(|peer| &peer.pairs);
@@ -393,6 +400,9 @@ mod tests {
         assert_eq!(schedule.next(5_001).map(|job| job.peer), Some(node(2)), "it failed");
         end(&mut schedule, 5_001, &second, Compared::Equal);
         assert_eq!(schedule.figures(8_000), Figures { oldest_ms: 8_000, ..Figures::default() });
+        let ages: Vec<(u32, u64)> =
+            schedule.ages(8_000).into_iter().map(|(p, age)| (p.index, age)).collect();
+        assert_eq!(ages, [(0, 8_000), (1, 8_000), (2, 8_000), (3, 2_999)]);
         assert_eq!(schedule.next(60_000).map(|job| job.peer), Some(node(1)));
         schedule.update(60_000, &with(&[2], 0));
         assert_eq!(schedule.next(60_000), None, "down");

@@ -1,4 +1,4 @@
-//! The sets of one partition that its first owner wants erased, from the first confirmation to the end.
+//! The sets and rows of one partition that its first owner wants erased, from the first confirmation to the end.
 //!
 //! ```text
 //! confirm (every holder: exactly this, durably)  ->  wait (three generations, every member's report)
@@ -159,7 +159,7 @@ impl From<Wait> for Hold {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reclaim::Held;
+    use crate::reclaim::{Goes, Held};
     use bytes::Bytes;
 
     fn node(number: u8) -> NodeId {
@@ -168,7 +168,7 @@ mod tests {
 
     fn item(number: u8) -> Item {
         let key = Bytes::copy_from_slice(&[number]);
-        Item { bucket: Bytes::from_static(b"b"), key, digest: [number; 16] }
+        Item { bucket: Bytes::from_static(b"b"), key, goes: Goes::Set([number; 16]) }
     }
 
     const TERM: Term = Term { boot: 1, lost: 0 };

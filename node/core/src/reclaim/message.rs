@@ -1,24 +1,40 @@
-//! What the owners of a partition say to each other about tombstones. Postcard; new variants go to the
-//! end.
+//! What the owners of a partition say to each other about tombstones and spent rows. Postcard; new variants
+//! go to the end.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// A set that may go: its key, and the digest of exactly that set.
+use crate::version::Dot;
+
+/// What may go from under a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
     /// The bucket, 1 to 255 bytes.
     pub bucket: Bytes,
     /// The key, 1 to 4,096 bytes.
     pub key: Bytes,
-    /// Digest of the set.
-    pub digest: [u8; 16],
+    /// What.
+    pub goes: Goes,
+}
+
+/// Either all that is stored under a key, or rows of its context.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Goes {
+    /// The whole set: exactly the one with this digest.
+    Set([u8; 16]),
+    /// These rows, each with exactly this count, as long as they are spent
+    /// ([`crate::version::SiblingSet::is_spent`]); the rest of the set may be anything.
+    Rows(Vec<Dot>),
 }
 
 impl Item {
     /// Bytes that it takes in memory and in a message, about.
     pub fn cost(&self) -> usize {
-        self.bucket.len() + self.key.len() + 64
+        let rows = match &self.goes {
+            Goes::Set(_) => 0,
+            Goes::Rows(rows) => rows.len() * size_of::<Dot>(),
+        };
+        self.bucket.len() + self.key.len() + 64 + rows
     }
 }
 
@@ -57,6 +73,8 @@ pub enum Ask {
         /// The sets.
         items: Vec<Item>,
     },
+    /// Under which tag do you write now? Rows of it do not go.
+    Tag,
 }
 
 /// What another owner answers.
@@ -83,6 +101,8 @@ pub enum Say {
     },
     /// It does nothing of that kind at the moment.
     No(Why),
+    /// To [`Ask::Tag`].
+    Tag(u64),
 }
 
 /// Why an owner does not take part. Asking again later helps.

@@ -104,6 +104,11 @@ impl Context {
         vector.chain(cloud.map(|dot| (dot.actor, dot.count)))
     }
 
+    /// Forgets a row of the vector whose actor has no dot in the cloud.
+    pub(super) fn forget(&mut self, actor: &Actor) {
+        self.vector.remove(actor);
+    }
+
     /// The context with these parts, or `None` if they are not in canonical form.
     pub(super) fn from_canonical(
         vector: BTreeMap<Actor, u64>,

@@ -10,7 +10,8 @@
 //! people, [`sibling`] is one written value, [`set`] merges, [`view`] shows a set to a client,
 //! [`lww`] is the reading rule of last-write-wins buckets. [`codec`] lays sets out as bytes,
 //! [`record`] is what a replica stores, [`mint`] makes new dots and judges incoming contexts,
-//! [`token`] carries a context through a client, [`shape`] is a set without its values.
+//! [`token`] carries a context through a client, [`shape`] is a set without its values, [`fold`] drops what
+//! a context need not say any more.
 //!
 //! Theory: the dot kernel of delta-state CRDTs (Almeida, Shoker, Baquero, "Delta State Replicated
 //! Data Types", 2018) used as a multi-value register, and dotted version vectors (Preguiça et al.,
@@ -19,6 +20,7 @@
 pub mod codec;
 pub mod context;
 pub mod dot;
+pub mod fold;
 pub mod lww;
 pub mod mint;
 pub mod outline;

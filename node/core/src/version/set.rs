@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::context::Context;
-use super::dot::Dot;
+use super::dot::{Actor, Dot};
 use super::sibling::Sibling;
 
 /// A causal context and the siblings among its dots that nothing superseded.
@@ -60,6 +60,12 @@ impl SiblingSet {
     pub fn live(&self, now_ms: u64) -> impl Iterator<Item = (Dot, &Sibling)> + '_ {
         let all = self.siblings.iter().map(|(&dot, sibling)| (dot, sibling));
         all.filter(move |(_, sibling)| sibling.is_live(now_ms))
+    }
+
+    /// This set without the rows of these actors, none of which has a sibling or a dot in the cloud.
+    pub(super) fn without(mut self, actors: impl Iterator<Item = Actor>) -> Self {
+        actors.for_each(|actor| self.context.forget(&actor));
+        self
     }
 
     /// The merge of two sets.

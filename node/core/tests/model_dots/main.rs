@@ -2,8 +2,8 @@
 //!
 //! Three nodes hold one key. Clients write and delete with tokens of any age, deltas arrive late
 //! and repeatedly, replicas repair each other, and nodes crash and lose their unsynced tail, get
-//! old volumes back, lose and regain the partition, lose a file to quarantine, stand in for others
-//! and erase what all agree is deleted. `rules.rs` says which rules hold, `world.rs` is the protocol
+//! old volumes back, lose and regain the partition, lose a file to quarantine, stand in for others,
+//! erase what all agree is deleted, and fold rows that all agree are spent. `rules.rs` says which rules hold, `world.rs` is the protocol
 //! under them, `promises.rs` what must never break; here it is searched.
 //!
 //! First every weakened rule is refuted: that shows the model can see the mistakes. Then the rule
@@ -125,6 +125,23 @@ fn the_rule_holds_through_an_erase_and_old_tokens() {
 }
 
 #[test]
+fn folding_a_row_that_is_still_counted_on_is_refuted() {
+    let rules = Rules { keeps_own_rows: false, ..Rules::PRODUCT };
+    let bounds = Bounds { nodes: 2, folds: 1, ..CALM };
+    refuted("fold own rows", rules, bounds, 6, "was refused");
+    let rules = Rules { refuse: Refuse::Nothing, ..rules };
+    refuted("fold own rows, nothing refused", rules, bounds, 6, "minted twice");
+}
+
+#[test]
+fn the_rule_holds_while_rows_of_earlier_starts_are_folded() {
+    let bounds = Bounds { nodes: 2, writes: 3, crashes: 1, folds: 1, ..CALM };
+    holds("fold and crash", bounds);
+    holds("fold, crash and old tokens", Bounds { tokens: 2, ..bounds });
+    holds("fold and restore", Bounds { crashes: 0, restores: 1, ..bounds });
+}
+
+#[test]
 fn the_rule_holds_on_random_walks_through_mixed_faults() {
     let two_tokens = Bounds { writes: 6, tokens: 2, ..CALM };
     let mixtures = [
@@ -133,6 +150,8 @@ fn the_rule_holds_on_random_walks_through_mixed_faults() {
         Bounds { crashes: 2, erases: 2, ..two_tokens },
         Bounds { crashes: 1, quarantines: 1, stand_in: true, ..two_tokens },
         Bounds { crashes: 2, stand_in: true, erases: 1, ..two_tokens },
+        Bounds { crashes: 2, folds: 2, ..two_tokens },
+        Bounds { crashes: 1, regains: 1, folds: 2, erases: 1, ..two_tokens },
     ];
     for (seed, bounds) in mixtures.into_iter().enumerate() {
         let model = Dots { rules: Rules::PRODUCT, bounds };

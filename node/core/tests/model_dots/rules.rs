@@ -51,6 +51,8 @@ pub struct Rules {
     pub joins_client_context: bool,
     /// Whether the quarantine of a file raises the serial floor.
     pub quarantine_ends_counting: bool,
+    /// Whether the rows on which a node may still count are never folded.
+    pub keeps_own_rows: bool,
 }
 
 impl Rules {
@@ -62,6 +64,7 @@ impl Rules {
         token_covers: TokenCovers::SeenAndOwnDot,
         joins_client_context: true,
         quarantine_ends_counting: true,
+        keeps_own_rows: true,
     };
 }
 
@@ -76,6 +79,7 @@ pub struct Bounds {
     pub regains: u8,
     pub quarantines: u8,
     pub erases: u8,
+    pub folds: u8,
     pub stand_in: bool,
 }
 
@@ -90,6 +94,7 @@ impl Bounds {
         regains: 0,
         quarantines: 0,
         erases: 0,
+        folds: 0,
         stand_in: false,
     };
 }

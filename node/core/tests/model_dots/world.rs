@@ -99,6 +99,7 @@ pub struct World {
     regains: u8,
     quarantines: u8,
     erases: u8,
+    folds: u8,
     pub(crate) refused: Option<Refusal>,
 }
 
@@ -122,6 +123,7 @@ pub enum Step {
     LoseAndRegainPartition { node: usize },
     HandBackAndDelete { node: usize },
     EraseEverywhere,
+    FoldEverywhere { node: usize, serial: usize },
 }
 
 pub(crate) fn bit(dot: u8) -> Context {
@@ -433,6 +435,39 @@ impl Dots {
     }
 }
 
+impl Dots {
+    /// An ideal fold: at least two hold the key, all have this very row durably and no sibling of it. It also
+    /// ends old copies.
+    fn fold_steps(&self, world: &World, out: &mut Vec<(Step, World)>) {
+        if world.folds >= self.bounds.folds {
+            return;
+        }
+        for (number, serial) in (0..NODES * SERIALS).map(|n| (n / SERIALS, n % SERIALS)) {
+            let shift = (number * SERIALS + serial) * COUNTS;
+            let mask: Context = ((1 << COUNTS) - 1) << shift;
+            let holders = || world.nodes.iter().filter(|node| node.memory.set.context != 0);
+            let row = holders().next().map_or(0, |node| node.memory.set.context & mask);
+            let whole = row != 0 && (row >> shift) & ((row >> shift) + 1) == 0;
+            let spent = |set: Set| set.context & mask == row && world.dots(set.held) & mask == 0;
+            let agreed = holders().all(|node| spent(node.memory.set) && spent(node.disk.set));
+            let own = serial >= world.nodes[number].floor as usize && self.rules.keeps_own_rows;
+            if !whole || !agreed || own || holders().count() < 2 {
+                continue;
+            }
+            let mut next = World { folds: world.folds + 1, ..*world };
+            for write in &mut next.writes[..world.written as usize] {
+                write.erased |= row & bit(write.dot) != 0;
+            }
+            for node in &mut next.nodes {
+                node.memory.set.context &= !mask;
+                node.disk.set.context &= !mask;
+                node.old = None;
+            }
+            out.push((Step::FoldEverywhere { node: number, serial }, next));
+        }
+    }
+}
+
 impl Model for Dots {
     type State = World;
     type Step = Step;
@@ -449,6 +484,7 @@ impl Model for Dots {
             self.giving_up_steps(world, number, out);
         }
         self.erase_step(world, out);
+        self.fold_steps(world, out);
     }
 
     fn broken(&self, world: &World) -> Option<String> {

@@ -52,6 +52,8 @@ const RELAY: Bounds = Bounds { relay: true, carriers: 2, ..CALM };
 const STAND_IN: Bounds = Bounds { stand_in: true, generations: 7, ..CALM };
 const RESTORE: Bounds = Bounds { carriers: 2, restores: 1, ..CALM };
 
+const FOLD: Bounds = Bounds { folds: true, ..CALM };
+
 /// A member joins, and a carrier of the value is on its way to it.
 const JOIN: Bounds = Bounds {
     joins: true,
@@ -161,6 +163,36 @@ fn repairing_from_old_replies_is_refuted() {
 #[test]
 fn a_member_that_takes_data_before_it_has_a_generation_is_refuted() {
     refuted("takes at once", Rules { joiner_waits: false, ..PRODUCT }, JOIN);
+}
+
+/// A row goes by the same evidence as a tombstone, and the same shortcuts break it.
+#[test]
+fn folding_a_row_by_less_is_refuted() {
+    refuted("fold after two", margins(1, 2, 2), Bounds { folds: true, ..LATE });
+    let rules = Rules { needs_the_row: false, ..PRODUCT };
+    refuted("fold, a row never heard of", rules, Bounds { folds: true, ..LATE });
+    let rules = Rules { needs_all_holders: false, ..PRODUCT };
+    refuted("fold, all but one", rules, FOLD);
+    let rules = Rules { counts_hand_backs: false, ..PRODUCT };
+    refuted("fold, hand-backs", rules, Bounds { folds: true, ..STAND_IN });
+    let rules = Rules { syncs_before_confirming: false, ..PRODUCT };
+    let bounds = Bounds { lagging_disks: true, crashes: 1, ..FOLD };
+    refuted("fold, not synced", rules, bounds);
+    let rules = Rules { start_voids: false, waits_after_start: false, ..PRODUCT };
+    refuted("fold, outlives a start", rules, Bounds { folds: true, ..RESTORE });
+}
+
+#[test]
+fn a_row_goes_while_the_key_is_written() {
+    holds("fold", FOLD);
+    holds("fold, late", Bounds { folds: true, ..LATE });
+    holds("fold, rewrite", Bounds { rewrite: true, ..FOLD });
+    holds("fold, stand-in", Bounds { folds: true, ..STAND_IN });
+    holds("fold, relay", Bounds { folds: true, carriers: 1, ..RELAY });
+    holds("fold, crash", Bounds { lagging_disks: true, crashes: 1, ..FOLD });
+    holds("fold, quarantine", Bounds { quarantines: 1, ..FOLD });
+    holds("fold, restore", Bounds { folds: true, carriers: 1, ..RESTORE });
+    holds("fold, join", Bounds { folds: true, ..JOIN });
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub struct Rules {
     pub joiner_waits: bool,
     /// Whether an erase needs the confirmations of all holders, or of all but one.
     pub needs_all_holders: bool,
+    /// Whether a holder confirms a row only if it has it, or also if it never heard of it.
+    pub needs_the_row: bool,
 }
 
 impl Rules {
@@ -59,6 +61,7 @@ impl Rules {
         rises_by_document: true,
         joiner_waits: true,
         needs_all_holders: true,
+        needs_the_row: true,
     };
 }
 
@@ -77,6 +80,8 @@ pub enum Start {
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub start: Start,
+    /// The value was not deleted but written over: its row is to go from the contexts, nothing else.
+    pub folds: bool,
     pub holders: usize,
     /// Carriers that are ever sent. They stay on their way for ever: late, doubled, in any order.
     pub carriers: usize,
@@ -102,6 +107,7 @@ impl Bounds {
     /// Two holders and a member that holds nothing; one carrier, no faults.
     pub const CALM: Bounds = Bounds {
         start: Start::Deleted,
+        folds: false,
         holders: 2,
         carriers: 1,
         generations: 6,

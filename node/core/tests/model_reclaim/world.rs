@@ -2,7 +2,8 @@
 //!
 //! One key, two or three holders and one other member, which relays, stands in, leaves or joins. Three
 //! writes: a value, the tombstone that covers it, and perhaps a newer value by a client that knows of
-//! no delete. Carriers are never used up: each may arrive at any time and any number of times. What
+//! no delete. Where rows are folded the tombstone stands for a value that covers the first: the row of
+//! the first goes, while its successors stay and new ones come. Carriers are never used up: each may arrive at any time and any number of times. What
 //! gossip says is true or older, and an older generation is only more careful, so that the search may
 //! take the truth; but of a member that was put back others may still believe what it was.
 
@@ -50,6 +51,11 @@ impl Set {
 
     fn is_tombstone(self) -> bool {
         self.held == TOMBSTONE
+    }
+
+    /// The row of the value is there, and nothing of its writes is left.
+    fn has_spent_row(self) -> bool {
+        self.context & VALUE != 0 && self.held & VALUE == 0
     }
 }
 
@@ -490,7 +496,11 @@ impl Reclaim {
         if self.erases(world, node) {
             let mut next = *world;
             let holder = &mut next.holders[node];
-            (holder.memory, holder.disk) = (Set::default(), Set::default());
+            let left = match self.bounds.folds {
+                true => Set { context: holder.memory.context & !VALUE, ..holder.memory },
+                false => Set::default(),
+            };
+            (holder.memory, holder.disk) = (left, left);
             holder.erased = true;
             out.push((Step::Erase { node }, next));
         }
@@ -501,21 +511,24 @@ impl Reclaim {
         let holder = world.holders[node];
         let generation = world.generation[node];
         let synced = !self.rules.syncs_before_confirming || holder.disk == holder.memory;
-        if !holder.memory.is_tombstone() || !synced || generation > self.bounds.confirm_until {
+        let confirms = match self.bounds.folds {
+            false => holder.memory.is_tombstone(),
+            true if self.rules.needs_the_row => holder.memory.has_spent_row(),
+            true => holder.memory.held & VALUE == 0,
+        };
+        if !confirms || !synced || generation > self.bounds.confirm_until {
             return None;
         }
+        // Whatever else is stored, it is the same row that all confirm.
+        let row = Set { context: VALUE, held: 0 };
+        let set = if self.bounds.folds { row } else { holder.memory };
         // A boot number tells starts apart; before the first restart there is none to wait after.
         let restarted = self.rules.waits_after_start && holder.boot > 0;
         let started_at = if restarted { holder.started_at } else { 0 };
         let highest = world.highest();
         let margins = self.rules.margins;
         margins.confirms(generation.into(), started_at.into(), highest.into()).then_some(
-            Confirmation {
-                generation,
-                set: holder.memory,
-                boot: holder.boot,
-                document: world.document[node],
-            },
+            Confirmation { generation, set, boot: holder.boot, document: world.document[node] },
         )
     }
 
@@ -540,7 +553,10 @@ impl Reclaim {
             }
         }
         let needed = self.bounds.holders - usize::from(!self.rules.needs_all_holders);
-        let equal = own.memory == mine.set || !self.rules.erases_equal && own.memory.context != 0;
+        let equal = match self.bounds.folds {
+            true => own.memory.has_spent_row(),
+            false => own.memory == mine.set || !self.rules.erases_equal && own.memory.context != 0,
+        };
         if confirmations < needed || !equal {
             return false;
         }

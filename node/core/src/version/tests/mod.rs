@@ -1,6 +1,7 @@
 //! Tests of this room: laws of the merge, bytes, minting, tokens, views, and the causal oracle.
 
 mod encoding;
+mod folding;
 mod laws;
 mod minting;
 mod oracle;
