@@ -257,10 +257,12 @@ fn a_node_joins_and_another_leaves_and_every_word_stays() {
     let left = told[0]["request"]["node"].as_str().unwrap();
     let unasked = kvasir(&["ring", "apply", "rebalance", "--server", &url]);
     assert_eq!(unasked.status.code(), Some(2), "nobody is there to be asked");
-    let apply = ["ring", "apply", "rebalance", "--yes", "-o", "json", "--server", &url];
-    let applied = kvasir(&apply);
-    let end: serde_json::Value = serde_json::from_slice(&applied.stdout).unwrap();
-    assert_eq!((applied.status.code(), &end["state"]), (Some(0), &"done".into()), "{end}");
+    for change in ["rebalance", "double"] {
+        let apply = ["ring", "apply", change, "--yes", "-o", "json", "--server", &url];
+        let applied = kvasir(&apply);
+        let end: serde_json::Value = serde_json::from_slice(&applied.stdout).unwrap();
+        assert_eq!((applied.status.code(), &end["state"]), (Some(0), &"done".into()), "{end}");
+    }
     for refused in [&["apply", "leave", left, "--yes"][..], &["cancel"], &["cancel", "nobody"]] {
         let refused = kvasir(&[&["ring"], refused, &["--server", &url]].concat());
         let errors = String::from_utf8_lossy(&refused.stderr);

@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use hyper::Method;
 use kvasir_core::admin_api::{
-    FewestMachines, OperationKind, OperationPlan, OperationRequest, RiskLevel, Status, routes,
+    DocumentAnswer, FewestMachines, OperationKind, OperationPlan, OperationRequest, RiskLevel,
+    Status, routes,
 };
 use kvasir_core::id::NodeId;
 use serde_json::json;
@@ -70,6 +71,8 @@ pub enum Kind {
     Replace,
     /// Every node gets its share
     Rebalance,
+    /// Every partition is cut in two, so that more nodes can share them evenly; no data moves
+    Double,
 }
 
 /// Asks a node for the plan and shows it.
@@ -95,6 +98,10 @@ pub(crate) async fn planned(
     client: &Client,
     request: &OperationRequest,
 ) -> Result<OperationPlan, Failure> {
+    if request.kind == OperationKind::Double {
+        let newest: DocumentAnswer = ask(client, routes::DOCUMENT).await?;
+        return Ok(OperationPlan::without_moves(request.clone(), newest.epoch, None));
+    }
     let target = format!("{}?dryRun=true", routes::OPERATIONS);
     operate::asked(client, Method::POST, target, Some(request)).await
 }
@@ -119,10 +126,11 @@ pub(super) fn request(
         Kind::Leave => (OperationKind::Leave, node, None),
         Kind::Drain => (OperationKind::Drain, node, None),
         Kind::Replace => (OperationKind::Replace, by, node),
-        Kind::Rebalance if node.is_some() => {
-            return Err(Failure::usage("rebalance is about all nodes", "name none"));
+        Kind::Rebalance | Kind::Double if node.is_some() => {
+            return Err(Failure::usage("this is about all nodes", "name none"));
         }
         Kind::Rebalance => (OperationKind::Rebalance, None, None),
+        Kind::Double => (OperationKind::Double, None, None),
     };
     if by.is_some() && kind != OperationKind::Replace {
         return Err(Failure::usage("--by goes with replace only", "leave it out"));
