@@ -2,7 +2,6 @@
 //! changes nothing says nothing.
 
 use crate::crd::{KVClusterStatus, Operation, OperationStep, condition};
-use crate::plan::moves;
 
 /// Longest message of an event, in bytes.
 const LONGEST: usize = 1000;
@@ -82,7 +81,7 @@ fn words(operation: &Operation) -> String {
         true => String::new(),
         false => format!(" in the place of node {}", operation.replaces),
     };
-    let moved = moves::progress(operation);
+    let moved = operation.moved();
     let moved = if moved.is_empty() { moved } else { format!(": {moved}") };
     format!("{kind} {}{about}{instead}{moved}", operation.id)
 }

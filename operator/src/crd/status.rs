@@ -265,6 +265,16 @@ pub struct Operation {
 }
 
 impl Operation {
+    /// How far it is, in words; empty where it moves nothing.
+    pub fn moved(&self) -> String {
+        let (Some(total), Some(done)) = (self.moves_total, self.moves_done) else {
+            return String::new();
+        };
+        format!("{done} of {total} copies moved, {} bytes", self.moved_bytes.unwrap_or(0))
+    }
+}
+
+impl Operation {
     /// A new operation about nothing yet.
     pub fn new(kind: OperationType, started_at: Time) -> Self {
         Self {

@@ -174,12 +174,3 @@ pub fn due(view: &View, operation: Operation) -> Result<Operation, Refusal> {
         _ => Ok(operation),
     }
 }
-
-/// How far an operation is, in words.
-pub fn progress(operation: &Operation) -> String {
-    let (Some(total), Some(done)) = (operation.moves_total, operation.moves_done) else {
-        return String::new();
-    };
-    let bytes = operation.moved_bytes.unwrap_or(0);
-    format!("{done} of {total} copies moved, {bytes} bytes")
-}

@@ -337,7 +337,7 @@ fn progressing(seen: &Snapshot, found: &Findings, status: &KVClusterStatus) -> V
     let under_way = found.operation.as_ref().filter(|o| o.kind != OperationType::Repair);
     if let Some(operation) = under_way {
         let (reason, what) = doing(operation);
-        let moved = moves::progress(operation);
+        let moved = operation.moved();
         return yes(reason, if moved.is_empty() { what } else { format!("{what}: {moved}") });
     }
     let refused = refusal(found, condition::PROGRESSING);
