@@ -86,10 +86,11 @@ async fn row(change: &Change, slow: bool) -> usize {
     assert!(writes > 3, "{}: only {writes} writes", change.name);
     for write in 1..=writes {
         // A slow world shows a new operator the same halves whichever side of a write it died on.
+        let both = [Side::Before, Side::After];
         let sides = match (slow, write % 2) {
-            (false, _) => &[Side::Before, Side::After][..],
-            (true, 0) => &[Side::Before],
-            (true, _) => &[Side::After],
+            (false, _) => &both[..],
+            (true, 0) => &both[..1],
+            (true, _) => &both[1..],
         };
         for side in sides.iter().copied() {
             let at = format!("{}, {side:?} write {write} of {writes}", change.name);
