@@ -252,7 +252,7 @@ impl Views {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use kvasir_core::id::ClusterId;
     use kvasir_core::reclaim::Held;
@@ -260,7 +260,12 @@ mod tests {
         BucketSettings, Document, Member as Place, MemberState, NewCluster, TokenSecret,
     };
 
-    fn first() -> Document {
+    pub fn me() -> NodeId {
+        NodeId::from_bytes([1; 16])
+    }
+
+    /// One member with one copy of two partitions.
+    pub fn first() -> Document {
         let place = Place {
             machine: "m".into(),
             rack: String::new(),
@@ -275,7 +280,7 @@ mod tests {
             seed: 1,
             token_secret: TokenSecret([1; 32]),
             partition_bits: 1,
-            members: BTreeMap::from([(NodeId::from_bytes([1; 16]), place)]),
+            members: BTreeMap::from([(me(), place)]),
             replication: BTreeMap::from([("dc1".into(), 1)]),
             defaults: BucketSettings::default(),
         };
@@ -284,7 +289,7 @@ mod tests {
 
     fn view(document: &Document) -> View {
         let formed = Some(Arc::new(Formed::new(Sealed::new(document.clone()))));
-        View { formed, ..View::blank(NodeId::from_bytes([1; 16]), "dc1") }
+        View { formed, ..View::blank(me(), "dc1") }
     }
 
     fn version(document: &Document, index: u32) -> (Partition, u64, u64) {
@@ -362,7 +367,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_for_an_epoch_is_told_when_it_is_there() {
         let document = first();
-        let views = Arc::new(Views::new(View::blank(NodeId::from_bytes([1; 16]), "dc1")));
+        let views = Arc::new(Views::new(View::blank(me(), "dc1")));
         let soon = || Instant::now() + std::time::Duration::from_secs(1);
         assert!(!views.reach(1, soon()).await);
         let waiting = views.clone();

@@ -163,38 +163,10 @@ async fn drop_standins(control: &Control) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use kvasir_core::id::ClusterId;
-    use kvasir_core::ring::{BucketSettings, Member, MemberState, NewCluster, Slot, TokenSecret};
-    use std::collections::BTreeMap;
-
-    pub fn me() -> NodeId {
-        NodeId::from_bytes([1; 16])
-    }
-
-    /// One member with one copy of two partitions.
-    pub fn document() -> Document {
-        let place = Member {
-            machine: "m".into(),
-            rack: String::new(),
-            zone: String::new(),
-            datacenter: "dc1".into(),
-            weight: 1,
-            state: MemberState::Active,
-        };
-        let new = NewCluster {
-            cluster_id: ClusterId::from_bytes([1; 16]),
-            cluster_name: "test".into(),
-            seed: 1,
-            token_secret: TokenSecret([1; 32]),
-            partition_bits: 1,
-            members: BTreeMap::from([(me(), place)]),
-            replication: BTreeMap::from([("dc1".into(), 1)]),
-            defaults: BucketSettings::default(),
-        };
-        Document::first(new).expect("one machine is enough for one copy").0
-    }
+    use crate::replica::view::tests::{first, me};
+    use kvasir_core::ring::Slot;
 
     #[test]
     fn a_finding_is_read_back_and_so_is_the_reason_of_an_earlier_version() {
@@ -205,7 +177,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_counts_goes_copy_by_copy() {
-        let mut document = document();
+        let mut document = first();
         let of = |floor| SetAside::new(Some(Finding { floor, ..Finding::new("old", true) }));
         assert_eq!(SetAside::default().floor(), Some(0));
         assert_eq!(SetAside::default().reason(Some(&document), me()), None);

@@ -3,8 +3,8 @@
 //! Data of an earlier tenure is never served, merged or streamed: before a document is put in force
 //! that begins a new tenure of this node in a partition, whatever lies there is dropped, and the tenure
 //! is noted. Where the node held the partition until then (it is rebuilt), nobody enters in between: a read
-//! would take what was dropped for all there is. A slot that is held since the cluster was formed needs no note: its first tenure is the
-//! one that everybody begins with, and no later one begins at epoch 1.
+//! would take what was dropped for all there is. A slot that is held since the cluster was formed needs no
+//! note: its first tenure is the one that everybody begins with, and no later one begins at epoch 1.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -145,7 +145,7 @@ fn is_lost(document: &Document, me: NodeId, partition: Partition, floor: u64) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tasks::set_aside::tests::{document, me};
+    use crate::replica::view::tests::{first, me};
 
     fn partition(k: u8, index: u32) -> Partition {
         Partition { k, index }
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn no_tenure_up_to_the_floor_is_taken_up() {
-        let mut document = document();
+        let mut document = first();
         document.epoch = 5;
         let entry = &mut document.table[0];
         entry.version = 5;
