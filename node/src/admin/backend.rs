@@ -17,7 +17,7 @@ use kvasir_storage::StoreStats;
 use crate::coordinator;
 use crate::http::stats::HttpStats;
 use crate::peer::PeerStats;
-use crate::replica::Shelves;
+use crate::replica::{MoveFigures, Shelves};
 use crate::tasks::RepairFigures;
 
 /// An answer of the node, or the problem that the client gets instead. Boxed, because problems are
@@ -89,6 +89,8 @@ pub struct Figures {
     pub shelves: Arc<Shelves>,
     /// Anti-entropy and its tree.
     pub repair: RepairFigures,
+    /// Copies of partitions that move.
+    pub moves: MoveFigures,
     /// How far reclaim is.
     pub reclaim: ReclaimLoad,
     /// Batches of reclaim that came to nothing.

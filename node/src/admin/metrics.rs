@@ -17,7 +17,7 @@ use crate::coordinator;
 use crate::http::problem::Code;
 use crate::http::stats::{HttpStats, LATENCY_BOUNDS_US, Operation};
 use crate::peer::PeerStats;
-use crate::replica::Shelves;
+use crate::replica::{MoveFigures, Shelves};
 use crate::tasks::{RepairFigures, Unfit};
 use kvasir_core::gossip;
 use kvasir_storage::StoreStats;
@@ -44,6 +44,7 @@ fn gather(figures: &Figures) -> Vec<MetricFamily> {
     page.ring(&figures.ring);
     page.handoff(&figures.shelves);
     page.repair(&figures.repair);
+    page.moves(&figures.moves);
     page.reclaim(figures);
     page.coordination(&figures.coordination);
     page.store(&figures.store);
@@ -98,6 +99,15 @@ impl Page {
         self.counters(name, help, &[(&[], value)]);
     }
 
+    /// A counter of time.
+    fn seconds(&mut self, name: &str, help: &str, seconds: f64) {
+        let mut counter = Counter::default();
+        counter.set_value(seconds);
+        let mut metric = Metric::from_label(Vec::new());
+        metric.set_counter(counter);
+        self.family(name, MetricType::COUNTER, help, vec![metric]);
+    }
+
     fn repair(&mut self, repair: &RepairFigures) {
         let (known, tree) = (&repair.known, &repair.tree);
         let bytes = "Bytes of anti-entropy, heads of frames included.";
@@ -146,6 +156,39 @@ impl Page {
         ] {
             self.counter(name, help, value);
         }
+    }
+
+    fn moves(&mut self, moves: &MoveFigures) {
+        let both = |(taken, given): (u64, u64)| -> [([(&'static str, &'static str); 1], u64); 2] {
+            [([("direction", "taken")], taken), ([("direction", "given")], given)]
+        };
+        let (taken, given) = (moves.taken, moves.given);
+        for (name, help, values) in [
+            ("moves_bytes_total", "Bytes of copies that moved.", (taken.0, given.0)),
+            ("moves_pieces_total", "Pieces of copies that moved.", (taken.1, given.1)),
+        ] {
+            let rows = both(values);
+            self.counters(name, help, &rows.each_ref().map(|(label, value)| (&label[..], *value)));
+        }
+        for (name, help, values) in [
+            ("moves_slots", "Slots that this node takes over or gives.", moves.slots),
+            ("moves_rate_bytes", "Bytes of copies that may move in a second.", moves.rates),
+        ] {
+            let rows = both(values);
+            let rows = rows.each_ref().map(|(label, value)| (&label[..], *value as f64));
+            self.gauges(name, help, &rows);
+        }
+        let results: [(Labels<'_>, u64); 2] =
+            [(&[("result", "whole")], moves.copied), (&[("result", "stopped")], moves.stopped)];
+        self.counters("moves_copies_total", "Copies that ended, by how.", &results);
+        let bad = "Pieces that did not arrive as they were read.";
+        self.counter("moves_bad_pieces_total", bad, moves.bad_pieces);
+        let seconds = moves.copying_ms as f64 / 1_000.0;
+        self.seconds("moves_copying_seconds_total", "Time that copies took.", seconds);
+        let removed = "Copies that were handed over and removed.";
+        self.counter("moves_removed_copies_total", removed, moves.removed);
+        let leaving = "Copies on their way to others, or handed over and not removed yet.";
+        self.gauge("moves_leaving_copies", leaving, moves.leaving as f64);
     }
 
     fn node(&mut self, figures: &Figures) {

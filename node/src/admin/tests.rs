@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::http::stats::{HttpStats, Operation};
 use crate::peer::PeerStats;
-use crate::replica::Shelves;
+use crate::replica::{MoveFigures, Shelves};
 use crate::tasks::RepairFigures;
 
 const NODE: NodeId = NodeId::from_bytes([1; 16]);
@@ -444,6 +444,7 @@ fn figures() -> Figures {
             held_up_by: vec![HeldUp { node: NODE, why: "copies".to_owned() }],
             ..ReclaimLoad::default()
         },
+        moves: MoveFigures { taken: (5, 1), ..MoveFigures::default() },
         reclaim_void: 0,
         coordination: Arc::default(),
         stamps_ahead: 0,

@@ -41,6 +41,8 @@ pub struct Config {
     pub storage: StorageConfig,
     /// Copies and notes kept for owners that are down.
     pub handoff: HandoffConfig,
+    /// Copies of partitions that move.
+    pub moves: MovesConfig,
     /// Comparing replicas and mending what differs.
     pub repair: RepairConfig,
     /// When what was deleted gives its space back.
@@ -308,6 +310,21 @@ impl HandoffConfig {
             scrub_bytes_per_s: storage.scrub_rate.0,
             ..built_in
         }
+    }
+}
+
+/// Copies of partitions that move.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MovesConfig {
+    /// How many bytes a second this node takes over, and gives, at most. Less while its clients wait longer
+    /// than they did lately, but never less than an eighth of it.
+    pub rate: Size,
+}
+
+impl Default for MovesConfig {
+    fn default() -> Self {
+        Self { rate: Size(32 << 20) }
     }
 }
 

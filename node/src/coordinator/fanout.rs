@@ -5,6 +5,7 @@
 //! of tasks is bounded by the number of owners, their time by the deadline.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use kvasir_core::id::NodeId;
 use kvasir_core::version::{Digest, Outranked, SiblingSet};
@@ -17,6 +18,9 @@ use super::{Coordinate, Figures};
 use crate::peer::{Answer, Refusal, Reply, Request};
 use crate::planted::Bug;
 use crate::replica::Pass;
+
+/// Before a node that is behind is asked again.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What one owner said.
 pub type Said<T> = (NodeId, Result<T, Failure>);
@@ -322,7 +326,9 @@ impl Coordinate {
         });
     }
 
-    /// One call to another node, its refusals sorted into [`Failure`].
+    /// One call to another node, its refusals sorted into [`Failure`]. One that has not heard of the newest
+    /// document yet, though it waited for it a little, is asked again: it applied nothing, and in a partition
+    /// that moves nobody may be left to be counted in its place.
     pub(super) async fn call(
         &self,
         plan: &Plan,
@@ -334,7 +340,17 @@ impl Coordinate {
             return Err(Failure::NotApplied("the node is down".to_string()));
         };
         let head = (Some(plan.route), plan.stamp);
-        let answer = self.peers.call_stamped(node, address, head, request, deadline).await;
+        let answer = loop {
+            let asked =
+                self.peers.call_stamped(node, address, head, request.clone(), deadline).await;
+            let behind = |answer: &Answer| {
+                matches!(answer.reply, Reply::Refused(Refusal::BehindSender { .. }))
+            };
+            if !asked.as_ref().is_ok_and(behind) || Instant::now() + AGAIN >= deadline {
+                break asked;
+            }
+            tokio::time::sleep(AGAIN).await;
+        };
         match answer.map(|answer| self.in_time(answer)) {
             Ok(Reply::Refused(why)) => {
                 tracing::debug!(%node, %why, "refused");

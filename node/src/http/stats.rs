@@ -134,6 +134,14 @@ impl HttpStats {
         classes.map(|count| count.load(Relaxed)).sum()
     }
 
+    /// Reads and writes of one key answered since the start, and the microseconds that they took together.
+    pub fn waited(&self) -> (u64, u64) {
+        let all = [Operation::Get, Operation::Put, Operation::Delete].map(|which| self.of(which));
+        let count = |cells: &[AtomicU64]| cells.iter().map(|cell| cell.load(Relaxed)).sum::<u64>();
+        let answered = all.iter().map(|of| count(&of.latency)).sum();
+        (answered, all.iter().map(|of| of.latency_sum_us.load(Relaxed)).sum())
+    }
+
     /// Notes an answered request.
     pub fn answered(&self, operation: Operation, status: u16, took: Duration, bytes: u64) {
         let stats = self.of(operation);
@@ -181,6 +189,7 @@ mod tests {
         let latency = read(&get.latency);
         assert_eq!((latency[0], latency[1], latency[14]), (1, 1, 1));
         assert_eq!(get.response_bytes.load(Relaxed), 7);
+        assert_eq!(stats.waited(), (3, 250 + 251 + 9_000_000));
         let raised = Raised::by_one(&stats.in_flight);
         assert_eq!(stats.in_flight.load(Relaxed), 1);
         drop(raised);

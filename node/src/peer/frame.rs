@@ -71,17 +71,20 @@ pub enum Class {
     Data = 0,
     /// Gossip, ballots and the cluster document.
     Control = 1,
+    /// Copies of partitions that move.
+    Stream = 2,
 }
 
 impl Class {
     /// Every class.
-    pub const ALL: [Self; 2] = [Self::Data, Self::Control];
+    pub const ALL: [Self; 3] = [Self::Data, Self::Control, Self::Stream];
 
     /// A word for logs and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Data => "data",
             Self::Control => "control",
+            Self::Stream => "stream",
         }
     }
 }
@@ -274,6 +277,7 @@ fn class(byte: u8) -> Result<Class, FrameError> {
     Ok(match byte {
         0 => Class::Data,
         1 => Class::Control,
+        2 => Class::Stream,
         other => return Err(FrameError::Class(other)),
     })
 }
@@ -359,7 +363,7 @@ mod tests {
             (13, 9, FrameError::Kind(9)),
             (14, 0x80, FrameError::NotCanonical),
             (15, 0, FrameError::NotCanonical),
-            (16, 2, FrameError::Class(2)),
+            (16, 3, FrameError::Class(3)),
             (17, 17, FrameError::NotCanonical),
             (18, 1, FrameError::NotCanonical),
             (20, 1, FrameError::NotCanonical),

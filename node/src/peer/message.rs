@@ -209,6 +209,10 @@ pub enum Reply {
         entries: Vec<(Bytes, Bytes)>,
         /// Where the next piece begins; none behind the last.
         next: Option<Bytes>,
+        /// Over both, from where the entries were read (`kvasir_core::ring::piece`).
+        checksum: u64,
+        /// How long to wait before asking for more.
+        pause_ms: u64,
     },
     /// The answer to [`Request::MoveReport`] (`kvasir_core::ring::driver::Report`).
     MoveReport(Bytes),
@@ -323,7 +327,8 @@ pub enum BodyError {
 }
 
 impl Request {
-    /// Which connection it travels on: what keeps the cluster together never queues behind data.
+    /// Which connection it travels on: what keeps the cluster together never queues behind data, and
+    /// requests of clients never behind copies that move.
     pub fn class(&self) -> Class {
         match self {
             Self::Gossip(_) | Self::Ballot(_) | Self::FetchDocument { .. } | Self::MoveReport => {
@@ -337,11 +342,11 @@ impl Request {
             | Self::ReadStandIn { .. }
             | Self::CoordinateAsStandIn(_)
             | Self::HandBack { .. }
-            | Self::CopyRange { .. }
             | Self::Scan(_)
             | Self::Repair(_)
             | Self::Relay(_)
             | Self::Reclaim(_) => Class::Data,
+            Self::CopyRange { .. } => Class::Stream,
         }
     }
 
@@ -566,6 +571,8 @@ mod tests {
             Reply::Piece {
                 entries: vec![(Bytes::from_static(b"key"), Bytes::from_static(b"set"))],
                 next: Some(Bytes::from_static(b"next")),
+                checksum: u64::MAX,
+                pause_ms: 7,
             },
             Reply::Relayed(vec![
                 (NodeId::from_bytes([1; 16]), Told::Stored),

@@ -1,28 +1,33 @@
-//! What this node did for the moves of its partitions: copies that it took over whole, told to the
-//! driver, and the pieces of its own copies that it gives to others.
+//! What this node does for the moves of its partitions: how far each copy is that it takes over, told to the
+//! driver once it came whole, and the pieces of its own copies that it gives to others.
 //!
-//! A copy that is told is stored and synced. After a start nothing is told until it was copied again:
-//! what was taken over before is still there, in the same tenure, and merging it twice changes nothing.
+//! A copy that is told is stored and synced. How far a copy is survives a start ([`Moving::encode`]): all that
+//! came before a cursor was synced in the same tenure, and what is written since goes to both nodes of the
+//! slot. A cursor counts for one partition, tenure and source, and only while this node lost nothing there.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use kvasir_core::id::NodeId;
 use kvasir_core::ring::driver::{Copied, Lost, Report};
 use kvasir_core::ring::moves::{Condition, Holder, LocalCopy, Place};
-use kvasir_core::ring::{Document, Partition, Slot};
+use kvasir_core::ring::{Document, Partition, Slot, piece};
 use kvasir_core::version::Record;
 use kvasir_storage::{LostRange, Store, TableKey};
+use serde::{Deserialize, Serialize};
 
 use super::local::{LocalError, Replica};
+use super::move_tally::Tally;
 use super::view::{View, Views};
 
 /// Most entries of a piece.
 const PIECE_ENTRIES: usize = 256;
-/// About so many bytes of a piece.
-const PIECE_BYTES: usize = 256 * 1024;
+/// About so many bytes of a piece, at least and at most.
+const PIECE_BYTES: (u64, u64) = (16 * 1024, 256 * 1024);
+/// Pieces that the rate allows in a second, at least: a slow one comes in small pieces.
+const PIECES_PER_S: u64 = 4;
 
 /// A copy that is being taken over: whose, of what, in which tenure of the one who takes it.
 pub type Task = (Partition, u64, Holder<NodeId>);
@@ -30,34 +35,69 @@ pub type Task = (Partition, u64, Holder<NodeId>);
 /// A piece of a copy: entries in key order, and where the next piece begins.
 pub type Piece = (Vec<(Bytes, Bytes)>, Option<Bytes>);
 
+/// How far a copy is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// Where the next piece begins; none before the first.
+    pub next: Option<Bytes>,
+    /// It came whole and is synced.
+    pub whole: bool,
+    /// Bytes of keys and sets that came.
+    pub bytes: u64,
+}
+
 /// Shared by all threads of a node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Moving {
-    copied: Mutex<BTreeMap<Task, Copied>>,
-    /// Bytes of keys and sets taken over since the start.
-    pub received_bytes: AtomicU64,
-    /// Bytes of keys and sets given since the start.
-    pub given_bytes: AtomicU64,
+    copies: Mutex<BTreeMap<Task, Cursor>>,
+    /// Counts and pace.
+    pub tally: Tally,
 }
 
 impl Moving {
-    /// Whether a copy was taken over whole and synced.
-    pub fn is_done(&self, task: &Task) -> bool {
-        self.copied.lock().unwrap_or_else(PoisonError::into_inner).contains_key(task)
+    /// Nothing was done yet, but for what an earlier start stored ([`Self::encode`]); what cannot be read
+    /// of that is copied again. At most `bytes_per_s` in each direction.
+    pub fn new(bytes_per_s: u64, stored: Option<&[u8]>) -> Self {
+        let copies = stored.and_then(|bytes| postcard::from_bytes(bytes).ok()).unwrap_or_default();
+        Self { copies: Mutex::new(copies), tally: Tally::new(bytes_per_s) }
     }
 
-    /// A copy was taken over whole and synced. Its source gave it only once it was fenced in this
-    /// tenure.
-    pub fn done(&self, (partition, since, source): Task, bytes: u64) {
-        let copied = Copied { partition, since, source, fenced: since, bytes };
-        let mut all = self.copied.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert((partition, since, source), copied);
+    fn copies(&self) -> MutexGuard<'_, BTreeMap<Task, Cursor>> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets copies that no slot waits for any more.
-    pub fn keep(&self, wanted: impl Fn(&Task) -> bool) {
-        let mut all = self.copied.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|task, _| wanted(task));
+    /// How far each copy is, to be stored durably.
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_allocvec(&*self.copies()).expect("maps of bytes and numbers always encode")
+    }
+
+    /// How far a copy is.
+    pub fn cursor(&self, task: &Task) -> Cursor {
+        self.copies().get(task).cloned().unwrap_or_default()
+    }
+
+    /// A piece is stored and synced, and the next one begins there.
+    pub fn came(&self, task: Task, next: Bytes, bytes: u64) {
+        let mut copies = self.copies();
+        let cursor = copies.entry(task).or_default();
+        (cursor.next, cursor.bytes) = (Some(next), cursor.bytes + bytes);
+    }
+
+    /// A copy was taken over whole and synced, with a last piece of so many bytes. Its source gave it only
+    /// once it was fenced in this tenure.
+    pub fn done(&self, task: Task, bytes: u64) {
+        let mut copies = self.copies();
+        let cursor = copies.entry(task).or_default();
+        (cursor.next, cursor.bytes, cursor.whole) = (None, cursor.bytes + bytes, true);
+        self.tally.copied.fetch_add(1, Relaxed);
+    }
+
+    /// Forgets copies that no slot waits for any more. True if there were any.
+    pub fn keep(&self, wanted: impl Fn(&Task) -> bool) -> bool {
+        let mut copies = self.copies();
+        let before = copies.len();
+        copies.retain(|task, _| wanted(task));
+        copies.len() != before
     }
 
     /// What the driver may rest on. A copy that is not whole is not vouched for.
@@ -68,9 +108,13 @@ impl Moving {
             let this = Lost { partition: copy.partition, since: copy.since };
             view.above.is_some_and(|above| copy.since > above) && !lost.contains(&this)
         };
-        let copied = self.copied.lock().unwrap_or_else(PoisonError::into_inner);
-        let copied = copied.values().copied().filter(whole).collect();
-        Report { fenced: views.fenced(), copied, lost }
+        let copies = self.copies();
+        let came = copies.iter().filter(|(_, cursor)| cursor.whole);
+        let copied = came.map(|(&(partition, since, source), cursor)| {
+            let bytes = cursor.bytes;
+            Copied { partition, since, source, fenced: since, bytes }
+        });
+        Report { fenced: views.fenced(), copied: copied.filter(whole).collect(), lost }
     }
 }
 
@@ -141,13 +185,19 @@ pub fn tasks(document: &Document, me: NodeId, above: u64) -> Vec<Task> {
     tasks
 }
 
+/// Whether the engine lost nothing of a partition.
+pub fn is_whole(store: &Store, partition: Partition) -> bool {
+    !store.lost_ranges().iter().any(|range| overlaps(range, partition))
+}
+
 impl Replica {
     /// A piece of this node's copy of a partition for the node that takes it over, from a key on. Says
     /// nothing where that may not be: the slot does not stand so, an older version is not fenced yet,
     /// or the copy is not whole.
     ///
     /// No snapshot is kept between pieces: what was there at the fence is there at every later look,
-    /// merged with more, since nothing of a partition that moves is erased.
+    /// merged with more, since nothing of a partition that moves is erased. `rate` is how many bytes may go
+    /// in a second.
     ///
     /// # Errors
     /// [`LocalError::Read`], [`LocalError::Record`].
@@ -156,6 +206,7 @@ impl Replica {
         (views, me): (&Views, NodeId),
         (partition, since, to): (Partition, u64, NodeId),
         from: Option<Bytes>,
+        rate: u64,
     ) -> Result<Option<Piece>, LocalError> {
         if !self.may_give(views, me, partition, Holder { node: to, since }) {
             return Ok(None);
@@ -163,7 +214,8 @@ impl Replica {
         let (first, end) = keys(partition);
         let from = from.and_then(|bytes| TableKey::from_encoded(bytes).ok()).unwrap_or(first);
         let snapshot = self.store().snapshot();
-        let scan = self.store().scan(&snapshot, &from, end.as_ref(), PIECE_ENTRIES, PIECE_BYTES);
+        let bytes = (rate / PIECES_PER_S).clamp(PIECE_BYTES.0, PIECE_BYTES.1) as usize;
+        let scan = self.store().scan(&snapshot, &from, end.as_ref(), PIECE_ENTRIES, bytes);
         let chunk = scan.await?;
         let mut entries = Vec::with_capacity(chunk.entries.len());
         for (key, value) in chunk.entries {
@@ -206,14 +258,36 @@ pub fn weight(entries: &[(Bytes, Bytes)]) -> u64 {
     entries.iter().map(|(key, set)| (key.len() + set.len()) as u64).sum()
 }
 
-/// Adds to a counter.
-pub fn count(counter: &AtomicU64, bytes: u64) {
-    counter.fetch_add(bytes, Ordering::Relaxed);
+/// The checksum of a piece.
+pub fn checksum((entries, next): &Piece) -> u64 {
+    piece::checksum(entries.iter().map(|(key, set)| (&key[..], &set[..])), next.as_deref())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn task(since: u64) -> Task {
+        let source = Holder { node: NodeId::from_bytes([3; 16]), since: 1 };
+        (Partition { k: 4, index: 9 }, since, source)
+    }
+
+    #[test]
+    fn how_far_a_copy_is_survives_a_start() {
+        let moving = Moving::new(1 << 20, None);
+        moving.came(task(7), Bytes::from_static(b"k"), 10);
+        moving.came(task(7), Bytes::from_static(b"m"), 5);
+        moving.done(task(8), 3);
+        let again = Moving::new(1 << 20, Some(&moving.encode()));
+        let half = Cursor { next: Some(Bytes::from_static(b"m")), whole: false, bytes: 15 };
+        assert_eq!(again.cursor(&task(7)), half);
+        assert!(again.cursor(&task(8)).whole);
+        assert_eq!(again.cursor(&task(9)), Cursor::default(), "another tenure begins anew");
+        assert!(again.keep(|kept| *kept != task(7)) && !again.keep(|_| true));
+        assert_eq!(again.cursor(&task(7)), Cursor::default());
+        let broken = Moving::new(1 << 20, Some(b"\xff\xff\xff"));
+        assert_eq!(broken.cursor(&task(8)), Cursor::default(), "it is copied again");
+    }
 
     #[test]
     fn a_lost_range_is_of_the_partitions_that_it_reaches_into_and_no_others() {

@@ -102,8 +102,12 @@ impl AdminBackend for Backend {
     }
 
     fn operation(&self, id: &str) -> Answered<OperationStatus> {
-        match self.newest()?.operations.get(id) {
-            Some(record) => Ok(OperationStatus::of(id, record)),
+        let newest = self.newest()?;
+        match newest.operations.get(id) {
+            Some(record) => {
+                let members = self.control.gossip.borrow().members(self.control.now_ms());
+                Ok(OperationStatus::of(id, record).told(&newest, &members))
+            }
             None => problem(code::UNKNOWN_OPERATION, format!("no operation has the id `{id}`")),
         }
     }

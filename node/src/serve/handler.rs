@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::coordinator::Coordinate;
 use crate::coordinator::fanout::Failure;
 use crate::coordinator::wire::{Answer, Order};
+use crate::http::stats::HttpStats;
 use crate::peer::{Hello, Incoming, PeerHandler, Refusal, Relay, Reply, Request, Route, Scan};
 use crate::replica::{Holder, LocalError, Moving, OtherVersion, Pass, View, moving};
 use crate::tasks::ControlHandle;
@@ -37,6 +38,8 @@ pub struct Handler {
     pub holder: Arc<Holder>,
     /// What this node did for the moves of its partitions.
     pub moving: Arc<Moving>,
+    /// What clients of this node wait, for the pace of copies.
+    pub http: Arc<HttpStats>,
     /// How fast this node takes things back, shared by all workers.
     pub pace: Arc<Mutex<Pace>>,
     /// From when the pace counts.
@@ -81,6 +84,8 @@ impl Handler {
                 | Request::HandBack { .. }
                 | Request::Repair(_)
                 | Request::Reclaim(_)
+                | Request::CopyRange { .. }
+                | Request::MoveReport
         );
         self.served.fetch_add(u64::from(for_clients), Ordering::Relaxed);
         let done = match request {
@@ -214,13 +219,19 @@ impl Handler {
         from: Option<Bytes>,
     ) -> Result<Reply, Refusal> {
         let (views, me) = (&self.coordinate.views, self.coordinate.views.load().me);
-        let piece = self.coordinate.replica.piece((views, me), to, from).await.map_err(refusal)?;
+        let rate = self.moving.tally.giving.rate();
+        let piece = self.coordinate.replica.piece((views, me), to, from, rate).await;
+        let piece = piece.map_err(refusal)?;
         let Some((entries, next)) = piece else {
             let why = "this copy is not to be given to the asker now";
             return Err(Refusal::NotServing(why.to_string()));
         };
-        moving::count(&self.moving.given_bytes, moving::weight(&entries));
-        Ok(Reply::Piece { entries, next })
+        let (weight, piece) = (moving::weight(&entries), (entries, next));
+        let (tally, checksum) = (&self.moving.tally, moving::checksum(&piece));
+        tally.giving.traffic.piece(weight);
+        let pause_ms = tally.pause(&tally.giving, weight, self.http.waited());
+        let (entries, next) = piece;
+        Ok(Reply::Piece { entries, next, checksum, pause_ms })
     }
 
     fn report_moves(&self) -> Result<Reply, Refusal> {

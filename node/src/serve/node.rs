@@ -11,6 +11,7 @@ use std::time::Duration;
 use kvasir_core::gossip::{Addresses, Gossip, GossipConfig, Labels, Me as GossipMe};
 use kvasir_core::handoff::{Cap, Pace};
 use kvasir_core::merkle::Schedule;
+use kvasir_core::ring::Handovers;
 use kvasir_core::version::Minter;
 use kvasir_storage::{NoObserver, OpenError, Store};
 use rand::rngs::SmallRng;
@@ -38,7 +39,7 @@ use crate::tasks::set_aside::{Finding, SetAside};
 use crate::tasks::tenures::Tenures;
 use crate::tasks::{
     AntiEntropy, Control, ControlHandle, Copying, HandingBack, Identity, IdentityError,
-    ReclaimFigures, Reclaiming, Repairs, SmallFiles, TreeScrub, generations, identity,
+    ReclaimFigures, Reclaiming, Repairs, SmallFiles, TreeScrub, copying, generations, identity,
 };
 
 /// What every thread of a node shares.
@@ -100,6 +101,7 @@ pub struct ControlParts {
     nonce: u64,
     finding: Option<Finding>,
     tenures: Tenures,
+    handovers: Handovers,
 }
 
 /// Why a node did not start. The volume is as it was, but for a higher boot number.
@@ -180,6 +182,9 @@ pub fn open(
     let finding = identity::found(&files)?;
     let generation = generations::load(&files)?;
     let tenures = identity::tenures(&files)?;
+    let handovers = identity::handovers(&files)?;
+    // Where it cannot be read, copies begin anew.
+    let cursors = files.load(copying::FILE).ok().flatten();
     let (mut tag, nonce) = (rng.next_u64(), rng.next_u64());
     if world.planted.is(Bug::SameTag) {
         tag =
@@ -208,7 +213,7 @@ pub fn open(
         mending: AtomicBool::new(false),
         repairs,
         served: Arc::default(),
-        moving: Arc::default(),
+        moving: Arc::new(Moving::new(config.moves.rate.0, cursors.as_deref())),
         replica,
         views: Arc::new(Views::new(View::blank(identity.node, datacenter))),
         control,
@@ -220,7 +225,8 @@ pub fn open(
         config,
     };
     tracing::info!(node = %identity.node, boot = identity.boot, "the volume is open");
-    Ok((Arc::new(shared), ControlParts { acceptor, files, inbox, nonce, finding, tenures }))
+    let parts = ControlParts { acceptor, files, inbox, nonce, finding, tenures, handovers };
+    Ok((Arc::new(shared), parts))
 }
 
 /// Builds the control side on the thread that will run it.
@@ -261,6 +267,7 @@ pub fn control(
         replica: shared.replica.clone(),
         standins: shared.standins.clone(),
         tenures: RefCell::new(parts.tenures),
+        handovers: RefCell::new(parts.handovers),
         moving: shared.moving.clone(),
         formed: RefCell::new(None),
         net: world.net.clone(),
@@ -395,11 +402,12 @@ impl Worker {
             control: shared.control.clone(),
             holder: shared.holder.clone(),
             moving: shared.moving.clone(),
+            http: shared.http_stats.clone(),
             pace: shared.pace.clone(),
             started: Instant::now(),
             served: shared.served.clone(),
         });
-        let mending = mend(&shared, &coordinate);
+        let mending = mend(&shared, &world, &coordinate);
         let limits = ListenerLimits::default();
         let stats = shared.peer_stats.clone();
         let listener =
@@ -432,21 +440,30 @@ impl Worker {
     }
 }
 
-/// Starts what mends replicas, on the first worker that asks: hand-back, the copies of partitions that move
-/// here, anti-entropy, the scrub of its tree.
-fn mend(shared: &Arc<Shared>, coordinate: &Coordinate) -> Vec<tokio::task::JoinHandle<()>> {
-    if shared.mending.swap(true, Ordering::Relaxed) {
-        return Vec::new();
-    }
-    let copying = Copying {
+fn taking_over(shared: &Arc<Shared>, world: &World, coordinate: &Coordinate) -> Copying {
+    let (dir, http) = (&shared.config.node.data_dir, shared.http_stats.clone());
+    Copying {
         replica: coordinate.replica.clone(),
         views: coordinate.views.clone(),
         peers: coordinate.peers.clone(),
         moving: shared.moving.clone(),
-        pace: RefCell::new(Pace::new(shared.config.handoff.rate.0)),
-        started: Instant::now(),
-    };
-    let mut tasks = vec![tokio::task::spawn_local(copying.run())];
+        files: SmallFiles::new(world.disk.clone(), world.maintenance.clone(), dir),
+        stored: Cell::new(None),
+        felt: Rc::new(move || http.waited()),
+    }
+}
+
+/// Starts what mends replicas, on the first worker that asks: hand-back, the copies of partitions that move
+/// here, anti-entropy, the scrub of its tree.
+fn mend(
+    shared: &Arc<Shared>,
+    world: &World,
+    coordinate: &Coordinate,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    if shared.mending.swap(true, Ordering::Relaxed) {
+        return Vec::new();
+    }
+    let mut tasks = vec![tokio::task::spawn_local(taking_over(shared, world, coordinate).run())];
     if !coordinate.planted.leaves_it_to_trees() {
         let handing_back = HandingBack {
             replica: coordinate.replica.clone(),

@@ -11,7 +11,7 @@ use kvasir_storage::TableKey;
 
 use super::handler::{Handler, Sent, not_formed, refusal};
 use crate::peer::{Refusal, Reply, Route};
-use crate::replica::compare;
+use crate::replica::{Pass, compare};
 
 fn malformed(what: impl ToString) -> Refusal {
     Refusal::Malformed(what.to_string())
@@ -40,7 +40,8 @@ impl Handler {
             }
             Ask::Store { sets } => {
                 self.listed(sent.from)?;
-                self.store(self.same_partition(route)?, sets, sent.stamp).await?
+                let partition = self.same_partition(route)?;
+                self.store((partition, self.pass(route)?), sets, sent.stamp).await?
             }
         };
         Ok(Reply::Repair(compare::encode(&answer)))
@@ -60,10 +61,18 @@ impl Handler {
         respond::sums(self.coordinate.replica.trees().tree(), ask, serves).map_err(malformed)
     }
 
+    /// Leave to work on the copy that a route means: no fence goes past before what comes is visible.
+    fn pass(&self, route: Option<Route>) -> Result<Pass, Refusal> {
+        let Route { partition, version, entry_hash } =
+            route.ok_or_else(|| malformed("sets without a route"))?;
+        let entered = self.coordinate.views.enter(partition, version, entry_hash);
+        entered.map_err(|other| Refusal::StaleEntry { epoch: other.epoch, document: None })
+    }
+
     /// Merges what another replica holds; the answer goes out when all of it is synced.
     async fn store(
         &self,
-        partition: Partition,
+        (partition, pass): (Partition, Pass),
         sets: Vec<Held>,
         stamp: u64,
     ) -> Result<Answer, Refusal> {
@@ -85,6 +94,7 @@ impl Handler {
             }
             waiting.push(applied.durable);
         }
+        drop(pass);
         for durable in waiting {
             durable.await.map_err(|e| Refusal::Unknown(e.to_string()))?;
         }

@@ -15,6 +15,7 @@ use kvasir_storage::StoreStats;
 
 use super::node::Shared;
 use crate::admin::{Figures, GossipFigures, MemberFigures, RingFigures};
+use crate::replica::MoveFigures;
 use crate::tasks::{Control, Unfit};
 
 fn health(control: &Control, members: &[MemberView]) -> PartitionHealth {
@@ -152,6 +153,7 @@ pub fn figures(shared: &Shared, control: &Control) -> Figures {
         store_failed: shared.disk_failed().is_some(),
         shelves: shared.standins.shelves().clone(),
         repair: shared.repairs.figures(),
+        moves: moves(shared, control),
         reclaim: reclaim(shared, control),
         reclaim_void: shared.reclaim.void.load(Relaxed),
         coordination: shared.coordination.clone(),
@@ -170,6 +172,12 @@ pub fn figures(shared: &Shared, control: &Control) -> Figures {
         },
         ring: ring_figures(shared, control, &members),
     }
+}
+
+fn moves(shared: &Shared, control: &Control) -> MoveFigures {
+    let formed = control.formed.borrow();
+    let document = formed.as_ref().map(|formed| formed.ring.document());
+    shared.moving.tally.figures(document, shared.identity.node)
 }
 
 fn ring_figures(shared: &Shared, control: &Control, members: &[MemberView]) -> RingFigures {

@@ -298,6 +298,9 @@ impl AntiEntropy {
         carried: &Carried,
     ) -> Result<Vec<Merged>, Ended> {
         let here = |error: String| Ended::Here(error);
+        // No fence goes past before what comes is visible.
+        let (version, hash) = formed.ring.version(partition).ok_or(Ended::Changed)?;
+        let pass = self.views.enter(partition, version, hash).map_err(|_| Ended::Changed)?;
         let (mut waiting, mut bytes) = (Vec::new(), 0);
         for held in sets {
             bytes += held.bytes() as u64;
@@ -311,6 +314,7 @@ impl AntiEntropy {
             let merged = self.replica.merge(&key, set, carried.theirs, Durability::Group).await;
             waiting.push((key, held, merged.map_err(|e| here(e.to_string()))?));
         }
+        drop(pass);
         let mut merged = Vec::with_capacity(waiting.len());
         for (key, held, applied) in waiting {
             applied.durable.await.map_err(|e| here(e.to_string()))?;

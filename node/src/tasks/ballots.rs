@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::control::Control;
 use super::small_files::SmallFileError;
-use super::{gossip, identity, tenures};
+use super::{gossip, handovers, identity, tenures};
 use crate::peer::{Refusal, Reply, Request};
 use crate::replica::Formed;
 
@@ -95,10 +95,15 @@ pub(super) async fn restore(control: &Control) {
     let acceptor = control.acceptor.lock().await;
     control.gossip.borrow_mut().set_mark(acceptor.state().mark);
     if let Some(document) = acceptor.newest()
-        && tenures::prepare(control, document).await
+        && prepare(control, document).await
     {
         enforce(control, document.clone());
     }
+}
+
+/// Makes ready for a document that is stored as chosen. False: the node must stop.
+async fn prepare(control: &Control, document: &Sealed) -> bool {
+    tenures::prepare(control, document).await && handovers::note(control, document).await
 }
 
 /// Uses and spreads a document that is stored as chosen.
@@ -132,7 +137,7 @@ async fn complete(control: &Control, acceptor: &Acceptor, step: Step) -> Option<
         control.gossip.borrow_mut().set_mark(acceptor.state().mark);
     }
     if let Some(document) = step.adopted {
-        if !tenures::prepare(control, &document).await {
+        if !prepare(control, &document).await {
             return None;
         }
         enforce(control, document);

@@ -13,7 +13,7 @@ use kvasir_core::admin_api::BucketAnswer;
 use kvasir_core::consensus::Acceptor;
 use kvasir_core::gossip::{DocumentId, Gossip};
 use kvasir_core::id::NodeId;
-use kvasir_core::ring::{BucketName, Document, Partition, Sealed, SettingsChange};
+use kvasir_core::ring::{BucketName, Document, Handovers, Partition, Sealed, SettingsChange};
 use rand::rngs::SmallRng;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ use super::set_aside::SetAside;
 use super::small_files::SmallFiles;
 use super::tenures::Tenures;
 use super::unfit::Unfit;
-use super::{ballots, driver, generations, gossip, marks, rebuilds, seeds};
+use super::{ballots, driver, generations, gossip, handovers, marks, rebuilds, seeds};
 use crate::peer::{Me, Peers, Refusal, Reply, Request};
 use crate::replica::{Formed, Moving, Replica, StandIns, Views};
 use crate::seam::Net;
@@ -124,6 +124,8 @@ pub struct Control {
     pub standins: Arc<StandIns>,
     /// Which tenure the local data of each partition is of.
     pub tenures: RefCell<Tenures>,
+    /// Which copies this node gives or gave to others and has not removed.
+    pub handovers: RefCell<Handovers>,
     /// What this node did for the moves of its partitions.
     pub moving: Arc<Moving>,
     /// The newest document, prepared.
@@ -213,6 +215,7 @@ pub async fn run(control: Rc<Control>, mut inbox: Inbox) {
     tokio::task::spawn_local(generations::run(control.clone()));
     tokio::task::spawn_local(driver::run(control.clone()));
     tokio::task::spawn_local(rebuilds::run(control.clone()));
+    tokio::task::spawn_local(handovers::run(control.clone()));
     loop {
         tokio::select! {
             biased;

@@ -4,10 +4,12 @@
 
 use kvasir_core::consensus::{Acceptor, AcceptorState, StateError};
 use kvasir_core::id::NodeId;
+use kvasir_core::ring::Handovers;
 use kvasir_storage::{Disk, IoFailure, OpenError};
 use rand::Rng;
 use std::path::Path;
 
+use super::handovers;
 use super::set_aside::{self, Finding};
 use super::small_files::SmallFiles;
 use super::tenures::{self, Tenures};
@@ -43,6 +45,11 @@ pub enum IdentityError {
         "the file of tenures cannot be read. try: start with an empty data directory as a new node"
     )]
     Tenures,
+    /// The file of handovers is not what this program writes.
+    #[error(
+        "the file of handovers cannot be read. try: start with an empty data directory as a new node"
+    )]
+    Handovers,
 }
 
 /// Reads the member file, makes one at the first start, and raises the boot number durably. Blocks:
@@ -94,6 +101,17 @@ pub fn tenures(files: &SmallFiles) -> Result<Tenures, IdentityError> {
     let noted = files.load(tenures::FILE)?;
     let decoded = noted.map(|bytes| Tenures::decode(&bytes)).transpose();
     Ok(decoded.map_err(|_| IdentityError::Tenures)?.unwrap_or_default())
+}
+
+/// Which copies this node gives or gave to others and has not removed. Blocks: for the start of a node
+/// only.
+///
+/// # Errors
+/// The file is damaged or unreadable.
+pub fn handovers(files: &SmallFiles) -> Result<Handovers, IdentityError> {
+    let noted = files.load(handovers::FILE)?;
+    let decoded = noted.map(|bytes| postcard::from_bytes(&bytes)).transpose();
+    Ok(decoded.map_err(|_| IdentityError::Handovers)?.unwrap_or_default())
 }
 
 /// Sets a volume aside, durably, that names a member of a cluster and holds no data: the store was removed

@@ -1,5 +1,6 @@
 //! The long-running loops of a node. On the control thread: gossip, ballots, marks, ticks of the store;
-//! the driver of operations, rebuilds of this node; workers reach them through a [`ControlHandle`] and read what they publish
+//! the driver of operations, rebuilds of this node, the removal of copies that were handed over; workers reach
+//! them through a [`ControlHandle`] and read what they publish
 //! from [`crate::replica::Views`]. On one of the workers: [`hand_back`], [`copying`],
 //! [`anti_entropy`], [`tree_scrub`] and [`reclaim`].
 
@@ -12,6 +13,7 @@ pub mod driver;
 pub mod generations;
 pub mod gossip;
 pub mod hand_back;
+mod handovers;
 pub mod identity;
 pub mod marks;
 mod rebuilds;

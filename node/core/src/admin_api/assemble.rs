@@ -10,7 +10,7 @@ use crate::gossip::MemberView;
 use crate::id::NodeId;
 use crate::quorum::Level;
 use crate::ring::Ring;
-use crate::ring::{BucketSettings, Document, Member};
+use crate::ring::{BucketSettings, Document, Member, OperationRecord};
 
 /// What the answering node knows.
 #[derive(Debug)]
@@ -60,7 +60,10 @@ impl Answering<'_> {
                 .map(|ring| SharedMachine::all(ring.document()))
                 .unwrap_or_default(),
             nodes: self.rows(&heard),
-            operations: self.ring.map(|ring| running(ring.document())).unwrap_or_default(),
+            operations: self
+                .ring
+                .map(|ring| running(ring.document(), self.members))
+                .unwrap_or_default(),
         }
     }
 
@@ -110,9 +113,12 @@ fn cluster(ring: &Ring, heard: &BTreeMap<NodeId, &MemberView>) -> ClusterStatus 
 }
 
 /// The operations that are not over.
-fn running(document: &Document) -> Vec<OperationStatus> {
+fn running(document: &Document, members: &[MemberView]) -> Vec<OperationStatus> {
     let running = document.operations.iter().filter(|(_, record)| record.is_running());
-    running.map(|(id, record)| OperationStatus::of(id, record)).collect()
+    let status = |(id, record): (&String, &OperationRecord)| {
+        OperationStatus::of(id, record).told(document, members)
+    };
+    running.map(status).collect()
 }
 
 /// Partition replicas by owner.

@@ -10,11 +10,12 @@ use serde_json::json;
 
 use crate::admin_api::problem::{Problem, code};
 use crate::admin_api::{MachineRisk, SharedMachine};
-use crate::gossip::Labels;
+use crate::gossip::{Labels, MemberView};
 use crate::id::NodeId;
 use crate::ring::IllegalChange;
 use crate::ring::layout::PlanError;
 use crate::ring::operation::{self, Operation, OperationRecord, OperationRefused};
+use crate::ring::waiting::{self, Shows};
 use crate::ring::{Document, Member, Partition};
 
 pub use crate::ring::operation::OperationKind;
@@ -203,6 +204,23 @@ impl OperationStatus {
             cancelling,
             message: None,
         }
+    }
+}
+
+impl OperationStatus {
+    /// With the reason why it waits, if there is one: `members` is what gossip knows of everybody.
+    #[must_use]
+    pub fn told(self, document: &Document, members: &[MemberView]) -> Self {
+        let shows = |node: NodeId| match members.iter().find(|member| member.id == node) {
+            Some(member) if member.serves() => {
+                Shows::Up(member.document.map_or(0, |document| document.epoch))
+            }
+            Some(member) if member.status.is_up() => Shows::Unfit,
+            _ => Shows::Away,
+        };
+        let record = document.operations.get(&self.request.id);
+        let message = record.and_then(|record| waiting::why(document, record, shows));
+        Self { message, ..self }
     }
 }
 

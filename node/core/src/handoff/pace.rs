@@ -19,6 +19,11 @@ impl Pace {
         Self { bytes_per_s: bytes_per_s.max(1), debt: 0, since_ms: 0 }
     }
 
+    /// Goes on with another budget.
+    pub fn at(&mut self, bytes_per_s: u64) {
+        self.bytes_per_s = bytes_per_s.max(1);
+    }
+
     /// Notes that `bytes` were taken at `now_ms` (of a steady clock). The answer is the pause in
     /// milliseconds after which the sender may go on.
     pub fn take(&mut self, now_ms: u64, bytes: u64) -> u64 {

@@ -249,16 +249,18 @@ impl<F: Fn(NodeId) -> Seems> Round<'_, F> {
         let Some(moving) = entry.moving_number() else { return Step::Nothing };
         let slots = Slots { version: entry.version, slots: &places, moving };
         let back = slots.place().cancel().is_some();
+        if back && cancelling {
+            return Step::Back { for_good: true };
+        }
         if self.lost_by_successor(&slots, one) {
-            return if back { Step::Back { for_good: cancelling } } else { Step::Again };
+            return if back { Step::Back { for_good: false } } else { Step::Again };
         }
         let (proofs, bytes) = self.proofs(&slots, one);
         if moves::missing(&slots, &proofs).is_ok() {
             return Step::Forward(proofs, bytes);
         }
-        let suspicion = cancels_on_suspicion(&slots, |node| self.away(node));
-        match back && (cancelling || suspicion) {
-            true => Step::Back { for_good: cancelling },
+        match back && cancels_on_suspicion(&slots, |node| self.away(node)) {
+            true => Step::Back { for_good: false },
             false => Step::Nothing,
         }
     }

@@ -5,8 +5,9 @@
 //! (`slot`). `layout` plans the first table and `planner` every later one, `judge` says which document
 //! may follow which, `operation` turns a posted operation into the next document and `buckets` the
 //! change of a bucket's settings, `moves` says who counts while a slot passes from one holder to
-//! another, `progress` how far that is, `driver` what comes next, and `placement` is the view that
-//! requests are routed with. `places` holds what both planners know of machines, racks and zones.
+//! another, `progress` how far that is, `driver` what comes next, `waiting` why nothing does, `handover` when a copy that was given
+//! away may be removed, `piece` the checksum of what travels, and `placement` is the view that requests
+//! are routed with. `places` holds what both planners know of machines, racks and zones.
 //!
 //! Everything here is a pure function of its arguments: same inputs, same bytes.
 
@@ -15,6 +16,7 @@ pub mod check;
 pub mod document;
 mod draw;
 pub mod driver;
+pub mod handover;
 pub mod hash;
 pub mod judge;
 pub mod layout;
@@ -23,12 +25,14 @@ pub mod names;
 pub mod operation;
 pub mod partition;
 mod partners;
+pub mod piece;
 pub mod placement;
 mod places;
 pub mod planner;
 mod posting;
 pub mod progress;
 pub mod slot;
+pub mod waiting;
 
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -39,6 +43,7 @@ pub use document::{
     BucketSettings, Document, DocumentHash, Durability, Member, MemberState, Mode, NewCluster,
     Owner, PartitionEntry, Sealed,
 };
+pub use handover::{Handover, Handovers};
 pub use hash::key_hash;
 pub use judge::{IllegalChange, legal_child};
 pub use names::{BucketName, TokenSecret};

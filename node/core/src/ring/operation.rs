@@ -326,6 +326,14 @@ impl OperationRecord {
         }
     }
 
+    /// The moves of one that runs.
+    pub fn moves(&self) -> &[MoveRecord] {
+        match &self.state {
+            OperationState::Running(progress) => &progress.moves,
+            _ => &[],
+        }
+    }
+
     /// The member that a replace makes anew.
     pub fn replaces(&self) -> Option<NodeId> {
         match &self.state {

@@ -32,6 +32,7 @@ pub fn status(status: &Status, colour: bool) -> String {
             operation.moves_done,
             operation.moves_total
         ));
+        parts.extend(operation.message.iter().map(|why| format!("    {why}")));
     }
     for shared in &status.shared_machines {
         let nodes: Vec<String> = shared.nodes.iter().map(|node| short(*node)).collect();
