@@ -4,97 +4,19 @@
 use std::time::Duration;
 
 use hyper::Method;
-use kvasir_core::id::NodeId;
+use kvasir_core::ring::Partition;
 use kvasir_storage::disk::memory::Crash;
-use kvasir_tests::check::{Demand, History, check};
+use kvasir_tests::check::{Demand, Evidence, History, judge};
 use kvasir_tests::load::run::Aim;
 use kvasir_tests::load::{Clock, Plan, Recorder, drive, fill, settle};
-use kvasir_tests::sim::{Conditions, Sim, run};
-use serde_json::{Value, json};
+use kvasir_tests::sim::{Conditions, Sim, Story, hunt, owned, run};
+use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-/// Longest virtual wait for an operation.
-const PATIENCE: Duration = Duration::from_secs(180);
-
 /// Five hosts of which the first three are a cluster of three copies.
 async fn three_of_five(seed: u64) -> Sim {
-    let mut sim = Sim::new(seed, 5, &[]);
-    for host in 0..5 {
-        sim.start(host);
-    }
-    let nodes = ["n0:8099", "n1:8099", "n2:8099"];
-    let body = json!({ "clusterName": "sim", "replication": { "dc1": 3 }, "nodes": nodes });
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let path = "/v1/cluster/init";
-        let answer = sim.admin(0, Method::POST, path, Some(body.clone())).await;
-        match answer {
-            Some(answer) if answer.status < 300 => break,
-            other => assert!(Instant::now() < until, "init: {other:?}"),
-        }
-        sleep(Duration::from_millis(200)).await;
-    }
-    for host in 0..3 {
-        sim.until_ready(host).await;
-    }
-    // Gossip has to know who may join.
-    sleep(Duration::from_secs(5)).await;
-    sim
-}
-
-/// Posts an operation; what the node said.
-async fn post(sim: &Sim, by: usize, body: Value) -> (u16, Value) {
-    let answer = sim.admin(by, Method::POST, "/v1/operations", Some(body)).await;
-    let answer = answer.expect("an answer");
-    (answer.status, serde_json::from_str(&answer.text()).expect("JSON"))
-}
-
-/// What has become of an operation.
-async fn state(sim: &Sim, by: usize, id: &str) -> Value {
-    let path = format!("/v1/operations/{id}");
-    let answer = sim.admin(by, Method::GET, &path, None).await.expect("an answer");
-    serde_json::from_str(&answer.text()).expect("JSON")
-}
-
-/// Waits until an operation has ended.
-async fn ended(sim: &Sim, by: usize, id: &str) -> Value {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let now = state(sim, by, id).await;
-        if now["state"] != "running" {
-            return now;
-        }
-        assert!(Instant::now() < until, "{id} does not end: {now}");
-        sleep(Duration::from_millis(500)).await;
-    }
-}
-
-/// Posts an operation that must be taken, and waits until it is done.
-async fn done(sim: &Sim, by: usize, body: Value) -> Value {
-    let id = body["id"].as_str().expect("an id").to_string();
-    let (status, answer) = post(sim, by, body).await;
-    assert_eq!(status, 200, "{answer}");
-    let end = ended(sim, by, &id).await;
-    assert_eq!(end["state"], "done", "{end}");
-    end
-}
-
-/// The newest document that a host knows.
-async fn document(sim: &Sim, host: usize) -> Value {
-    let answer = sim.admin(host, Method::GET, "/v1/cluster/document", None).await;
-    let answer = answer.expect("an answer");
-    let answer: Value = serde_json::from_str(&answer.text()).expect("JSON");
-    answer["document"].clone()
-}
-
-/// How many slots of the table name a node, and whether any slot is in motion.
-fn owned(document: &Value, node: NodeId) -> (usize, bool) {
-    let entries = document["table"].as_array().expect("a table");
-    let slots = entries.iter().flat_map(|e| e["slots"]["dc1"].as_array().expect("slots"));
-    let slots: Vec<&Value> = slots.collect();
-    let moving = slots.iter().any(|slot| slot["state"] != "stable");
-    (slots.iter().filter(|slot| slot["owner"] == node.to_string().as_str()).count(), moving)
+    Sim::some_formed(seed, (5, 3), None, &[]).await
 }
 
 fn plan(seed: u64, operations: u32) -> Plan {
@@ -146,7 +68,8 @@ async fn history(
 }
 
 fn judged(history: &History, name: &str, ok_percent: usize) {
-    let report = check(history, Demand { operations: 500, ok_percent, settled_keys: 100 });
+    let demand = Demand { operations: 500, ok_percent, settled_keys: 100 };
+    let report = judge(&Evidence { strict: true, acks: 2, ..Evidence::of(history, demand) });
     println!("{name}: ok/fail/unknown {:?}", report.outcomes);
     report.assert_good();
 }
@@ -162,10 +85,10 @@ async fn there_and_back(seed: u64, weather: Conditions) -> History {
     for host in [3, 4] {
         let node = sim.node_id(host).await;
         let id = format!("join-{host}");
-        let end = done(&sim, 0, json!({ "id": id, "kind": "join", "node": node })).await;
-        let now = document(&sim, 0).await;
+        let end = sim.done(0, json!({ "id": id, "kind": "join", "node": node })).await;
+        let now = sim.document(0).expect("it runs");
         let (share, moving) = owned(&now, node);
-        let slots = now["table"].as_array().expect("a table").len() * 3;
+        let slots = now.table.len() * 3;
         let even = slots / (host + 1);
         assert!((even..=even + 1).contains(&share) && !moving, "{share} of {slots} slots");
         let (moved, bytes) = (end["movesDone"].clone(), end["movedBytes"].clone());
@@ -175,9 +98,9 @@ async fn there_and_back(seed: u64, weather: Conditions) -> History {
     }
     for node in joined {
         let id = format!("leave-{node}");
-        done(&sim, 1, json!({ "id": id, "kind": "leave", "node": node })).await;
-        let now = document(&sim, 1).await;
-        assert!(now["members"].get(node.to_string()).is_none(), "it is a member still");
+        sim.done(1, json!({ "id": id, "kind": "leave", "node": node })).await;
+        let now = sim.document(1).expect("it runs");
+        assert!(!now.members.contains_key(&node), "it is a member still");
         assert_eq!(owned(&now, node), (0, false));
     }
     history(&sim, &plan, sessions, &recorder).await
@@ -211,7 +134,7 @@ fn a_joiner_that_crashes_in_the_middle_comes_back_and_goes_on() {
         let sessions = load(&sim, &plan, &recorder);
         let node = sim.node_id(3).await;
         let (status, answer) =
-            post(&sim, 0, json!({ "id": "j", "kind": "join", "node": node })).await;
+            sim.post(0, json!({ "id": "j", "kind": "join", "node": node })).await;
         assert_eq!(status, 200, "{answer}");
         for _ in 0..3 {
             sleep(Duration::from_millis(900)).await;
@@ -219,7 +142,7 @@ fn a_joiner_that_crashes_in_the_middle_comes_back_and_goes_on() {
             sleep(Duration::from_secs(2)).await;
             sim.start(3);
         }
-        let end = ended(&sim, 0, "j").await;
+        let end = sim.carried_out(0, "j").await;
         assert_eq!(end["state"], "done", "{end}");
         history(&sim, &plan, sessions, &recorder).await
     });
@@ -237,17 +160,19 @@ fn a_join_is_taken_back_and_asked_for_again() {
         for wait_ms in [0, 300, 700, 1_500] {
             let id = format!("j{wait_ms}");
             let body = json!({ "id": id, "kind": "join", "node": node });
-            assert_eq!(post(&sim, 0, body).await.0, 200);
+            assert_eq!(sim.post(0, body).await.0, 200);
             sleep(Duration::from_millis(wait_ms)).await;
-            let path = format!("/v1/operations/{id}");
-            let back = sim.admin(0, Method::DELETE, &path, None).await.expect("an answer");
-            assert_eq!(back.status, 200, "{}", back.text());
-            let end = ended(&sim, 0, &id).await;
+            let (status, answer) = sim.take_back(0, &id).await;
+            assert_eq!(status, 200, "{answer}");
+            let end = sim.carried_out(0, &id).await;
             assert_eq!(end["state"], "cancelled", "{end}");
             println!("taken back after {wait_ms} ms: {} slots had moved", end["movesDone"]);
-            assert!(!owned(&document(&sim, 0).await, node).1, "a slot is still in motion");
+            assert!(
+                !owned(&sim.document(0).expect("it runs"), node).1,
+                "a slot is still in motion"
+            );
         }
-        done(&sim, 0, json!({ "id": "j", "kind": "join", "node": node })).await;
+        sim.done(0, json!({ "id": "j", "kind": "join", "node": node })).await;
         history(&sim, &plan, sessions, &recorder).await
     });
     judged(&history, "taken back", 99);
@@ -264,17 +189,39 @@ fn a_node_that_died_is_replaced_and_its_old_disk_is_refused() {
         sim.crash(2, Crash::DropAll).await;
         sleep(Duration::from_secs(20)).await;
         let body = json!({ "id": "r", "kind": "replace", "node": new, "replaces": dead });
-        let end = done(&sim, 0, body).await;
-        println!("replaced: {} slots, {} B", end["movesDone"], end["movedBytes"]);
-        let now = document(&sim, 0).await;
-        assert!(now["members"].get(dead.to_string()).is_none());
+        let began = Instant::now();
+        let end = sim.done(0, body).await;
+        let (seconds, bytes) = (began.elapsed().as_secs_f64(), end["movedBytes"].as_f64());
+        let rate = bytes.expect("bytes") / seconds / 1e6;
+        let slots = &end["movesDone"];
+        println!(
+            "replaced: {slots} slots, {} B, {seconds:.1} s, {rate:.3} MB/s",
+            end["movedBytes"]
+        );
+        let now = sim.document(0).expect("it runs");
+        assert!(!now.members.contains_key(&dead));
         assert_eq!(owned(&now, dead), (0, false));
         // The old disk comes back: no member any more, so it must not serve.
         sim.start(2);
         sleep(Duration::from_secs(10)).await;
         let ready = sim.admin(2, Method::GET, "/readyz", None).await.expect("an answer");
         assert_eq!(ready.status, 503, "a retired node serves: {}", ready.text());
-        history(&sim, &plan, sessions, &recorder).await
+        assert!(ready.text().contains("is no member as of epoch"), "{}", ready.text());
+        let history = history(&sim, &plan, sessions, &recorder).await;
+        // Full redundancy again: three living owners of everything, and they hold the same.
+        let (document, mut nodes) = (sim.settled(&[0, 1, 3]).await, Vec::new());
+        for host in [0, 1, 3] {
+            nodes.push((host, sim.node_id(host).await));
+        }
+        for (partition, entry) in Partition::all(document.partition_bits).zip(&document.table) {
+            let mut held = Vec::new();
+            for (host, _) in nodes.iter().filter(|(_, node)| entry.names(*node)) {
+                held.push(sim.stored(*host, partition).await);
+            }
+            assert_eq!(held.len(), 3, "{partition}");
+            assert!(held.windows(2).all(|two| two[0] == two[1]), "{partition}: {held:?}");
+        }
+        history
     });
     judged(&history, "replaced", 60);
 }
@@ -286,15 +233,25 @@ fn the_ring_is_cut_more_finely_under_load() {
         let (plan, recorder) = (plan(14, 150), Recorder::new(Clock::start()));
         fill(&plan, 0, &aim(&sim), &sim.client(Duration::from_secs(5)), &recorder).await;
         let sessions = load(&sim, &plan, &recorder);
-        let before = document(&sim, 0).await["table"].as_array().expect("a table").len();
+        let before = sim.document(0).expect("it runs").table.len();
         sleep(Duration::from_secs(2)).await;
-        done(&sim, 0, json!({ "id": "d", "kind": "double" })).await;
-        let after = document(&sim, 0).await["table"].as_array().expect("a table").len();
+        sim.done(0, json!({ "id": "d", "kind": "double" })).await;
+        let after = sim.document(0).expect("it runs").table.len();
         assert_eq!(after, before * 2);
         let node = sim.node_id(3).await;
-        done(&sim, 0, json!({ "id": "j", "kind": "join", "node": node })).await;
-        done(&sim, 0, json!({ "id": "e", "kind": "double" })).await;
+        sim.done(0, json!({ "id": "j", "kind": "join", "node": node })).await;
+        sim.done(0, json!({ "id": "e", "kind": "double" })).await;
         history(&sim, &plan, sessions, &recorder).await
     });
     judged(&history, "doubled", 99);
+}
+
+/// Random stories in which nodes come and go; `tests/run soak --moves --seeds N` tells more.
+#[test]
+fn nodes_come_and_go_while_everything_else_goes_wrong() {
+    let seeds = std::env::var("KVASIR_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(2);
+    let found = hunt::hunt(0..seeds, Story::moving);
+    println!("{} tombstones erased, {} pieces moved", found.erased, found.moved);
+    found.assert_good();
+    assert!(found.erased > 0 && found.moved > 0, "nothing was erased, or nothing moved");
 }

@@ -36,6 +36,9 @@ struct Arguments {
     /// Stories of two data centers, with a ledger of their own
     #[arg(long, conflicts_with_all = ["short", "reclaim"])]
     centers: bool,
+    /// Stories in which nodes come and go, with a ledger of their own
+    #[arg(long, conflicts_with_all = ["short", "reclaim", "centers"])]
+    moves: bool,
     /// With --seed: a short story on three nodes
     #[arg(long, requires = "seed")]
     short: bool,
@@ -50,9 +53,10 @@ fn main() -> ExitCode {
 }
 
 fn story(arguments: &Arguments) -> fn(u64) -> Story {
-    match (arguments.reclaim, arguments.centers) {
-        (true, _) => Story::reclaiming,
-        (_, true) => Story::centers,
+    match (arguments.reclaim, arguments.centers, arguments.moves) {
+        (true, ..) => Story::reclaiming,
+        (_, true, _) => Story::centers,
+        (.., true) => Story::moving,
         _ => Story::random,
     }
 }
@@ -84,9 +88,10 @@ fn one(arguments: &Arguments) -> ExitCode {
 }
 
 fn many(arguments: &Arguments) -> ExitCode {
-    let name = match (arguments.reclaim, arguments.centers) {
-        (true, _) => "kvasir/soak-reclaim.jsonl",
-        (_, true) => "kvasir/soak-centers.jsonl",
+    let name = match (arguments.reclaim, arguments.centers, arguments.moves) {
+        (true, ..) => "kvasir/soak-reclaim.jsonl",
+        (_, true, _) => "kvasir/soak-centers.jsonl",
+        (.., true) => "kvasir/soak-moves.jsonl",
         _ => "kvasir/soak.jsonl",
     };
     let ledger = arguments.ledger.clone().unwrap_or_else(|| cache(name));

@@ -134,6 +134,8 @@ pub enum Violation {
     },
     /// More is held than its cap allows (I11).
     Exceeded(Measured),
+    /// Something that was asked for did not end though everything was mended long before (I12).
+    Unfinished(String),
     /// A node, or the run itself, panicked.
     Panicked {
         /// Which node; the greatest number for the run itself.
@@ -164,6 +166,7 @@ impl Violation {
             Self::NotServing { .. } => "not serving",
             Self::ServesLost { .. } => "serves lost",
             Self::Exceeded(_) => "exceeded",
+            Self::Unfinished(_) => "unfinished",
             Self::Panicked { .. } => "panicked",
         }
     }
@@ -183,6 +186,7 @@ impl fmt::Display for Violation {
                 write!(f, "unread: key {key} has acknowledged writes and no settled read")
             }
             Self::Vacuous(why) => write!(f, "vacuous: {why}"),
+            Self::Unfinished(what) => write!(f, "unfinished: {what}"),
             Self::Duplicate(id) => write!(f, "broken history: operation id {id} twice"),
             Self::Stale { key, read, id } => {
                 write!(f, "stale: read {read} of key {key} does not account for value {id}")

@@ -32,6 +32,8 @@ pub struct Hunt {
     pub erased: u64,
     /// Rows that reclaim dropped from contexts.
     pub folded: u64,
+    /// Pieces of copies that moved.
+    pub moved: u64,
     /// How often each kind of fault happened.
     pub fired: BTreeMap<&'static str, u32>,
     /// What the nodes did.
@@ -78,6 +80,7 @@ impl Hunt {
         self.work.add(&told.work);
         self.erased += told.erased;
         self.folded += told.folded;
+        self.moved += told.moved;
         for (sum, more) in self.outcomes.iter_mut().zip(told.outcomes) {
             *sum += more;
         }

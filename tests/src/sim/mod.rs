@@ -4,7 +4,7 @@
 //! [`cluster`] makes and breaks nodes, [`faults`] and [`gate`] hold them up, [`lanes`] runs their background
 //! work as events, [`weather`] decides the fate of every frame from one seed and keeps a hash of all of it:
 //! the same seed twice gives the same hash. [`script`] is faults as data, [`story`] runs one under load and
-//! judges it, [`hunt`] tells many and shrinks what fails.
+//! judges it, [`hunt`] tells many and shrinks what fails. [`ring`] posts operations and looks at what moved.
 
 mod centers;
 pub mod cluster;
@@ -12,12 +12,15 @@ pub mod faults;
 pub mod gate;
 pub mod hunt;
 pub mod lanes;
+mod moving;
 mod reclaiming;
+pub mod ring;
 pub mod script;
 pub mod story;
 pub mod weather;
 
 pub use cluster::{Sim, run};
+pub use ring::{Stored, owned};
 pub use script::{Fault, Script, Timed, Unsynced};
 pub use story::{Story, Told};
 pub use weather::{Conditions, Weather};

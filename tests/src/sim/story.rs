@@ -18,10 +18,12 @@ use kvasir_storage::MemoryDisk;
 use kvasir_storage::disk::memory::Crash;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::cluster::Sim;
 use super::faults::Ended;
+use super::moving::Operator;
 use super::script::{Fault, LATE_MS, Script, Timed, Unsynced};
 use super::weather::Conditions;
 use crate::check::replicas::Held;
@@ -33,6 +35,8 @@ use crate::load::{Clock, Plan, Recorder, drive_while, fill, settle, write_calmly
 const SETTLE: Duration = Duration::from_secs(30);
 /// How long anti-entropy may take to find and mend what differs.
 const TREES_MEND: Duration = Duration::from_secs(20);
+/// How long operations on the ring may take after everything was mended.
+const MOVES_END: Duration = Duration::from_secs(300);
 /// How often the state of the faults is brought up to date.
 const STEP: Duration = Duration::from_millis(500);
 /// A node that ended by itself is started again after so many steps, as a platform would.
@@ -47,6 +51,10 @@ pub struct Story {
     pub word: &'static str,
     /// Nodes.
     pub hosts: usize,
+    /// So many of them, the first, form the cluster; the others may join.
+    pub members: usize,
+    /// Whether nodes come and go.
+    pub moves: bool,
     /// Data centers, to which the nodes are dealt out in turn.
     pub centers: usize,
     /// Copies of each key in each data center.
@@ -98,6 +106,8 @@ impl Story {
             word: "",
             hosts: 5,
             centers: 1,
+            members: 5,
+            moves: false,
             copies: 3,
             level: "quorum",
             chaos_ms,
@@ -173,6 +183,8 @@ pub struct Told {
     pub erased: u64,
     /// Rows that reclaim dropped from contexts, in the same way.
     pub folded: u64,
+    /// Pieces of copies that nodes took over, on all hosts together, since their last start.
+    pub moved: u64,
     /// The history, for a closer look.
     pub history: History,
 }
@@ -183,7 +195,7 @@ pub async fn tell(story: &Story) -> Told {
     let mut stage = Stage::set(story).await;
     let plan = plan(story);
     let aim = Aim {
-        servers: stage.sim.servers(),
+        servers: stage.sim.servers()[..story.members.min(story.hosts)].to_vec(),
         level: story.level.to_string(),
         query: story.query.to_string(),
         think_ms: story.think_ms,
@@ -200,12 +212,16 @@ pub async fn tell(story: &Story) -> Told {
             drive_while(&plan, client, &aim, &http, &to, &|| going.get()).await;
         }));
     }
+    let operator = story.moves.then(|| Operator::start(&stage.sim, story.seed));
     stage.play().await;
     going.set(false);
     for session in sessions {
         session.await.expect("a session ends");
     }
     stage.mend().await;
+    if let Some(operator) = operator {
+        stage.until_moved(&operator).await;
+    }
     let held = stage.quiet(&plan, aim, &recorder).await;
     for host in 0..story.hosts {
         stage.look_inside(host);
@@ -236,6 +252,8 @@ pub async fn tell(story: &Story) -> Told {
     told.violations.extend(stage.violations);
     told.overlapped = overlapped(story, &history, chaos_from);
     (told.erased, told.folded) = (stage.sim.erased(), stage.sim.folded());
+    let moves = (0..story.hosts).filter_map(|host| stage.sim.moves(host));
+    told.moved = moves.map(|moves| moves.taken.1).sum();
     told.fired = stage.fired;
     told.trace = trace(stage.sim.weather.trace(), &history);
     told.simulated = begun.elapsed();
@@ -320,7 +338,11 @@ impl<'a> Stage<'a> {
         for host in 0..story.hosts {
             sim.set_datacenter(host, &format!("dc{}", host % story.centers + 1));
         }
-        sim.form(story.copies).await;
+        if story.moves {
+            sim.form_some(story.members.min(story.hosts), None).await;
+        } else {
+            sim.form(story.copies).await;
+        }
         let mut stage = Self {
             story,
             sim,
@@ -379,6 +401,21 @@ impl<'a> Stage<'a> {
             self.watch().await;
             sleep(STEP).await;
         }
+    }
+
+    /// Waits until all that was asked of the ring has ended.
+    async fn until_moved(&mut self, operator: &JoinHandle<()>) {
+        for _ in 0..MOVES_END.as_millis() / STEP.as_millis() {
+            if operator.is_finished() {
+                return;
+            }
+            self.watch().await;
+            sleep(STEP).await;
+        }
+        operator.abort();
+        let document = self.sim.document(0);
+        let what = document.map(|document| format!("{:?}", document.operations));
+        self.violations.push(Violation::Unfinished(what.unwrap_or_default()));
     }
 
     async fn begin(&mut self, place: usize, fault: &Fault) {
@@ -551,7 +588,7 @@ impl<'a> Stage<'a> {
             }
             if self.sim.serves(host) {
                 serving.push(host);
-            } else if !self.spoilt.contains(&host) {
+            } else if !self.spoilt.contains(&host) && self.sim.is_member(host) {
                 let refused = self.sim.hosts[host].refused.borrow().clone();
                 self.violations.push(Violation::NotServing { host, why: refused });
             }
