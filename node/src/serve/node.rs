@@ -183,8 +183,6 @@ pub fn open(
     let generation = generations::load(&files)?;
     let tenures = identity::tenures(&files)?;
     let handovers = identity::handovers(&files)?;
-    // Where it cannot be read, copies begin anew.
-    let cursors = files.load(copying::FILE).ok().flatten();
     let (mut tag, nonce) = (rng.next_u64(), rng.next_u64());
     if world.planted.is(Bug::SameTag) {
         tag =
@@ -213,7 +211,7 @@ pub fn open(
         mending: AtomicBool::new(false),
         repairs,
         served: Arc::default(),
-        moving: Arc::new(Moving::new(config.moves.rate.0, cursors.as_deref())),
+        moving: moving(&config, &files),
         replica,
         views: Arc::new(Views::new(View::blank(identity.node, datacenter))),
         control,
@@ -227,6 +225,12 @@ pub fn open(
     tracing::info!(node = %identity.node, boot = identity.boot, "the volume is open");
     let parts = ControlParts { acceptor, files, inbox, nonce, finding, tenures, handovers };
     Ok((Arc::new(shared), parts))
+}
+
+/// What an earlier start stored of copies on their way; where it cannot be read, they begin anew.
+fn moving(config: &Config, files: &SmallFiles) -> Arc<Moving> {
+    let cursors = files.load(copying::FILE).ok().flatten();
+    Arc::new(Moving::new(config.moves.rate.0, cursors.as_deref()))
 }
 
 /// Builds the control side on the thread that will run it.

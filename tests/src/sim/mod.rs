@@ -6,6 +6,7 @@
 //! the same seed twice gives the same hash. [`script`] is faults as data, [`story`] runs one under load and
 //! judges it, [`hunt`] tells many and shrinks what fails. [`ring`] posts operations and looks at what moved.
 
+mod apart;
 mod centers;
 pub mod cluster;
 pub mod faults;

@@ -106,7 +106,7 @@ impl Story {
             word: "",
             hosts: 5,
             centers: 1,
-            members: 5,
+            members: usize::MAX,
             moves: false,
             copies: 3,
             level: "quorum",
@@ -133,30 +133,13 @@ impl Story {
         let mut script = Script::draw(&mut rng, 3, chaos_ms - 10_000);
         script.0.retain(|t| !t.fault.spoils());
         let host = rng.random_range(0..3);
-        script.0.push(super::script::Timed {
+        script.0.push(Timed {
             at: rng.random_range(10_000..30_000),
             lasts: rng.random_range(500..5_000),
             fault: Fault::Crash(host, Unsynced::Dropped),
         });
         let (word, think_ms) = ("--short ", 500);
         Self { word, hosts: 3, chaos_ms, script, think_ms, keys: 8, ..Self::random(seed) }
-    }
-}
-
-impl Story {
-    /// Under a minute on five nodes, two of which are cut off from the others, twice: there, keys whose owners
-    /// are all on the other side are kept by stand-ins alone.
-    pub fn apart(seed: u64) -> Self {
-        let mut rng = SmallRng::seed_from_u64(seed ^ 0xa9);
-        let split = |turn: u64| {
-            let one = rng.random_range(0..5);
-            let other = (one + rng.random_range(1..5)) % 5;
-            let fault = Fault::Split(BTreeSet::from([one, other]));
-            Timed { at: 1_000 + turn * 25_000, lasts: 18_000, fault }
-        };
-        let script = Script((0..2).map(split).collect());
-        let (chaos_ms, query) = (50_000, "timeout=2s");
-        Self { chaos_ms, script, query, strict: false, think_ms: 500, ..Self::random(seed) }
     }
 }
 
