@@ -120,9 +120,8 @@ fn frames_that_are_lost_doubled_and_late_lose_nothing() {
         late_permille: 2,
         late_ms: 3_000,
     };
-    for seed in 2..=4 {
-        judged(&run(there_and_back(seed, weather)), &format!("seed {seed}"), 85);
-    }
+    // Further seeds are told by the soak (`--moves`), which goes through all of this and more.
+    judged(&run(there_and_back(2, weather)), "seed 2", 85);
 }
 
 #[test]
