@@ -53,6 +53,11 @@ pub(crate) struct Frozen {
     pub(crate) checkpoint: Vec<u8>,
 }
 
+/// What a version adds to [`Memtable::bytes`].
+pub(crate) fn entry_bytes(key: &TableKey, value: Option<&Bytes>) -> usize {
+    key.as_bytes().len() + value.map_or(0, Bytes::len) + ENTRY_BYTES
+}
+
 impl Memtable {
     /// An empty one, laid out for about `bytes_max` bytes.
     pub(crate) fn new(bytes_max: usize) -> Arc<Self> {
@@ -71,7 +76,7 @@ impl Memtable {
 
     /// Adds a version. The caller changes no key twice at the same time.
     pub(crate) fn insert(&self, key: &TableKey, sequence: u64, value: Option<&Bytes>, now_ms: u64) {
-        let added = key.as_bytes().len() + value.map_or(0, Bytes::len) + ENTRY_BYTES;
+        let added = entry_bytes(key, value);
         let (hash, bucket) = (key.hash(), self.bucket_of(key.hash()));
         let (key, value) = self.arena.keep(bucket, key.as_bytes(), value);
         self.buckets[bucket].insert(hash, key, Version { sequence, value });

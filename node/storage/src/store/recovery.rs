@@ -3,7 +3,8 @@
 //! Order: lock; make visible names durable; load the manifest; remove what it does not name; open
 //! its tables; hand the observer its state; replay the log above the floor. Each step only removes
 //! what nothing refers to, so a crash anywhere in here changes nothing for the next attempt
-//! (rule R11). A directory with data but no manifest is damage, never an empty store.
+//! (rule R11). An observer that looks is told what each record replaced; records wait for that until there is
+//! a memtable of them, and are looked up in the order of their keys. A directory with data but no manifest is damage, never an empty store.
 
 use super::engine::{Engine, Figures, State};
 use super::flush::Flushing;
@@ -21,7 +22,7 @@ use crate::log::record::{Logged, Record};
 use crate::log::{Log, replay, salvage};
 use crate::maintenance::Maintenance;
 use crate::manifest::{self, Manifest};
-use crate::memtable::{Frozen, Memtable, Version};
+use crate::memtable::{Frozen, Memtable, Version, entry_bytes};
 use crate::observer::Observer;
 use crate::options::StoreOptions;
 use crate::table::{ReadMode, TableId};
@@ -156,10 +157,16 @@ fn read_log(
     salvage: Option<&mut Found>,
 ) -> Result<replay::Replayed, OpenError> {
     let apply = &mut |record| memory.apply(record);
-    let Some(found) = salvage else { return replay::replay(disk, log_dir, floor, apply) };
-    let (replayed, missing) = salvage::read(disk, log_dir, floor, apply)?;
-    found.damages.extend(missing.damages);
-    (found.missing_to, found.missing) = (missing.to, missing.count);
+    let replayed = match salvage {
+        None => replay::replay(disk, log_dir, floor, apply)?,
+        Some(found) => {
+            let (replayed, missing) = salvage::read(disk, log_dir, floor, apply)?;
+            found.damages.extend(missing.damages);
+            (found.missing_to, found.missing) = (missing.to, missing.count);
+            replayed
+        }
+    };
+    memory.settle()?;
     Ok(replayed)
 }
 
@@ -250,6 +257,10 @@ struct Memory<'a> {
     observer: &'a dyn Observer,
     active: Arc<Memtable>,
     frozen: Vec<Arc<Frozen>>,
+    /// Changes that are not applied yet, in the order of the log. With what they will add to the active
+    /// memtable they are at most one memtable; they keep the segments that they come from in memory.
+    waiting: Vec<(TableKey, u64, Option<Bytes>)>,
+    waiting_bytes: usize,
     /// Tables in which a block that was needed is damaged.
     damaged: BTreeSet<TableId>,
 }
@@ -263,7 +274,8 @@ impl<'a> Memory<'a> {
     ) -> Self {
         let active = Memtable::new(options.memtable_bytes);
         let (frozen, damaged) = (Vec::new(), BTreeSet::new());
-        Self { options, levels, ranges, observer, active, frozen, damaged }
+        let (waiting, waiting_bytes) = (Vec::new(), 0);
+        Self { options, levels, ranges, observer, active, frozen, waiting, waiting_bytes, damaged }
     }
 
     fn old(&mut self, key: &TableKey) -> Result<Version, ReadError> {
@@ -292,29 +304,58 @@ impl<'a> Memory<'a> {
 
     fn apply(&mut self, record: Record) -> Result<(), OpenError> {
         let sequence = record.sequence;
-        // Copies: the record shares the memory of its whole segment.
-        let key = copied(record.key);
         let value = match record.change {
-            Logged::Put(value) => Some(Bytes::copy_from_slice(&value)),
+            Logged::Put(value) => Some(value),
             Logged::Erase => None,
             Logged::Drop(to) => {
-                let to = to.map(copied);
+                self.settle()?;
+                let (key, to) = (copied(record.key), to.map(copied));
                 self.observer.dropped(&key, to.as_ref());
                 self.ranges = self.ranges.and(RangeDrop { sequence, from: key, to, at_ms: 0 });
                 return Ok(());
             }
         };
+        self.waiting_bytes += entry_bytes(&record.key, value.as_ref());
+        self.waiting.push((record.key, sequence, value));
+        let full = self.active.bytes() + self.waiting_bytes >= self.options.memtable_bytes;
+        // Where nothing is looked up there is nothing to be gained by waiting.
+        if full || !self.observer.looks() { self.settle() } else { Ok(()) }
+    }
+
+    /// Applies what waits. Keys that are neighbours lie in the same block of a table, which in their order
+    /// is read once for all of them; changes of one key stay in the order of the log.
+    fn settle(&mut self) -> Result<(), OpenError> {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
+        let Some(last) = waiting.last().map(|(_, sequence, _)| *sequence) else { return Ok(()) };
+        waiting.sort_by(|one, other| one.0.cmp(&other.0));
+        for (key, sequence, value) in waiting.drain(..) {
+            self.change(key, sequence, value)?;
+        }
+        // Its memory is used again.
+        self.waiting = waiting;
+        if self.active.bytes() >= self.options.memtable_bytes {
+            let fresh = Memtable::new(self.options.memtable_bytes);
+            let memtable = std::mem::replace(&mut self.active, fresh);
+            let checkpoint = self.observer.checkpoint();
+            self.frozen.push(Arc::new(Frozen { memtable, last, checkpoint }));
+        }
+        Ok(())
+    }
+
+    fn change(
+        &mut self,
+        key: TableKey,
+        sequence: u64,
+        value: Option<Bytes>,
+    ) -> Result<(), OpenError> {
+        // Copies: the record shares the memory of its whole segment.
+        let (key, value) = (copied(key), value.map(|value| Bytes::copy_from_slice(&value)));
         let looks = self.observer.looks();
         let old = looks.then(|| self.old(&key)).transpose().map_err(as_open)?;
         self.active.insert(&key, sequence, value.as_ref(), 0);
         let old = old.and_then(|version| version.value);
         self.observer.changed(&key, old.as_deref(), value.as_deref());
-        if self.active.bytes() >= self.options.memtable_bytes {
-            let fresh = Memtable::new(self.options.memtable_bytes);
-            let memtable = std::mem::replace(&mut self.active, fresh);
-            let checkpoint = self.observer.checkpoint();
-            self.frozen.push(Arc::new(Frozen { memtable, last: sequence, checkpoint }));
-        }
         Ok(())
     }
 }
