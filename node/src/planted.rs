@@ -32,6 +32,8 @@ pub enum Bug {
     EraseEarly,
     /// A volume that was put back takes its old copies for whole once it may vote again.
     FloorUnseen,
+    /// A request that arrives a second time is worked on a second time.
+    TakeRepeats,
     /// What stands in the place of an agreed tombstone by now is erased with it.
     EraseUnequal,
 }

@@ -2,7 +2,7 @@
 //! 200 seeds each. The same stories without a bug break no rule.
 
 use kvasir::planted::{Bug, Planted};
-use kvasir_tests::sim::{Fault, Script, Story, hunt};
+use kvasir_tests::sim::{Conditions, Fault, Script, Story, hunt};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -12,6 +12,12 @@ const SEEDS: u64 = 200;
 /// A short story in which the rules for strict quorums hold.
 fn strict(seed: u64) -> Story {
     Story { strict: true, query: "timeout=2s&sloppy=false", ..Story::short(seed) }
+}
+
+/// The same on five nodes, of which two own nothing of a key and hand requests for it on, while frames come twice.
+fn twice(seed: u64) -> Story {
+    let conditions = Conditions { twice_permille: 300, delay_ms: 5, ..Conditions::default() };
+    Story { hosts: 5, conditions, ..strict(seed) }
 }
 
 /// Tells stories until one breaks a rule, and says which.
@@ -38,7 +44,7 @@ fn without_a_bug_the_same_stories_break_no_rule() {
     let mut broken = Vec::new();
     let apart = |seed| Story { sets: CAPPED, ..Story::apart(seed) };
     for seed in 0..6 {
-        for story in [strict(seed), Story::apart(seed), apart(seed)] {
+        for story in [strict(seed), twice(seed), Story::apart(seed), apart(seed)] {
             let told = hunt::told(&story);
             broken.extend(told.violations.iter().map(|v| format!("seed {seed}: {v}")));
         }
@@ -89,6 +95,15 @@ fn a_dot_reused_after_its_write_was_wiped_is_found() {
         query: "timeout=2s&sloppy=false&durability=memory",
         planted: Planted::bug(Bug::SameTag),
         ..Story::short(seed)
+    });
+}
+
+/// A write that was handed on is carried out twice: its token covers one of the two, and the other comes back.
+#[test]
+fn a_request_that_is_worked_on_twice_is_found() {
+    found_by("worked on twice", &["returned", "false conflict", "doubled"], |seed| Story {
+        planted: Planted::bug(Bug::TakeRepeats),
+        ..twice(seed)
     });
 }
 

@@ -22,6 +22,7 @@ use crate::coordinator::fanout::Failure;
 use crate::coordinator::wire::{Answer, Order};
 use crate::http::stats::HttpStats;
 use crate::peer::{Hello, Incoming, PeerHandler, Refusal, Relay, Reply, Request, Route, Scan};
+use crate::planted::Bug;
 use crate::replica::{Holder, LocalError, Moving, OtherVersion, Pass, View, moving};
 use crate::tasks::ControlHandle;
 
@@ -68,6 +69,10 @@ impl PeerHandler for Handler {
     fn carries_its_id(&self, hello: &Hello) -> bool {
         let view = self.coordinate.views.load();
         view.members.get(&hello.node).is_none_or(|known| known.may_be((hello.boot, hello.start)))
+    }
+
+    fn takes_repeats(&self) -> bool {
+        self.coordinate.planted.is(Bug::TakeRepeats)
     }
 }
 

@@ -5,7 +5,7 @@ use super::bounds::{self, Measured};
 use super::history::History;
 use super::replicas::{self, Held};
 use super::rules::{Demand, Report, check};
-use super::{calm, last_write, regular};
+use super::{calm, gone, last_write, regular};
 
 /// What a run knows.
 #[derive(Clone, Copy, Debug)]
@@ -55,9 +55,12 @@ pub fn judge(evidence: &Evidence<'_>) -> Report {
     let found = &mut report.violations;
     match (evidence.last_write_wins, evidence.strict) {
         (false, true) => found.extend(regular::violations(history)),
-        (false, false) => {}
+        (false, false) => {
+            let from = evidence.calm_from_ms;
+            found.extend(from.into_iter().flat_map(|from| gone::calm(history, from)));
+        }
         (true, strict) => {
-            found.retain(|v| !matches!(v.rule(), "lost" | "false conflict"));
+            found.retain(|v| !matches!(v.rule(), "lost" | "returned" | "false conflict"));
             let owed = last_write::violations(history);
             found.extend(owed.into_iter().filter(|v| strict || v.rule() == "several"));
         }
@@ -72,6 +75,9 @@ pub fn judge(evidence: &Evidence<'_>) -> Report {
     found.extend(bounds::exceeded(evidence.measured));
     let all: Vec<&Held> = evidence.earlier.iter().chain(evidence.last).collect();
     found.extend(replicas::unique_dots(&all));
+    if !evidence.last_write_wins {
+        found.extend(replicas::doubled(&all));
+    }
     found.extend(replicas::converged(evidence.last));
     report
 }

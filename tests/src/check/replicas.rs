@@ -1,5 +1,5 @@
 //! What replicas hold alone, and what answers say of them: false conflicts (I4), convergence (I5), honest
-//! acknowledgements (I9), unique dots (I10).
+//! acknowledgements (I9), unique dots, each of them one write and each write one of them (I10).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,6 +63,28 @@ pub fn unique_dots(held: &[&Held]) -> Vec<Violation> {
     found.into_iter().map(|(key, dot)| Violation::DotTwice { key, dot }).collect()
 }
 
+/// Writes that are stored under several dots, on whichever replicas and at whatever time: a request that was
+/// handed on was carried out twice. Every write of a load has a value of its own; where the last write wins a
+/// coordinator may well make one again.
+pub fn doubled(held: &[&Held]) -> Vec<Violation> {
+    let mut dots: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
+    for one in held {
+        for sibling in &one.read.siblings {
+            if let Some(value) = &sibling.value_base64 {
+                let dot = format!("{:?}", sibling.dot);
+                dots.entry((&one.key, value)).or_default().insert(dot);
+            }
+        }
+    }
+    dots.into_iter()
+        .filter(|(_, dots)| dots.len() > 1)
+        .map(|((key, _), dots)| Violation::Doubled {
+            key: key.clone(),
+            dots: dots.into_iter().collect(),
+        })
+        .collect()
+}
+
 /// Keys of which two owners hold different sets.
 pub fn converged(held: &[Held]) -> Vec<Violation> {
     let mut keys: BTreeMap<&str, Vec<(String, String)>> = BTreeMap::new();
@@ -86,12 +108,17 @@ mod tests {
     use super::*;
 
     fn held(node: u8, value: &'static str) -> Held {
+        held_as(1, node, value)
+    }
+
+    fn held_as(count: u64, node: u8, value: &'static str) -> Held {
         let sibling = Sibling {
             stamp: Stamp(1),
             payload: Payload::Value { bytes: value.into(), content_type: None },
             expires_ms: None,
         };
-        let set = SiblingSet::delta(Context::new(), Actor { tag: 1, serial: 0 }.dot(1), sibling);
+        let set =
+            SiblingSet::delta(Context::new(), Actor { tag: 1, serial: 0 }.dot(count), sibling);
         let record = Record { set, counting: None };
         let partition = Partition::of(0, 4);
         let node = NodeId::from_bytes([node; 16]);
@@ -104,6 +131,9 @@ mod tests {
         let (one, same, other) = (held(1, "a"), held(2, "a"), held(2, "b"));
         assert_eq!(unique_dots(&[&one, &same]), vec![]);
         assert!(matches!(unique_dots(&[&one, &other])[..], [Violation::DotTwice { .. }]));
+        assert_eq!(doubled(&[&one, &same, &held_as(2, 1, "b")]), vec![]);
+        let again = held_as(2, 3, "a");
+        assert!(matches!(doubled(&[&one, &same, &again])[..], [Violation::Doubled { .. }]));
         assert_eq!(converged(&[one.clone(), same]), vec![]);
         assert!(matches!(converged(&[one, other])[..], [Violation::Diverged { .. }]));
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use super::bounds::Measured;
 use super::causality::Causality;
 use super::history::{History, Kind, Operation, Outcome};
-use super::replicas;
+use super::{gone, replicas};
 
 /// What a run must have done to count at all.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +97,13 @@ pub enum Violation {
         /// The dot.
         dot: String,
     },
+    /// One write is stored under several dots: somebody made it a second time (I10).
+    Doubled {
+        /// The key.
+        key: String,
+        /// The dots.
+        dots: Vec<String>,
+    },
     /// A write was acknowledged by fewer replicas than asked for, or one was counted twice (I9).
     Acks {
         /// The write.
@@ -160,6 +167,7 @@ impl Violation {
             Self::Several { .. } => "several",
             Self::Diverged { .. } => "diverged",
             Self::DotTwice { .. } => "dot twice",
+            Self::Doubled { .. } => "doubled",
             Self::Acks { .. } => "acks",
             Self::Refused { .. } => "refused",
             Self::Noticed { .. } => "noticed",
@@ -209,6 +217,9 @@ impl fmt::Display for Violation {
             }
             Self::DotTwice { key, dot } => {
                 write!(f, "dot twice: {dot} of key {key} names two writes")
+            }
+            Self::Doubled { key, dots } => {
+                write!(f, "doubled: one write of key {key} is stored as {}", dots.join(" and "))
             }
             Self::Acks { id, named } => {
                 write!(f, "acks: write {id} was acknowledged by {named:?} only")
@@ -275,6 +286,7 @@ pub fn check(history: &History, demand: Demand) -> Report {
     vacuous(history, demand, &mut report);
     phantoms(history, &mut report);
     lost(history, &mut report);
+    report.violations.extend(gone::settled(history));
     report.violations.extend(replicas::false_conflicts(history));
     report.violations.extend(replicas::honest(history, 0));
     report

@@ -18,6 +18,11 @@ impl Work {
         work
     }
 
+    /// How much of one thing was done; 0 where it has no such name.
+    pub fn done(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or(0)
+    }
+
     /// Adds what was done elsewhere or before.
     pub fn add(&mut self, other: &Self) {
         for (what, count) in &other.0 {
@@ -49,6 +54,7 @@ mod tests {
         let mut work = Work::of([("flush", 0), ("repair", 2), ("repair", 1)]);
         assert_eq!(work.missing(), vec![Violation::Vacuous("no flush in the whole run".into())]);
         work.add(&Work::of([("flush", 1)]));
+        assert_eq!((work.done("repair"), work.done("flush"), work.done("else")), (3, 1, 0));
         assert_eq!((work.missing(), work.to_string()), (vec![], "flush 1, repair 3".to_string()));
     }
 }
