@@ -3,23 +3,34 @@
 //! rows of a data set; a line cut off by an interruption is of an engine that is measured again.
 
 use crate::report::Entry;
-use crate::rows::Outcome;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+
+/// What one row measured, as a line.
+pub trait Line: Clone {
+    /// One line, its fields separated by tabs.
+    fn line(&self) -> String;
+
+    /// Reads such a line; `None` for any other text.
+    fn parse(line: &str) -> Option<Self>;
+
+    /// The name of the row: that of the data set, a colon, what was measured.
+    fn row(&self) -> &str;
+}
 
 /// Marks that the lines of one engine and data set are complete.
 const COMPLETE: &str = "complete";
 
 /// The file and what it held at the start.
-pub struct Journal {
+pub struct Journal<O> {
     path: PathBuf,
     /// Run, engine and data set of everything measured.
     done: Vec<(u32, String, String)>,
-    entries: Vec<Entry>,
+    entries: Vec<Entry<O>>,
 }
 
-impl Journal {
+impl<O: Line> Journal<O> {
     /// Reads the file; a missing one is empty.
     pub fn open(path: &Path) -> Result<Self, String> {
         let text = match std::fs::read_to_string(path) {
@@ -33,9 +44,9 @@ impl Journal {
             let Some((run, engine, rest)) = fields(line) else { continue };
             if let Some(set) = rest.strip_prefix(COMPLETE) {
                 journal.done.push((run, engine.clone(), set.trim().to_string()));
-                let mine = |e: &Entry| e.run == run && e.engine == engine;
+                let mine = |e: &Entry<O>| e.run == run && e.engine == engine;
                 journal.entries.extend(open.extract_if(.., |e| mine(e)));
-            } else if let Some(outcome) = Outcome::parse(rest) {
+            } else if let Some(outcome) = O::parse(rest) {
                 open.push(Entry { run, engine, outcome });
             }
         }
@@ -43,16 +54,17 @@ impl Journal {
     }
 
     /// What was measured of an engine, a run and a data set; none if it is still to be done.
-    pub fn measured(&self, run: u32, engine: &str, set: &str) -> Option<Vec<Entry>> {
+    pub fn measured(&self, run: u32, engine: &str, set: &str) -> Option<Vec<Entry<O>>> {
         let key = (run, engine.to_string(), set.to_string());
         let head = format!("{set}: ");
-        let mine =
-            |e: &&Entry| e.run == run && e.engine == engine && e.outcome.row.starts_with(&head);
+        let mine = |e: &&Entry<O>| {
+            e.run == run && e.engine == engine && e.outcome.row().starts_with(&head)
+        };
         self.done.contains(&key).then(|| self.entries.iter().filter(mine).cloned().collect())
     }
 
     /// Adds what was just measured.
-    pub fn add(&self, run: u32, engine: &str, set: &str, all: &[Outcome]) -> Result<(), String> {
+    pub fn add(&self, run: u32, engine: &str, set: &str, all: &[O]) -> Result<(), String> {
         let mut text = String::new();
         for outcome in all {
             text += &format!("{run}\t{engine}\t{}\n", outcome.line());
@@ -73,6 +85,7 @@ fn fields(line: &str) -> Option<(u32, String, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::Outcome;
 
     #[test]
     fn what_is_complete_is_not_measured_again() {
@@ -88,7 +101,7 @@ mod tests {
             amplification: 1.0,
             cpu: 1.0,
         };
-        let journal = Journal::open(&path).unwrap();
+        let journal = Journal::<Outcome>::open(&path).unwrap();
         assert!(journal.measured(0, "a", "x").is_none());
         journal.add(0, "a", "x", &[outcome("x: one"), outcome("x: two")]).unwrap();
         journal.add(0, "a", "x, LZ4", &[outcome("x, LZ4: one")]).unwrap();
@@ -97,7 +110,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, format!("{text}1\tb\t{}\n1\tb\tx: tw", outcome("x: one").line()))
             .unwrap();
-        let journal = Journal::open(&path).unwrap();
+        let journal = Journal::<Outcome>::open(&path).unwrap();
         let rows = |run, engine: &str, set: &str| {
             let measured = journal.measured(run, engine, set)?;
             Some(measured.into_iter().map(|e| e.outcome.row).collect::<Vec<_>>())

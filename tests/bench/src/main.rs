@@ -1,9 +1,11 @@
 //! Kvasir's storage engine, RocksDB and fjall, side by side: same machine, same data, same settings,
-//! same durability in each row, one process for each engine and run, the order rotated.
+//! same durability in each row, one process for each engine and run, the order rotated. With `cluster` as
+//! its first word: three nodes of Kvasir beside three of etcd.
 //!
 //! `--quick` is one run over little data, for those who work on the engine; without it the table of
 //! RESULTS.md is made. `--help` names the rest.
 
+mod cluster;
 mod data;
 mod engine;
 mod journal;
@@ -13,7 +15,7 @@ mod report;
 mod rows;
 
 use engine::Settings;
-use journal::Journal;
+use journal::{Journal, Line};
 use report::{Entry, Report};
 use rows::{Outcome, Rows, Scale};
 use std::io::{BufRead, BufReader};
@@ -160,6 +162,9 @@ fn known(list: &str) -> Result<Vec<String>, String> {
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("cluster", args)) = args.split_first().map(|(word, rest)| (word.as_str(), rest)) {
+        return clusters(args);
+    }
     if args.iter().any(|word| word == "--help") {
         println!("{HELP}");
         return ExitCode::SUCCESS;
@@ -188,9 +193,27 @@ fn main() -> ExitCode {
     }
 }
 
+/// Three nodes of each store.
+fn clusters(args: &[String]) -> ExitCode {
+    if args.iter().any(|word| word == "--help") {
+        println!("{}", cluster::HELP);
+        return ExitCode::SUCCESS;
+    }
+    let Err((usage, wrong)) = cluster::main(args) else { return ExitCode::SUCCESS };
+    eprintln!("{wrong}");
+    if usage {
+        eprintln!("{}", cluster::HELP);
+    }
+    ExitCode::from(if usage { 2 } else { 1 })
+}
+
+/// What went wrong with what.
+fn said(what: &str, error: std::io::Error) -> String {
+    format!("{what}: {error}")
+}
+
 /// Runs every engine of every run in a process of its own and prints the table.
 fn side_by_side(wish: &Wish) -> Result<(), String> {
-    let said = |what: &str, error: std::io::Error| format!("{what}: {error}");
     // A directory of its own: it is removed at the end, and DIR may hold other things.
     let dir = wish.dir.join(format!("kvasir-bench-{}", std::process::id()));
     std::fs::create_dir_all(&dir).map_err(|e| said("the directory of the run", e))?;

@@ -8,13 +8,13 @@ use std::fmt::Write;
 
 /// One outcome, of which engine and in which run.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct Entry<O = Outcome> {
     /// Number of the run.
     pub run: u32,
     /// Name of the engine.
     pub engine: String,
     /// What it measured.
-    pub outcome: Outcome,
+    pub outcome: O,
 }
 
 /// Every figure of a run.
@@ -26,7 +26,8 @@ pub struct Report {
 /// The engine that the others are held against.
 const OURS: &str = "kvasir";
 
-fn median(mut figures: Vec<f64>) -> Option<f64> {
+/// The middle figure, or the mean of the two in the middle.
+pub fn median(mut figures: Vec<f64>) -> Option<f64> {
     figures.sort_by(f64::total_cmp);
     let middle = figures.len().checked_sub(1)? / 2;
     let (low, high) = (figures[middle], figures[figures.len() / 2]);
@@ -34,7 +35,7 @@ fn median(mut figures: Vec<f64>) -> Option<f64> {
 }
 
 /// `1234567.8` as `1,234,568`; below a hundred with decimals.
-fn grouped(figure: f64) -> String {
+pub fn grouped(figure: f64) -> String {
     if figure < 100.0 {
         return format!("{figure:.2}");
     }

@@ -6,6 +6,7 @@
 
 use crate::data::{Dice, KEY_BYTES, Spread, Values, Zipf, key};
 use crate::engine::{self, Ack, Engine, Settings};
+use crate::journal::Line;
 use crate::measure::{self, Latencies};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -63,17 +64,15 @@ pub struct Outcome {
     pub cpu: f64,
 }
 
-impl Outcome {
-    /// One line for the parent process.
-    pub fn line(&self) -> String {
+impl Line for Outcome {
+    fn line(&self) -> String {
         let [a, b, c] = self.micros;
         let (rate, resident, disk, cpu) = (self.rate, self.resident, self.disk, self.cpu);
         let (row, written) = (&self.row, self.amplification);
         format!("{row}\t{rate}\t{a}\t{b}\t{c}\t{resident}\t{disk}\t{written}\t{cpu}")
     }
 
-    /// Reads such a line; `None` for any other text.
-    pub fn parse(line: &str) -> Option<Self> {
+    fn parse(line: &str) -> Option<Self> {
         let fields: Vec<&str> = line.split('\t').collect();
         let number = |at: usize| fields.get(at)?.parse::<f64>().ok();
         Some(Self {
@@ -85,6 +84,10 @@ impl Outcome {
             amplification: number(7)?,
             cpu: number(8)?,
         })
+    }
+
+    fn row(&self) -> &str {
+        &self.row
     }
 }
 
