@@ -55,7 +55,7 @@ const WHOLE: Scale = Scale {
     loss_seconds: 40,
 };
 
-/// About half of what the slower system does on two cores.
+/// Well within what the slower system does on two cores.
 const RATES: Rates = Rates { puts: 1_000, gets: 2_000, both: 1_500 };
 
 /// What the command line says.

@@ -75,8 +75,6 @@ pub struct Outcome {
     pub resident: f64,
     /// Bytes written to storage by all nodes for each request.
     pub written: f64,
-    /// Read and write calls of all nodes for each request.
-    pub calls: f64,
     /// Times that a thread of a node waited, for each request.
     pub waits: f64,
     /// Requests that failed.
@@ -100,7 +98,6 @@ impl Line for Outcome {
             self.cpu,
             self.resident,
             self.written,
-            self.calls,
             self.waits,
             self.failed,
             self.unsent,
@@ -114,8 +111,8 @@ impl Line for Outcome {
         let mut fields = line.split('\t');
         let row = fields.next()?.to_string();
         let figures: Vec<f64> = fields.map(|field| field.parse().ok()).collect::<Option<_>>()?;
-        let [rate, a, b, c, cpu, resident, written, calls, waits, failed, unsent, f, s] =
-            <[f64; 13]>::try_from(figures).ok()?;
+        let [rate, a, b, c, cpu, resident, written, waits, failed, unsent, f, s] =
+            <[f64; 12]>::try_from(figures).ok()?;
         Some(Self {
             row,
             rate,
@@ -123,7 +120,6 @@ impl Line for Outcome {
             cpu,
             resident,
             written,
-            calls,
             waits,
             failed,
             unsent,
@@ -258,7 +254,7 @@ impl Course<'_> {
         let none = usage::of(&[]);
         let mut outcome = self.outcome(row, servers, &none, &measured);
         (outcome.cpu, outcome.resident, outcome.written) = (0.0, 0.0, 0.0);
-        (outcome.calls, outcome.waits) = (0.0, 0.0);
+        outcome.waits = 0.0;
         outcomes.push(outcome);
         drop(client);
         servers.restart(victim)?;
@@ -283,7 +279,6 @@ impl Course<'_> {
             cpu: used.cpu.as_secs_f64() * 100_000.0 / done,
             resident: used.resident as f64,
             written: used.written as f64 / done,
-            calls: used.calls as f64 / done,
             waits: used.waits as f64 / done,
             failed: measured.failed as f64,
             unsent: measured.unsent as f64,
@@ -306,7 +301,6 @@ mod tests {
             cpu: 5.0,
             resident: 6.0,
             written: 7.0,
-            calls: 8.0,
             waits: 9.0,
             failed: 10.0,
             unsent: 11.0,

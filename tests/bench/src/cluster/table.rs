@@ -102,18 +102,17 @@ fn figures(
 fn costs(entries: &[Entry<Outcome>], systems: &[&str], out: &mut String) {
     let _ = writeln!(
         out,
-        "\n| row | system | p50 ms | p99 ms | p99.9 ms | CPU s/100,000 | RSS MB | written B/op | calls/op | \
-         waits/op | failed | unsent | s with failed | s with slow |"
+        "\n| row | system | p50 ms | p99 ms | p99.9 ms | CPU s/100,000 | RSS MB | written B/op | waits/op | \
+         failed | unsent | s with failed | s with slow |"
     );
-    let _ = writeln!(out, "|---|---|{}", "---:|".repeat(12));
-    let columns: [(fn(&Outcome) -> f64, usize); 12] = [
+    let _ = writeln!(out, "|---|---|{}", "---:|".repeat(11));
+    let columns: [(fn(&Outcome) -> f64, usize); 11] = [
         (|o| o.micros[0] / 1e3, 2),
         (|o| o.micros[1] / 1e3, 2),
         (|o| o.micros[2] / 1e3, 2),
         (|o| o.cpu, 2),
         (|o| o.resident / 1e6, 0),
         (|o| o.written, 0),
-        (|o| o.calls, 1),
         (|o| o.waits, 1),
         (|o| o.failed, 0),
         (|o| o.unsent, 0),
@@ -140,8 +139,7 @@ mod tests {
     use crate::journal::Line;
 
     fn entry(run: u32, engine: &str, rate: f64, p99: f64) -> Entry<Outcome> {
-        let line =
-            format!("s: puts\t{rate}\t1000\t{p99}\t9000\t2\t5000000\t250\t8\t3\t0\t0\t0\t0.5");
+        let line = format!("s: puts\t{rate}\t1000\t{p99}\t9000\t2\t5000000\t250\t3\t0\t0\t0\t0.5");
         Entry { run, engine: engine.into(), outcome: Outcome::parse(&line).unwrap() }
     }
 
@@ -156,7 +154,8 @@ mod tests {
         let text = markdown(&entries, &["kvasir", "etcd", "etcd-leader"]);
         let first = "| s: puts | 500 | 100 | 200 | 2.50 (2.00 to 3.00) | 2.00 (2.00 to 2.00) | 1.00 (1.00 to 1.00) |";
         assert!(text.contains(first), "{text}");
-        let second = "| s: puts | etcd | 1.00 | 4.00 | 9.00 | 2.00 | 5 | 250 | 8.0 | 3.0 | 0 | 0 | 0.0 | 0.5 |";
+        let second =
+            "| s: puts | etcd | 1.00 | 4.00 | 9.00 | 2.00 | 5 | 250 | 3.0 | 0 | 0 | 0.0 | 0.5 |";
         assert!(text.contains(second), "{text}");
     }
 
