@@ -179,10 +179,8 @@ pub fn open(
         Store::open(kept, world.disk.clone(), world.maintenance.clone(), Arc::new(NoObserver))?;
     let mut rng = SmallRng::seed_from_u64(world.seed);
     let (identity, acceptor) = identity::establish(&files, &mut rng)?;
-    let finding = identity::found(&files)?;
-    let generation = generations::load(&files)?;
-    let tenures = identity::tenures(&files)?;
-    let handovers = identity::handovers(&files)?;
+    let (finding, generation) = (identity::found(&files)?, generations::load(&files)?);
+    let (tenures, handovers) = (identity::tenures(&files)?, identity::handovers(&files)?);
     let (mut tag, nonce) = (rng.next_u64(), rng.next_u64());
     if world.planted.is(Bug::SameTag) {
         tag =
