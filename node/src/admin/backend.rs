@@ -14,6 +14,7 @@ use kvasir_core::admin_api::{
 use kvasir_core::id::NodeId;
 use kvasir_storage::StoreStats;
 
+use super::OperationFigures;
 use crate::coordinator;
 use crate::http::stats::HttpStats;
 use crate::peer::PeerStats;
@@ -91,6 +92,8 @@ pub struct Figures {
     pub repair: RepairFigures,
     /// Copies of partitions that move.
     pub moves: MoveFigures,
+    /// Operations, and this node's rebuild.
+    pub operations: OperationFigures,
     /// How far reclaim is.
     pub reclaim: ReclaimLoad,
     /// Batches of reclaim that came to nothing.

@@ -1,8 +1,10 @@
 //! The metrics page, written from plain figures at scrape.
 //!
-//! Nothing counts in Prometheus types: each room keeps plain numbers, and this file is the only one
+//! Nothing counts in Prometheus types: each room keeps plain numbers, and this module is the only one
 //! that knows their metric names. `node/METRICS.md` lists every name; a test holds the two together.
 //! Rules: base units, `_total` on counters, small label sets, never a key, value or client address.
+
+mod operations;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -45,6 +47,7 @@ fn gather(figures: &Figures) -> Vec<MetricFamily> {
     page.handoff(&figures.shelves);
     page.repair(&figures.repair);
     page.moves(&figures.moves);
+    page.operations(&figures.operations);
     page.reclaim(figures);
     page.coordination(&figures.coordination);
     page.store(&figures.store);

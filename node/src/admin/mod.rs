@@ -7,10 +7,12 @@
 pub mod access;
 pub mod backend;
 pub mod metrics;
+mod operation_figures;
 pub mod routes;
 
 pub use access::Access;
 pub use backend::{AdminBackend, Answered, Figures, GossipFigures, MemberFigures, RingFigures};
+pub use operation_figures::OperationFigures;
 pub use routes::Admin;
 
 #[cfg(test)]

@@ -445,6 +445,11 @@ fn figures() -> Figures {
             ..ReclaimLoad::default()
         },
         moves: MoveFigures { taken: (5, 1), ..MoveFigures::default() },
+        operations: OperationFigures {
+            failed: 1,
+            rebuilt: [3, 2, 1],
+            ..OperationFigures::default()
+        },
         reclaim_void: 0,
         coordination: Arc::default(),
         stamps_ahead: 0,

@@ -481,3 +481,7 @@ pub(super) fn refusal(error: LocalError) -> Refusal {
         other => Refusal::ReadFailed(other.to_string()),
     }
 }
+
+#[cfg(test)]
+#[path = "handler_tests.rs"]
+mod tests;

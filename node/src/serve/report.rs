@@ -14,7 +14,7 @@ use kvasir_core::ring::Ring;
 use kvasir_storage::StoreStats;
 
 use super::node::Shared;
-use crate::admin::{Figures, GossipFigures, MemberFigures, RingFigures};
+use crate::admin::{Figures, GossipFigures, MemberFigures, OperationFigures, RingFigures};
 use crate::replica::MoveFigures;
 use crate::tasks::{Control, Unfit};
 
@@ -154,6 +154,7 @@ pub fn figures(shared: &Shared, control: &Control) -> Figures {
         shelves: shared.standins.shelves().clone(),
         repair: shared.repairs.figures(),
         moves: moves(shared, control),
+        operations: operations(shared, control, &members),
         reclaim: reclaim(shared, control),
         reclaim_void: shared.reclaim.void.load(Relaxed),
         coordination: shared.coordination.clone(),
@@ -178,6 +179,13 @@ fn moves(shared: &Shared, control: &Control) -> MoveFigures {
     let formed = control.formed.borrow();
     let document = formed.as_ref().map(|formed| formed.ring.document());
     shared.moving.tally.figures(document, shared.identity.node)
+}
+
+fn operations(shared: &Shared, control: &Control, members: &[MemberView]) -> OperationFigures {
+    let formed = control.formed.borrow();
+    let document = formed.as_ref().map(|formed| formed.ring.document());
+    let figures = |document| OperationFigures::of(document, members, shared.identity.node);
+    document.map(figures).unwrap_or_default()
 }
 
 fn ring_figures(shared: &Shared, control: &Control, members: &[MemberView]) -> RingFigures {

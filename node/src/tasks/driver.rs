@@ -36,7 +36,8 @@ pub(super) async fn run(control: Rc<Control>) {
         let Some(child) = next_child(&document, &reports, seems, &Limits::default()) else {
             continue;
         };
-        if let Some(leaver) = keeps_copies(&control, &document, &child) {
+        let members = control.gossip.borrow().members(control.now_ms());
+        if let Some(leaver) = keeps_copies(&members, &document, &child) {
             tracing::debug!(%leaver, "it stays a member until its stand-in copies were handed back");
             continue;
         }
@@ -65,8 +66,7 @@ fn serving(control: &Control) -> Vec<NodeId> {
 
 /// A member that the child no longer names though it is up and keeps writes that were counted there in the
 /// place of other owners: it hands them back as long as it is a member, and is not heard afterwards.
-fn keeps_copies(control: &Control, document: &Document, child: &Document) -> Option<NodeId> {
-    let members = control.gossip.borrow().members(control.now_ms());
+fn keeps_copies(members: &[MemberView], document: &Document, child: &Document) -> Option<NodeId> {
     let goes = |id: &NodeId| document.members.contains_key(id) && !child.members.contains_key(id);
     let keeps = |m: &&MemberView| m.status.is_up() && m.keeps_copies && goes(&m.id);
     members.iter().find(keeps).map(|m| m.id)
@@ -97,5 +97,72 @@ pub async fn report_of(control: &Control, node: NodeId) -> Option<Report> {
     match call.await {
         Ok(Reply::MoveReport(bytes)) => postcard::from_bytes(&bytes).ok(),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvasir_core::gossip::{Gossip, GossipConfig, Me};
+    use kvasir_core::id::ClusterId;
+    use kvasir_core::ring::{BucketSettings, Member, MemberState, NewCluster, TokenSecret};
+
+    fn id(number: u8) -> NodeId {
+        NodeId::from_bytes([number; 16])
+    }
+
+    fn document(numbers: &[u8]) -> Document {
+        let place = |number: u8| Member {
+            machine: format!("m{number}"),
+            rack: String::new(),
+            zone: String::new(),
+            datacenter: "dc1".into(),
+            weight: 1,
+            state: MemberState::Active,
+        };
+        let new = NewCluster {
+            cluster_id: ClusterId::from_bytes([1; 16]),
+            cluster_name: "test".into(),
+            seed: 1,
+            token_secret: TokenSecret([1; 32]),
+            partition_bits: 1,
+            members: numbers.iter().map(|number| (id(*number), place(*number))).collect(),
+            replication: BTreeMap::from([("dc1".into(), 1)]),
+            defaults: BucketSettings::default(),
+        };
+        Document::first(new).expect("machines enough").0
+    }
+
+    fn heard(number: u8, status: Status, keeps_copies: bool) -> MemberView {
+        let me = Me {
+            id: id(number),
+            boot: 1,
+            nonce: 0,
+            cluster: ClusterId::nil(),
+            addresses: Default::default(),
+            labels: Default::default(),
+            version: String::new(),
+            mark: 1,
+            document: None,
+            generation: 0,
+        };
+        let gossip = Gossip::new(me, vec![], GossipConfig::default()).expect("a member");
+        MemberView { status, keeps_copies, ..gossip.members(0).remove(0) }
+    }
+
+    #[test]
+    fn who_leaves_stays_a_member_while_it_keeps_what_was_counted_there() {
+        let (before, after) = (document(&[1, 2, 3]), document(&[1, 2]));
+        let waits =
+            |members: &[MemberView], child: &Document| keeps_copies(members, &before, child);
+        let up = |keeps| [heard(1, Status::Alive, false), heard(3, Status::Alive, keeps)];
+        assert_eq!(waits(&up(true), &after), Some(id(3)));
+        assert_eq!(waits(&up(false), &after), None, "it has handed them back");
+        assert_eq!(waits(&up(true), &before), None, "it does not go in this child");
+        // Suspected is not down: it may still hand them back. One that is down for good cannot.
+        assert_eq!(waits(&[heard(3, Status::Suspect, true)], &after), Some(id(3)));
+        assert_eq!(waits(&[heard(3, Status::Down, true)], &after), None);
+        // That another one keeps copies holds nobody up who has none.
+        assert_eq!(waits(&[heard(1, Status::Alive, true)], &after), None);
     }
 }

@@ -29,6 +29,7 @@ pub mod wanted;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kvasir_core::admin_api::{OperationState, OperationStatus};
 use kvasir_core::id::NodeId;
 
 pub use refusal::Refusal;
@@ -53,7 +54,7 @@ pub fn plan(seen: &Snapshot) -> Plan {
     let mut refusals: Vec<Refusal> = split.into_iter().collect();
     refusals.extend(unusable(seen, &view));
     refusals.extend(troubles(seen, &view));
-    let held = racks::held(seen, &view);
+    let held = racks::held(seen);
     let stopped = seen.cluster.spec.paused
         || seen.cluster.metadata.deletion_timestamp.is_some()
         || refusals.iter().any(Refusal::stops_everything);
@@ -106,27 +107,33 @@ fn wished(
     if operation.is_some_and(|operation| operation.kind == OperationType::Leave) {
         return racks;
     }
-    for plan in &mut racks {
-        plan.nodes = plan.nodes.max(members(seen, view, &plan.rack.name));
+    let wanted = seen.cluster.spec.nodes.max(members(seen, view));
+    if racks::total(&racks) < wanted {
+        let now: BTreeMap<String, i32> =
+            racks.iter().map(|rack| (rack.name.clone(), rack.nodes)).collect();
+        let spread = crate::render::racks::share_out(&seen.cluster.spec, wanted, &now);
+        for rack in &mut racks {
+            rack.nodes = spread.get(&rack.name).copied().unwrap_or(rack.nodes);
+        }
     }
-    racks::filled(&racks, seen.cluster.spec.nodes)
+    racks
 }
 
-/// Members of a rack that need a pod, whatever the spec and the StatefulSets say: those may be older
-/// than the ring, as after the API server was put back to an older state. A member that is being
-/// replaced needs none beside its successor.
-fn members(seen: &Snapshot, view: &View, rack: &str) -> i32 {
+/// Members that need a pod, whatever the spec and the StatefulSets say: those may be older than the
+/// ring, as after the API server was put back to an older state. A member that is being replaced
+/// needs none beside its successor.
+fn members(seen: &Snapshot, view: &View) -> i32 {
     if view.majority().is_err() {
         return 0;
     }
     let running = view.newest().map_or(&[][..], |status| &status.operations);
     let lost = replace::lost(seen, view);
     let replaced = |id: NodeId| {
-        running.iter().any(|status| status.request.replaces == Some(id))
+        let replaces = |status: &OperationStatus| status.request.replaces == Some(id);
+        running.iter().any(|status| moves::runs(status) && replaces(status))
             || lost.iter().any(|lost| lost.member.id == id)
     };
-    let here = view.members().filter(|row| row.rack == rack);
-    let count = here.filter(|row| !replaced(row.id)).count();
+    let count = view.members().filter(|row| !replaced(row.id)).count();
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
@@ -141,7 +148,6 @@ fn unusable(seen: &Snapshot, view: &View) -> Vec<Refusal> {
     let spec = &seen.cluster.spec;
     let mut refusals: Vec<Refusal> =
         check::check(spec).iter().map(|invalid| Refusal::Unusable(invalid.to_string())).collect();
-    refusals.extend(racks::elsewhere(seen, view));
     if let Some(cluster) = view.cluster() {
         if cluster.cluster_name != spec.cluster_name {
             refusals.push(Refusal::OtherName {
@@ -197,6 +203,12 @@ fn troubles(seen: &Snapshot, view: &View) -> Vec<Refusal> {
         let message = format!("{} down: see its pod and the worker it ran on", down.join(", "));
         refusals.push(Refusal::MembersDown(message));
     }
+    let operations = view.newest().map_or(&[][..], |status| &status.operations);
+    let failed = operations.iter().filter(|status| status.state == OperationState::Failed);
+    refusals.extend(failed.map(|status| Refusal::OperationFailed {
+        id: status.request.id.clone(),
+        why: status.message.clone().unwrap_or_default(),
+    }));
     let shared = view.newest().map_or(&[][..], |status| &status.shared_machines);
     refusals.extend(shared.iter().map(|group| {
         let name = |id: &NodeId| view.pod_of(*id).map_or(id.to_string(), |pod| pod.name.clone());

@@ -31,19 +31,6 @@ pub enum Refusal {
         /// In the spec.
         wanted: String,
     },
-    /// A rack has members in another place than the spec says.
-    #[error(
-        "rack {rack} still has nodes in {found}, the spec puts it in {wanted}: nodes do not move with \
-         it; set it back, or give the rack in the spec another name"
-    )]
-    RackElsewhere {
-        /// The rack.
-        rack: String,
-        /// Where its members are.
-        found: String,
-        /// Where the spec puts it.
-        wanted: String,
-    },
     /// Pods hold volumes of different clusters.
     #[error(
         "the volumes hold different clusters ({0}): which one is meant cannot be told; remove the \
@@ -117,14 +104,6 @@ pub enum Refusal {
         /// What is free on all others together.
         free: u64,
     },
-    /// Nodes of one rack wait for those that come for them in another.
-    #[error("no node leaves rack {rack} before another one has come for it: {why}")]
-    RackWaits {
-        /// The rack that has too many nodes.
-        rack: String,
-        /// What is not there yet.
-        why: String,
-    },
     /// A change of the topology waits for the nodes.
     #[error("the change waits: {0}")]
     ChangeWaits(String),
@@ -162,6 +141,14 @@ pub enum Refusal {
         /// What they say.
         why: String,
     },
+    /// An operation of the nodes ended without having done what it was asked for.
+    #[error("operation {id} failed: {why}")]
+    OperationFailed {
+        /// Its id.
+        id: String,
+        /// What they say.
+        why: String,
+    },
     /// Copies of the same partitions share a machine.
     #[error(
         "{0}: the loss of it would take several copies at once; they are moved apart as soon as \
@@ -177,7 +164,6 @@ impl Refusal {
             Self::Unusable(_) => "Unusable",
             Self::OtherName { .. } => "ClusterNameDiffers",
             Self::OtherReplication { .. } => "ReplicationDiffers",
-            Self::RackElsewhere { .. } => "RackElsewhere",
             Self::SeveralClusters(_) => "SeveralClusters",
             Self::ForeignVolume { .. } => "ForeignVolume",
             Self::VolumesLost(_) => "VolumesLost",
@@ -186,7 +172,6 @@ impl Refusal {
             Self::TooFewWorkers { .. } => "TooFewWorkers",
             Self::TooFewMachines { .. } => "TooFewMachines",
             Self::TooLittleSpace { .. } => "TooLittleSpace",
-            Self::RackWaits { .. } => "RackWaits",
             Self::ChangeWaits(_) => "ChangeWaits",
             Self::Unidentified(_) => "NodeUnknown",
             Self::NoMajority(_) => "NoMajority",
@@ -194,6 +179,7 @@ impl Refusal {
             Self::MembersDown(_) => "MembersDown",
             Self::LostVolume { .. } => "LostVolume",
             Self::OperationRefused { .. } => "OperationRefused",
+            Self::OperationFailed { .. } => "OperationFailed",
             Self::SharedMachine(_) => "SharedMachine",
         }
     }
@@ -201,10 +187,9 @@ impl Refusal {
     /// The condition that it stands in.
     pub fn condition(&self) -> &'static str {
         match self {
-            Self::Unusable(_)
-            | Self::OtherName { .. }
-            | Self::OtherReplication { .. }
-            | Self::RackElsewhere { .. } => condition::VALID,
+            Self::Unusable(_) | Self::OtherName { .. } | Self::OtherReplication { .. } => {
+                condition::VALID
+            }
             Self::SeveralClusters(_)
             | Self::ForeignVolume { .. }
             | Self::VolumesLost(_)
@@ -213,11 +198,11 @@ impl Refusal {
             | Self::MembersDown(_)
             | Self::LostVolume { .. }
             | Self::OperationRefused { .. }
+            | Self::OperationFailed { .. }
             | Self::SharedMachine(_) => condition::DEGRADED,
             Self::NotFormable(_)
             | Self::TooFewMachines { .. }
             | Self::TooLittleSpace { .. }
-            | Self::RackWaits { .. }
             | Self::ChangeWaits(_)
             | Self::Unidentified(_)
             | Self::NoMajority(_)

@@ -10,6 +10,7 @@ use crate::gossip::MemberView;
 use crate::id::NodeId;
 use crate::quorum::Level;
 use crate::ring::Ring;
+use crate::ring::ending;
 use crate::ring::{BucketSettings, Document, Member, OperationRecord};
 
 /// What the answering node knows.
@@ -112,9 +113,12 @@ fn cluster(ring: &Ring, heard: &BTreeMap<NodeId, &MemberView>) -> ClusterStatus 
     }
 }
 
-/// The operations that are not over.
+/// The operations that are not over, and those that failed at what is still to be done.
 fn running(document: &Document, members: &[MemberView]) -> Vec<OperationStatus> {
-    let running = document.operations.iter().filter(|(_, record)| record.is_running());
+    let told = |(_, record): &(&String, &OperationRecord)| {
+        record.is_running() || ending::is_left_undone(document, record)
+    };
+    let running = document.operations.iter().filter(told);
     let status = |(id, record): (&String, &OperationRecord)| {
         OperationStatus::of(id, record).told(document, members)
     };

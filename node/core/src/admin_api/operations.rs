@@ -13,6 +13,7 @@ use crate::admin_api::{MachineRisk, SharedMachine};
 use crate::gossip::{Labels, MemberView};
 use crate::id::NodeId;
 use crate::ring::IllegalChange;
+use crate::ring::ending;
 use crate::ring::layout::PlanError;
 use crate::ring::operation::{self, Operation, OperationRecord, OperationRefused};
 use crate::ring::waiting::{self, Shows};
@@ -130,7 +131,7 @@ pub enum OperationState {
     Running,
     /// Finished; final.
     Done,
-    /// Given up with a reason; final.
+    /// It ended, and what was asked for is not so: `message` says why; final.
     Failed,
     /// Taken back before data depended on it; final.
     Cancelled,
@@ -183,6 +184,9 @@ impl OperationStatus {
             operation::OperationState::Cancelled(summary) => {
                 (OperationState::Cancelled, Some(summary.clone()))
             }
+            operation::OperationState::Failed(summary) => {
+                (OperationState::Failed, Some(summary.clone()))
+            }
         };
         Self {
             request: OperationRequest {
@@ -202,7 +206,7 @@ impl OperationStatus {
             moves_done: summary.as_ref().map_or(0, |summary| summary.moved),
             moved_bytes: summary.as_ref().map_or(0, |summary| summary.bytes),
             cancelling,
-            message: None,
+            message: ending::why_failed(record),
         }
     }
 }
@@ -219,8 +223,8 @@ impl OperationStatus {
             _ => Shows::Away,
         };
         let record = document.operations.get(&self.request.id);
-        let message = record.and_then(|record| waiting::why(document, record, shows));
-        Self { message, ..self }
+        let waits = record.and_then(|record| waiting::why(document, record, shows));
+        Self { message: waits.or(self.message), ..self }
     }
 }
 
@@ -244,6 +248,9 @@ impl From<OperationRefused> for Problem {
             OperationRefused::NoSurvivor(_) => {
                 Problem::new(code::BAD_REQUEST, detail).fact("rule", "no_survivor")
             }
+            OperationRefused::TooFewCopies(_) => Problem::new(code::BAD_REQUEST, detail)
+                .fact("rule", "too_few_copies")
+                .hint("start one of the nodes that are lost, if its disk is not"),
             OperationRefused::NotRunning(_) => Problem::new(code::NOT_CANCELLABLE, detail),
             OperationRefused::NoPlan(refused) => {
                 Problem::new(code::BAD_REQUEST, detail).fact("rule", refused.code())

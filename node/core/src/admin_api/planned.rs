@@ -15,7 +15,7 @@ use crate::ring::operation::{self, Planned, plan_rebuild};
 use crate::ring::planner::{
     Cluster, Goal, PlaceKind, Plan, PlanRefused, PlanWarning, Weakest, plan, risk,
 };
-use crate::ring::{Document, Member, Partition, Sealed};
+use crate::ring::{Document, Member, Partition, Sealed, takeover};
 
 /// The fewest machines whose failure costs a quorum of some partition, in the course of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,29 +95,40 @@ impl OperationPlan {
             let detail = format!("{:?} is not planned", request.kind);
             return Err(Problem::new(code::UNSUPPORTED_OPERATION, detail));
         };
-        let cluster = Cluster::of(document);
-        let plan = plan(&cluster, &goal)?;
+        let ahead = Cluster::ahead(document);
+        let plan = plan(&ahead, &goal)?;
         let mut down = known.down;
         down.extend(request.replaces);
-        let moves: Vec<PlannedMove> = plan
-            .moves
-            .iter()
-            .map(|planned| PlannedMove {
-                partition: PartitionName {
-                    bits: document.partition_bits,
-                    index: planned.partition,
-                },
-                datacenter: planned.datacenter.clone(),
-                from: Some(planned.from),
-                to: planned.to,
-                bytes: known.replica_bytes,
+        let moves: Vec<(PartitionName, String, NodeId, NodeId)> = match request.replaces {
+            Some(dead) => takeover::own_moves(document, &plan.target, dead)
+                .into_iter()
+                .map(|one| (one.partition.into(), one.datacenter, one.from, one.to))
+                .collect(),
+            None => {
+                let bits = document.partition_bits;
+                let moves = plan.moves.iter().map(|planned| {
+                    let partition = PartitionName { bits, index: planned.partition };
+                    (partition, planned.datacenter.clone(), planned.from, planned.to)
+                });
+                moves.collect()
+            }
+        };
+        let bytes = known.replica_bytes;
+        let moves: Vec<PlannedMove> = moves
+            .into_iter()
+            .map(|(partition, datacenter, from, to)| PlannedMove {
+                partition,
+                datacenter,
+                from: Some(from),
+                to,
+                bytes,
             })
             .collect();
         Ok(Self {
             base_epoch: document.epoch,
             total_bytes: moves.iter().map(|planned| planned.bytes).sum(),
-            nodes: node_plans(&cluster, &moves),
-            risk: stakes(document.partition_bits, &cluster, &plan, &down),
+            nodes: node_plans(&ahead, &moves),
+            risk: stakes(document.partition_bits, &Cluster::of(document), &plan, &down),
             moves,
             request,
         })
@@ -197,7 +208,7 @@ fn node_plans(cluster: &Cluster, moves: &[PlannedMove]) -> Vec<NodePlan> {
         });
         if let Some(from) = planned.from {
             about(from, &|node| {
-                node.partitions_after -= 1;
+                node.partitions_after = node.partitions_after.saturating_sub(1);
                 node.out_bytes += planned.bytes;
             });
         }

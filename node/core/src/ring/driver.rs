@@ -6,7 +6,10 @@
 //! sender did itself, so a second driver, or one that knows old reports, does no harm.
 //!
 //! - A move begins when the nodes it needs are up, none of its partition's owners is suspected, and
-//!   both of its nodes have hands free ([`Limits`]). A replace begins whoever is suspected, a rebuild not.
+//!   both of its nodes have hands free ([`Limits`]). A copy of a node that a running replace gives up is made
+//!   anew whoever is suspected, whichever operation planned it; a rebuild waits.
+//! - A move that can come to nothing is dropped: its taker is no member any more, or stands beside a copy
+//!   that stays, or too few of the others are left ([`super::ending`] says what follows).
 //! - In step 1 it is taken back when the holder of another slot is suspected, and waits to begin anew;
 //!   also when its operation was cancelled. From step 2 on it goes forward.
 //! - Where the new holder says that its copy of this tenure is no good any more, the move is taken back
@@ -19,8 +22,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::document::{Document, PartitionEntry, Sealed};
+use super::ending::ending;
 use super::moves::{self, Arrow, Holder, Proof, Slots, cancels_on_suspicion};
 use super::operation::{OperationKind, OperationState};
+use super::outgoing;
 use super::partition::Partition;
 use super::progress::{MoveRecord, MoveStage};
 use super::slot::Slot;
@@ -106,7 +111,9 @@ pub fn next_child(
 ) -> Option<Document> {
     let mut child = document.child();
     let (running, given_up) = (Running::of(document), Vec::new());
-    let mut round = Round { document, reports, seems: &seems, limits, running, given_up };
+    let (lost, open) = (outgoing::given_up(document), open_moves(document));
+    let mut round =
+        Round { document, reports, seems: &seems, limits, lost, open, running, given_up };
     let mut changed = false;
     // Entries that took their arrow in this epoch already.
     let mut taken = BTreeSet::new();
@@ -115,34 +122,22 @@ pub fn next_child(
         let Some(mut record) = child.operations.get(&id).cloned() else { continue };
         let (kind, node) = (record.operation.kind, record.operation.node);
         // What another operation took over in this epoch ends in a later one.
-        let over = document.operations.get(&id).is_some_and(|before| before.is_over());
+        let ending = ending(document, &id);
         let OperationState::Running(progress) = &mut record.state else { continue };
-        if over {
-            let summary = progress.summary();
-            let goes = match kind {
-                OperationKind::Leave if !progress.cancelling => node,
-                OperationKind::Replace if !progress.cancelling => progress.replaces,
+        if let Some(ending) = ending {
+            let goes = match (kind, &ending) {
+                (OperationKind::Leave, OperationState::Finished(_)) => node,
+                (OperationKind::Replace, OperationState::Finished(_)) => progress.replaces,
                 _ => None,
             };
-            record.state = match progress.cancelling {
-                true => OperationState::Cancelled(summary),
-                false => OperationState::Finished(summary),
-            };
-            record.finished = child.epoch;
+            (record.state, record.finished) = (ending, child.epoch);
             if let Some(node) = goes.filter(|node| !document.owns_anything(*node)) {
                 child.members.remove(&node);
             }
             changed = true;
         } else {
-            let dead = progress.replaces;
             for one in &mut progress.moves {
-                // What a replace moves besides goes from holders that are well, and counts meanwhile.
-                let replaces = match kind {
-                    OperationKind::Rebuild => true,
-                    OperationKind::Replace => dead == Some(one.from),
-                    _ => false,
-                };
-                let step = round.step(one, replaces, progress.cancelling);
+                let step = round.step(one, progress.cancelling);
                 changed |= round.take(step, one, &mut child, &mut taken);
             }
             let given_up = std::mem::take(&mut round.given_up);
@@ -153,6 +148,16 @@ pub fn next_child(
         child.operations.insert(id, record);
     }
     changed.then_some(child)
+}
+
+/// From whom to whom copies of each partition are to go or go already.
+fn open_moves(document: &Document) -> OpenMoves {
+    let mut open = OpenMoves::new();
+    let moves = outgoing::onward(document).flat_map(|(_, progress)| &progress.moves);
+    for one in moves.filter(|one| !one.is_over()) {
+        open.entry(one.partition).or_default().push((one.from, one.to));
+    }
+    open
 }
 
 /// Ends a move that another took over.
@@ -181,11 +186,16 @@ enum Step {
     Again,
 }
 
+type OpenMoves = BTreeMap<Partition, Vec<(NodeId, NodeId)>>;
+
 struct Round<'a, F> {
     document: &'a Sealed,
     reports: &'a BTreeMap<NodeId, Report>,
     seems: &'a F,
     limits: &'a Limits,
+    /// Whose copies are made anew from the others.
+    lost: BTreeSet<NodeId>,
+    open: OpenMoves,
     running: Running,
     /// Moves under way that a replace takes over: partition, from, to.
     given_up: Vec<(Partition, NodeId, NodeId)>,
@@ -196,12 +206,12 @@ impl<F: Fn(NodeId) -> Seems> Round<'_, F> {
         (self.seems)(node) == Seems::Away
     }
 
-    fn step(&self, one: &MoveRecord, replaces: bool, cancelling: bool) -> Step {
+    fn step(&self, one: &MoveRecord, cancelling: bool) -> Step {
         let Some(entry) = self.document.entry(one.partition) else { return Step::Nothing };
         match one.stage {
             MoveStage::Moved | MoveStage::Dropped => Step::Nothing,
             MoveStage::Waiting if cancelling => Step::Drop,
-            MoveStage::Waiting => self.begin(entry, one, replaces),
+            MoveStage::Waiting => self.begin(entry, one),
             MoveStage::Moving => self.go_on(entry, one, cancelling),
         }
     }
@@ -212,7 +222,22 @@ impl<F: Fn(NodeId) -> Seems> Round<'_, F> {
         one == other || machine(one) == machine(other)
     }
 
-    fn begin(&self, entry: &PartitionEntry, one: &MoveRecord, replaces: bool) -> Step {
+    /// Whether a node that stands in the way of another's copy is on its way to make room.
+    fn makes_room(&self, partition: Partition, node: NodeId, comes: NodeId) -> bool {
+        let mut open = self.open.get(&partition).into_iter().flatten();
+        open.any(|(from, to)| *from == node && *to != node && !self.conflicts(*to, comes))
+    }
+
+    fn begin(&self, entry: &PartitionEntry, one: &MoveRecord) -> Step {
+        if !self.document.members.contains_key(&one.to) {
+            return Step::Drop;
+        }
+        // What a replace moves besides goes from holders that are well, and counts meanwhile.
+        let (stays, lost) = (one.from == one.to, self.lost.contains(&one.from));
+        let replaces = stays || lost;
+        if stays && lost {
+            return Step::Drop;
+        }
         let mut slots = entry.slots.get(&one.datacenter).into_iter().flatten();
         let Some(slot) = slots.find(|slot| slot.last().node == one.from) else {
             // It will never hold the slot again by this plan.
@@ -220,16 +245,21 @@ impl<F: Fn(NodeId) -> Seems> Round<'_, F> {
         };
         let others = entry.slots.values().flatten().filter(|other| *other != slot);
         // Who is rebuilt stands where it stood.
-        let stays = one.from == one.to;
-        if others.flat_map(Slot::named).any(|other| !stays && self.conflicts(other, one.to)) {
+        let in_the_way = |other: &NodeId| !stays && self.conflicts(*other, one.to);
+        let mut in_the_way = others.flat_map(Slot::named).filter(in_the_way).peekable();
+        if in_the_way.peek().is_some() {
             // Planned on another table: the new owner holds, or stands beside, another copy by now.
-            return Step::Drop;
+            let waits = in_the_way.all(|other| self.makes_room(one.partition, other, one.to));
+            return if waits { Step::Nothing } else { Step::Drop };
         }
         let gives_up = replaces && slot.state.moves();
         if (entry.moving().is_some() && !gives_up) || self.away(one.to) {
             return Step::Nothing;
         }
         let suspected = entry.slots.values().flatten().any(|slot| self.away(slot.owner));
+        if replaces && !stays && outgoing::too_few_left(entry, slot, &self.lost) {
+            return Step::Drop;
+        }
         if replaces {
             // A copy that is made anew may have taken writes until now: not while another is away.
             let waits = stays && suspected;
@@ -258,6 +288,11 @@ impl<F: Fn(NodeId) -> Seems> Round<'_, F> {
         let (proofs, bytes) = self.proofs(&slots, one);
         if moves::missing(&slots, &proofs).is_ok() {
             return Step::Forward(proofs, bytes);
+        }
+        // The others were given up too: nothing will make this copy anew.
+        let fences = matches!(slots.place(), moves::Place::Fencing { .. });
+        if back && fences && slots.short(|holder| !self.lost.contains(&holder.node)).is_some() {
+            return Step::Back { for_good: true };
         }
         match back && cancels_on_suspicion(&slots, |node| self.away(node)) {
             true => Step::Back { for_good: false },

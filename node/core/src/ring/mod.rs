@@ -5,9 +5,11 @@
 //! (`slot`). `layout` plans the first table and `planner` every later one, `judge` says which document
 //! may follow which, `operation` turns a posted operation into the next document and `buckets` the
 //! change of a bucket's settings, `moves` says who counts while a slot passes from one holder to
-//! another, `progress` how far that is, `driver` what comes next, `waiting` why nothing does, `handover` when a copy that was given
-//! away may be removed, `piece` the checksum of what travels, and `placement` is the view that requests
-//! are routed with. `places` holds what both planners know of machines, racks and zones.
+//! another, `progress` how far that is, `driver` what comes next, `waiting` why nothing does, `ending` how
+//! an operation ends, `outgoing` who is on its way out, `takeover` what a replace changes in plans that name
+//! the node it replaces, `handover` when a copy that was given away may be removed, `piece` the checksum of
+//! what travels, and `placement` is the view that requests are routed with. `places` holds what both planners
+//! know of machines, racks and zones.
 //!
 //! Everything here is a pure function of its arguments: same inputs, same bytes.
 
@@ -16,6 +18,7 @@ pub mod check;
 pub mod document;
 mod draw;
 pub mod driver;
+pub mod ending;
 pub mod handover;
 pub mod hash;
 pub mod judge;
@@ -23,6 +26,7 @@ pub mod layout;
 pub mod moves;
 pub mod names;
 pub mod operation;
+pub mod outgoing;
 pub mod partition;
 mod partners;
 pub mod piece;
@@ -32,6 +36,7 @@ pub mod planner;
 mod posting;
 pub mod progress;
 pub mod slot;
+pub mod takeover;
 pub mod waiting;
 
 #[cfg(test)]

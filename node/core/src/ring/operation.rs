@@ -64,6 +64,10 @@ pub enum OperationRefused {
     /// There is no other copy from which one could be made anew: restore the data, or give it up.
     #[error("partition {0} has no other copy to rebuild from")]
     NoSurvivor(Partition),
+    /// Of every copy of the node so few others are left that nobody gave up that none can be made anew.
+    /// Start one of those that are lost, if its disk is not.
+    #[error("of partition {0} too few copies are left to make the one of this node anew")]
+    TooFewCopies(Partition),
     /// There is no such operation, or it has ended.
     #[error("operation {0} does not run")]
     NotRunning(String),
@@ -301,6 +305,8 @@ pub enum OperationState {
     Finished(Summary),
     /// It was taken back; what had reached its second step went forward all the same.
     Cancelled(Summary),
+    /// Its moves are over, and what it was asked for is not so (`ring::ending`).
+    Failed(Summary),
 }
 
 /// An operation as the document remembers it.
@@ -339,9 +345,9 @@ impl OperationRecord {
         match &self.state {
             OperationState::Done => None,
             OperationState::Running(progress) => progress.replaces,
-            OperationState::Finished(summary) | OperationState::Cancelled(summary) => {
-                summary.replaces
-            }
+            OperationState::Finished(summary)
+            | OperationState::Cancelled(summary)
+            | OperationState::Failed(summary) => summary.replaces,
         }
     }
 

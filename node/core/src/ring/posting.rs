@@ -2,8 +2,9 @@
 //! where, and the operation takes that list in as what it is going to do.
 //!
 //! One operation moves data at a time, so that each is planned on a table that nobody else changes. A
-//! replace or a rebuild may come in while another runs: a node can die, and a disk fail, at any time. One
-//! rebuild of a node runs at a time.
+//! replace or a rebuild may come in while another runs: a node can die, and a disk fail, at any time. A
+//! replace is planned on what will be once the others are over, and changes their plans where these name the
+//! node that is lost (`super::takeover`). One rebuild of a node runs at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,10 +12,12 @@ use super::document::{Document, PartitionEntry};
 use super::operation::{
     Operation, OperationKind, OperationRecord, OperationRefused, OperationState,
 };
+use super::outgoing::{given_up, too_few_left};
 use super::partition::{MAX_PARTITION_BITS, Partition};
 use super::planner::{Cluster, Goal, plan};
 use super::progress::{MAX_RUNNING, MoveRecord, Progress};
 use super::slot::{Slot, SlotState};
+use super::takeover::take_over;
 use crate::id::NodeId;
 
 /// Changes the members as the operation begins and says what its record begins with.
@@ -32,7 +35,7 @@ pub(super) fn begin(
         return double(child);
     }
     let goal = goal(child, operation, replaces)?;
-    let planned = plan(&Cluster::of(child), &goal)?;
+    let planned = plan(&Cluster::ahead(child), &goal)?;
     match &goal {
         Goal::Join(joining) => child.members.extend(joining.clone()),
         Goal::Replace { by, member, .. } => drop(child.members.insert(*by, member.clone())),
@@ -46,8 +49,32 @@ pub(super) fn begin(
         let partition = Partition { k: child.partition_bits, index: one.partition };
         MoveRecord::waiting(partition, &one.datacenter, one.from, one.to)
     };
-    let moves = planned.moves.iter().map(record).collect();
+    let moves = match &goal {
+        Goal::Replace { dead, .. } => {
+            may_be_made_anew(child, *dead)?;
+            take_over(child, &planned.target, *dead)
+        }
+        _ => planned.moves.iter().map(record).collect(),
+    };
     Ok(OperationState::Running(Progress { replaces, cancelling: false, moves }))
+}
+
+/// Refuses a replace that could make no copy of the node anew, so few others being left. One that can make
+/// some does what it can.
+fn may_be_made_anew(document: &Document, dead: NodeId) -> Result<(), OperationRefused> {
+    let mut given_up = given_up(document);
+    given_up.insert(dead);
+    let mut hopeless = None;
+    for (partition, entry) in Partition::all(document.partition_bits).zip(&document.table) {
+        let slots = entry.slots.values().flatten();
+        for slot in slots.filter(|slot| slot.last().node == dead) {
+            if !too_few_left(entry, slot, &given_up) {
+                return Ok(());
+            }
+            hopeless = hopeless.or(Some(partition));
+        }
+    }
+    hopeless.map_or(Ok(()), |partition| Err(OperationRefused::TooFewCopies(partition)))
 }
 
 /// What the record of a rebuild begins with: one move for each slot of which the node held the copy
@@ -115,12 +142,26 @@ fn goal(
         OperationKind::Rebalance => Goal::Rebalance,
         OperationKind::Replace => {
             let dead = replaces.ok_or(malformed("replace needs the node that it replaces"))?;
-            Goal::Replace { dead, by: node()?, member: member()? }
+            let by = node()?;
+            if let Some(id) = leads_out(document, by) {
+                return Err(OperationRefused::Busy(id.clone()));
+            }
+            Goal::Replace { dead, by, member: member()? }
         }
         kind => {
             return Err(OperationRefused::Unsupported { kind, rebalance: operation.rebalance });
         }
     })
+}
+
+/// The running operation after which the node owns nothing, so that it cannot take another's place.
+fn leads_out(document: &Document, node: NodeId) -> Option<&String> {
+    let leads = |record: &OperationRecord| {
+        let leaves = matches!(record.operation.kind, OperationKind::Leave | OperationKind::Drain);
+        record.replaces() == Some(node) || (leaves && record.operation.node == Some(node))
+    };
+    let mut running = document.operations.iter().filter(|(_, record)| record.is_running());
+    running.find(|(_, record)| leads(record)).map(|(id, _)| id)
 }
 
 /// Every partition is cut in two; each half keeps the slots of the whole.

@@ -3,12 +3,13 @@
 //! Only what a node or a person can change is named: a node that is down, serves nothing or is behind.
 //! A move that waits for its turn, or whose copy is on its way, has no reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::document::Document;
 use super::moves::Place;
-use super::operation::{OperationKind, OperationRecord, OperationState};
+use super::operation::{OperationRecord, OperationState};
+use super::outgoing;
 use super::progress::{MoveRecord, MoveStage};
 use crate::id::NodeId;
 
@@ -37,6 +38,8 @@ enum Part {
     Giver,
     /// It holds another copy, without which nothing is begun.
     Owner,
+    /// It holds one of the copies from which another is made anew, of which too few can be reached.
+    Survivor,
 }
 
 /// What is wrong with a node.
@@ -53,6 +56,7 @@ impl fmt::Display for Part {
             Self::Taker => "which takes copies over",
             Self::Giver => "which gives copies",
             Self::Owner => "which holds other copies of what is to move",
+            Self::Survivor => "which holds one of too few copies from which others are made anew",
         })
     }
 }
@@ -80,11 +84,11 @@ pub fn why(
         Shows::Up(epoch) if epoch + BEHIND < document.epoch => Some(Wrong::Behind(epoch)),
         Shows::Up(_) => None,
     };
-    let kind = record.operation.kind;
-    let replaces = matches!(kind, OperationKind::Replace | OperationKind::Rebuild);
+    let given_up = outgoing::given_up(document);
     let mut held: BTreeMap<(NodeId, Part, Wrong), u32> = BTreeMap::new();
     for one in progress.moves.iter().filter(|one| !one.is_over()) {
-        let needs = needs(document, one, replaces);
+        let replaces = one.from == one.to || given_up.contains(&one.from);
+        let needs = needs(document, one, replaces, |node| wrong(node).is_none());
         let first = needs.into_iter().find_map(|(node, part)| Some((node, part, wrong(node)?)));
         if let Some(reason) = first {
             *held.entry(reason).or_default() += 1;
@@ -101,15 +105,33 @@ pub fn why(
 }
 
 /// The nodes without which a move does not go on, those that matter most first.
-fn needs(document: &Document, one: &MoveRecord, replaces: bool) -> Vec<(NodeId, Part)> {
+fn needs(
+    document: &Document,
+    one: &MoveRecord,
+    replaces: bool,
+    well: impl Fn(NodeId) -> bool,
+) -> Vec<(NodeId, Part)> {
     let mut needs = vec![(one.to, Part::Taker)];
     let Some(entry) = document.entry(one.partition) else { return needs };
     let slots = entry.slots.values().flatten();
     let others = slots.filter(|slot| !slot.named().any(|named| named == one.from));
     let owners = others.map(|slot| (slot.owner, Part::Owner));
     match entry.moving().map(|(_, slot)| slot.place()) {
-        // Survivors are more than are needed: the barrier names how many.
-        _ if replaces => {}
+        // Survivors are often more than are needed: the barrier says how many.
+        _ if replaces => {
+            let sick: BTreeSet<NodeId> = entry
+                .slots
+                .values()
+                .flatten()
+                .map(|s| s.last().node)
+                .filter(|n| !well(*n))
+                .collect();
+            let slot =
+                entry.slots.values().flatten().find(|slot| slot.named().any(|n| n == one.from));
+            if slot.is_some_and(|slot| outgoing::too_few_left(entry, slot, &sick)) {
+                needs.extend(owners.map(|(node, _)| (node, Part::Survivor)));
+            }
+        }
         Some(Place::Copying { .. } | Place::Switched { .. }) if one.stage == MoveStage::Moving => {
             needs.push((one.from, Part::Giver));
         }
@@ -126,7 +148,7 @@ fn needs(document: &Document, one: &MoveRecord, replaces: bool) -> Vec<(NodeId, 
 mod tests {
     use super::*;
     use crate::ring::fixtures::{cluster, node};
-    use crate::ring::operation::Operation;
+    use crate::ring::operation::{Operation, OperationKind};
     use crate::ring::progress::Progress;
     use crate::ring::{Partition, Slot};
 
@@ -180,6 +202,27 @@ mod tests {
         assert_eq!(why_with(node(7), Shows::Up(6)), None, "the newest is on its way");
         let behind = why_with(node(7), Shows::Up(5)).unwrap();
         assert!(behind.ends_with("it has come to epoch 5 only"), "{behind}");
+    }
+
+    #[test]
+    fn a_copy_that_is_made_anew_waits_for_the_survivors_that_it_needs() {
+        let mut document = running();
+        let record = document.operations.get_mut("j").unwrap();
+        record.operation.kind = OperationKind::Replace;
+        let OperationState::Running(progress) = &mut record.state else { panic!() };
+        progress.replaces = Some(node(0));
+        let why = |wrong: &[u8]| {
+            let shows = |n: NodeId| match wrong.iter().any(|w| node(*w) == n) {
+                true => Shows::Away,
+                false => Shows::Up(9),
+            };
+            why(&document, &document.operations["j"], shows)
+        };
+        assert_eq!(why(&[0]), None, "the node that is given up is not waited for");
+        let told = why(&[0, 1]).unwrap();
+        let id = node(1);
+        assert!(told.starts_with(&format!("2 moves wait for node {id}")), "{told}");
+        assert!(told.contains("too few copies") && told.ends_with("it does not answer"), "{told}");
     }
 
     #[test]

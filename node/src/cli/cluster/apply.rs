@@ -23,11 +23,13 @@ use crate::cli::output::{self, Format};
   kvasir ring apply join 7c1d66f0
   kvasir ring apply leave 0b3f6c1e --yes
   kvasir ring apply replace 0b3f6c1e --by 7c1d66f0 --no-wait
+  kvasir ring apply rebuild 0b3f6c1e
 
 The plan is shown first, as by `kvasir ring plan`, and nothing is done before you say yes. One change
-moves data at a time; while it runs the next is refused. Ctrl-C ends the watching, not the change.
+moves data at a time; while it runs the next is refused, but for a replace or a rebuild. Ctrl-C ends the
+watching, not the change.
 
-Exit code 0: it is done (with --no-wait: it is posted). 1: it was refused, taken back or not wanted.
+Exit code 0: it is done (with --no-wait: it is posted). 1: it was refused, failed, taken back or not wanted.
 4: it is not over after --wait, or no node answers; it goes on by itself.")]
 pub struct ApplyArguments {
     /// What is done
@@ -132,7 +134,9 @@ pub async fn cancel(arguments: &CancelArguments) -> Result<Exit, Failure> {
 
 /// The change that runs, if it is one.
 fn only_one(status: &Status) -> Result<String, Failure> {
-    match &status.operations[..] {
+    let all = status.operations.iter();
+    let running: Vec<_> = all.filter(|one| !operate::is_over(one.state)).collect();
+    match &running[..] {
         [running] => Ok(running.request.id.clone()),
         [] => Err(Failure::new(
             Exit::NotFound,
@@ -209,7 +213,9 @@ mod tests {
         assert_eq!(leave.change.node.as_deref(), Some("0b3f"));
         let replace = read("apply replace 0b --by 7c --no-wait").unwrap();
         assert!(replace.watching.no_wait && replace.change.by.as_deref() == Some("7c"));
-        for wrong in ["apply", "apply join", "apply replace 0b", "apply grow 1"] {
+        let rebuild = read("apply rebuild 0b").unwrap();
+        assert_eq!(rebuild.change.kind, super::super::plan::Kind::Rebuild);
+        for wrong in ["apply", "apply join", "apply replace 0b", "apply rebuild", "apply grow 1"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }

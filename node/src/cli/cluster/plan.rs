@@ -24,6 +24,7 @@ use crate::cli::output::{self, Format, age, bytes, grouped, table};
 #[command(after_help = "Examples:
   kvasir ring plan join 7c1d66f0
   kvasir ring plan replace 0b3f6c1e --by 7c1d66f0
+  kvasir ring plan rebuild 0b3f6c1e
   kvasir ring plan rebalance -o json
 
 Nodes are named by their id or the first characters of it (`kvasir status` shows them). Sizes are
@@ -47,8 +48,8 @@ pub struct Change {
     /// What is done
     #[arg(value_enum)]
     pub kind: Kind,
-    /// The node that joins, leaves, is drained or replaced
-    #[arg(value_name = "NODE", required_if_eq_any([("kind", "join"), ("kind", "leave"), ("kind", "drain"), ("kind", "replace")]))]
+    /// The node that joins, leaves, is drained, replaced or rebuilt
+    #[arg(value_name = "NODE", required_if_eq_any([("kind", "join"), ("kind", "leave"), ("kind", "drain"), ("kind", "replace"), ("kind", "rebuild")]))]
     pub node: Option<String>,
     /// replace: the node that comes instead
     #[arg(long, value_name = "NODE", required_if_eq("kind", "replace"))]
@@ -69,6 +70,8 @@ pub enum Kind {
     Drain,
     /// A node takes the place of another, which goes
     Replace,
+    /// A node's own copies are made anew on it from the others: those that it says it lost
+    Rebuild,
     /// Every node gets its share
     Rebalance,
     /// Every partition is cut in two, so that more nodes can share them evenly; no data moves
@@ -126,6 +129,7 @@ pub(super) fn request(
         Kind::Leave => (OperationKind::Leave, node, None),
         Kind::Drain => (OperationKind::Drain, node, None),
         Kind::Replace => (OperationKind::Replace, by, node),
+        Kind::Rebuild => (OperationKind::Rebuild, node, None),
         Kind::Rebalance | Kind::Double if node.is_some() => {
             return Err(Failure::usage("this is about all nodes", "name none"));
         }
@@ -175,7 +179,8 @@ fn draw(plan: &OperationPlan, machines: &BTreeMap<NodeId, String>, rate: u64) ->
     }
     if !pairs.is_empty() {
         let rows = pairs.into_iter().map(|((from, to), (replicas, size))| {
-            let giver = from.map_or("-".to_owned(), short);
+            // A copy that is made anew where it is comes from the other owners.
+            let giver = from.filter(|from| *from != to).map_or("-".to_owned(), short);
             vec![giver, short(to), grouped(replicas), bytes(size)]
         });
         parts.push(table(&["GIVES", "GETS", "REPLICAS", "BYTES"], &[2, 3], rows.collect()));
@@ -201,8 +206,12 @@ fn summary(plan: &OperationPlan, rate: u64) -> String {
     if plan.moves.is_empty() {
         return format!("{what}: nothing to move (epoch {})", plan.base_epoch);
     }
+    let done = match plan.request.kind {
+        OperationKind::Rebuild => "are made anew",
+        _ => "move",
+    };
     format!(
-        "{what}: {} partition replicas move, about {}, about {} at {rate} MiB/s per node (epoch {})",
+        "{what}: {} partition replicas {done}, about {}, about {} at {rate} MiB/s per node (epoch {})",
         grouped(plan.moves.len() as u64),
         bytes(plan.total_bytes),
         age(time(plan, rate)),
@@ -215,7 +224,9 @@ fn stakes(plan: &OperationPlan) -> String {
     let level = match plan.risk.level {
         RiskLevel::None => "none, nothing moves",
         RiskLevel::Low => "low, copies and failure domains stay as they are",
-        RiskLevel::Reduced => "reduced, some partition has fewer failure domains than wished",
+        RiskLevel::Reduced => {
+            "reduced, some partition has fewer copies or failure domains than wished"
+        }
         RiskLevel::High => "high, some partition loses its quorum with one more machine",
     };
     let mut lines = vec![format!("risk: {level}")];
@@ -292,6 +303,35 @@ NODE      MACHINE  REPLICAS  AFTERWARDS         IN        OUT
 risk: low, copies and failure domains stay as they are
 MACHINES THAT COST A QUORUM  FEWEST  FOR EXAMPLE  PARTITION
 as it is                          2  m1, m2       4/0";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_plan_of_a_rebuild_says_what_is_made_anew() {
+        let rebuild: OperationPlan = serde_json::from_value(json!({
+            "request": {"id": "dry-run", "kind": "rebuild", "node": node(3)},
+            "baseEpoch": 7,
+            "moves": [{"partition": {"bits": 4, "index": 1}, "datacenter": "dc1", "from": node(3),
+                       "to": node(3), "bytes": 1_048_576}],
+            "totalBytes": 1_048_576,
+            "nodes": [{"node": node(3), "partitionsBefore": 12, "partitionsAfter": 12,
+                       "inBytes": 1_048_576, "outBytes": 0}],
+            "risk": {"level": "reduced",
+                     "reasons": ["1 partitions have one copy less until they are over"]},
+        }))
+        .unwrap();
+        let text = draw(&rebuild, &[(node(3), "m3".to_owned())].into(), 50);
+        let expected = "\
+rebuild 03030303: 1 partition replicas are made anew, about 1.0 MiB, about 20 ms at 50 MiB/s per node (epoch 7)
+
+GIVES  GETS      REPLICAS    BYTES
+-      03030303         1  1.0 MiB
+
+NODE      MACHINE  REPLICAS  AFTERWARDS       IN  OUT
+03030303  m3             12          12  1.0 MiB  0 B
+
+risk: reduced, some partition has fewer copies or failure domains than wished
+  1 partitions have one copy less until they are over";
         assert_eq!(text, expected);
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use kvasir_core::admin_api::{DocumentAnswer, OperationState, OperationStatus, routes};
+use kvasir_core::admin_api::{DocumentAnswer, OperationState, OperationStatus, Status, routes};
 use kvasir_core::id::NodeId;
 use kvasir_core::ring::operation::{self, OperationRecord};
 use kvasir_core::ring::{MoveStage, Progress};
@@ -58,7 +58,15 @@ struct Pair {
 pub async fn running(arguments: &RunningArguments) -> Result<Exit, Failure> {
     let client = arguments.admin.client()?;
     let answer: DocumentAnswer = ask(&client, routes::DOCUMENT).await?;
-    let shown = shown(&answer)?;
+    // Who is waited for, gossip knows, not the document.
+    let status: Status = ask(&client, routes::STATUS).await?;
+    let mut shown = shown(&answer)?;
+    for one in &mut shown {
+        let known =
+            status.operations.iter().find(|known| known.request.id == one.status.request.id);
+        let told = known.and_then(|known| known.message.clone());
+        one.status.message = told.or(one.status.message.take());
+    }
     match arguments.admin.target.output {
         Format::Json => output::say_json(&shown)?,
         Format::Table => output::say(&draw(&shown))?,
@@ -144,6 +152,8 @@ fn draw(shown: &[Shown]) -> String {
         });
         let titles = ["ENDED", "WHAT", "STATE", "MOVED", "BYTES", "EPOCHS"];
         parts.push(table(&titles, &[3, 4, 5], rows.collect()));
+        let failed = ended.iter().filter_map(|one| Some((one, one.status.message.as_ref()?)));
+        parts.extend(failed.map(|(one, why)| format!("{} failed: {why}", one.status.request.id)));
     }
     parts.join("\n\n")
 }
@@ -160,6 +170,9 @@ fn draw_running(one: &Shown) -> String {
         status.request.id,
         status.posted_epoch
     );
+    if let Some(why) = &status.message {
+        text += &format!("\nit waits: {why}");
+    }
     let rows = one.pairs.iter().map(|pair| {
         let mut row = vec![short(pair.from), short(pair.to)];
         row.extend([pair.waiting, pair.moving, pair.moved, pair.dropped].map(grouped));
@@ -190,6 +203,21 @@ mod tests {
     }
 
     #[test]
+    fn what_failed_says_why() {
+        let summary = Summary { replaces: None, moves: 4, moved: 3, bytes: 1_024 };
+        let failed = record(operation::OperationState::Failed(summary), 2, 6);
+        let answer = DocumentAnswer {
+            epoch: 8,
+            hash: String::new(),
+            document: serde_json::json!({ "operations": { "a": failed } }),
+        };
+        let text = draw(&shown(&answer).unwrap());
+        assert!(text.contains("a      leave 03030303  failed  3 of 4  1.0 KiB     2-6"), "{text}");
+        let why = "a failed: node 03030303-0303-0303-0303-030303030303 still holds copies: 1 of 4";
+        assert!(text.contains(why), "{text}");
+    }
+
+    #[test]
     fn what_runs_comes_first_with_who_gives_to_whom() {
         let one = |index, stage, bytes| {
             let partition = Partition { k: 4, index };
@@ -215,7 +243,10 @@ GIVES     GETS      WAITING  MOVING  MOVED  DROPPED    BYTES
 
 ENDED  WHAT            STATE   MOVED    BYTES  EPOCHS
 a      leave 03030303  done   4 of 4  1.0 KiB     2-6";
-        assert_eq!(draw(&shown(&answer).unwrap()), expected);
+        let mut told = shown(&answer).unwrap();
+        assert_eq!(draw(&told), expected);
+        told[0].status.message = Some("2 moves wait for node 7".to_owned());
+        assert!(draw(&told).contains("epoch 7)\nit waits: 2 moves wait for node 7\nGIVES"));
         assert_eq!(draw(&[]), "no change of the ring is running");
     }
 }

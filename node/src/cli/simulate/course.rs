@@ -4,24 +4,23 @@ use std::collections::BTreeMap;
 
 use kvasir_core::id::NodeId;
 use kvasir_core::ring::layout::plan_first;
-use kvasir_core::ring::planner::{Cluster, Goal, Measures, Seat, measure, plan};
+use kvasir_core::ring::planner::{Cluster, Count, Goal, Measures, Seat, measure, plan};
 use kvasir_core::ring::{Member, MemberState, partition};
-
-/// The only data center of a simulated cluster.
-const DATACENTER: &str = "dc1";
 
 /// What is simulated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
-    /// Nodes at first.
+    /// Nodes of each data center at first.
     pub first: usize,
-    /// Nodes at most.
+    /// Nodes of each data center at most.
     pub most: usize,
+    /// Data centers.
+    pub datacenters: usize,
     /// Partition replicas near which each node starts.
     pub per_node: u32,
-    /// Racks.
+    /// Racks of each data center.
     pub racks: usize,
-    /// Copies (N).
+    /// Copies in each data center (N).
     pub replication: u32,
 }
 
@@ -47,7 +46,7 @@ pub struct Step {
     pub moved: u64,
     /// Partition replicas that had to, whatever the table.
     pub least: u64,
-    /// Figures of the table.
+    /// Figures of the table: of the worst data center where they are about one, else of all.
     pub measures: Measures,
 }
 
@@ -75,10 +74,11 @@ pub fn run(shape: &Shape) -> Result<Vec<Step>, String> {
     let back = sizes.iter().rev().skip(1).map(|&size| (size, Way::Shrunk));
     let course = sizes.iter().skip(1).map(|&size| (size, Way::Grown)).chain(back);
     for (size, way) in course {
-        let present = cluster.members.len();
+        let (present, wanted) = (cluster.members.len(), size * shape.datacenters);
+        let joins = (present..wanted).map(|node| (id(node), member(node, shape)));
         let goal = match way {
-            Way::Shrunk => Goal::Leave((size..present).map(id).collect()),
-            _ => Goal::Join((present..size).map(|node| (id(node), member(node, shape))).collect()),
+            Way::Shrunk => Goal::Leave((wanted..present).map(id).collect()),
+            _ => Goal::Join(joins.collect()),
         };
         while has_too_few(&cluster, size, shape) {
             cluster.table = cluster.table.into_iter().flat_map(|row| [row.clone(), row]).collect();
@@ -107,12 +107,13 @@ fn id(number: usize) -> NodeId {
     NodeId::from_bytes(bytes)
 }
 
+/// Nodes are dealt out to the data centers, and there to the racks.
 fn member(number: usize, shape: &Shape) -> Member {
     Member {
         machine: format!("machine{number}"),
-        rack: format!("rack{}", number % shape.racks),
+        rack: format!("rack{}", number / shape.datacenters % shape.racks),
         zone: String::new(),
-        datacenter: DATACENTER.to_owned(),
+        datacenter: format!("dc{}", number % shape.datacenters + 1),
         weight: 1,
         state: MemberState::Active,
     }
@@ -126,13 +127,14 @@ fn formed(shape: &Shape) -> Result<Cluster, String> {
         .find(|&bits| (u64::from(partition::count(bits)) * copies) as f64 >= wanted)
         .unwrap_or(partition::MAX_PARTITION_BITS);
     let members: BTreeMap<_, _> =
-        (0..shape.first).map(|node| (id(node), member(node, shape))).collect();
-    let replication = BTreeMap::from([(DATACENTER.to_owned(), shape.replication)]);
+        (0..shape.first * shape.datacenters).map(|node| (id(node), member(node, shape))).collect();
+    let replication: BTreeMap<String, u32> =
+        (1..=shape.datacenters).map(|number| (format!("dc{number}"), shape.replication)).collect();
     let first = plan_first(&members, &replication, bits).map_err(|error| error.to_string())?;
-    let seat = |owner| Seat { owner, moving_to: None };
+    let seat = |slot: &kvasir_core::ring::Slot| Seat { owner: slot.owner, moving_to: None };
     let row = |entry: &kvasir_core::ring::PartitionEntry| {
-        let owners = entry.owners().map(|owner| seat(owner.node)).collect();
-        BTreeMap::from([(DATACENTER.to_owned(), owners)])
+        let seats = |slots: &Vec<_>| slots.iter().map(seat).collect();
+        entry.slots.iter().map(|(dc, slots)| (dc.clone(), seats(slots))).collect()
     };
     let table = first.table.iter().map(row).collect();
     Ok(Cluster { members, replication, table })
@@ -146,6 +148,26 @@ fn has_too_few(cluster: &Cluster, size: usize, shape: &Shape) -> bool {
 }
 
 fn step(cluster: &Cluster, way: Way, moved: u64, least: u64) -> Option<Step> {
-    let measures = measure(cluster, DATACENTER)?;
+    let measures = cluster.replication.keys().map(|datacenter| measure(cluster, datacenter));
+    let measures = measures.reduce(|all, one| Some(together(all?, one?)))??;
     Some(Step { way, partitions: cluster.table.len(), moved, least, measures })
+}
+
+/// The figures of several data centers: the fullest node of all, means over all nodes, and the pairs and
+/// triples of machines within one data center.
+fn together(all: Measures, one: Measures) -> Measures {
+    let (a, b) = (all.nodes as f64, one.nodes as f64);
+    let mean = |all: f64, one: f64| (all * a + one * b) / (a + b);
+    let both =
+        |all: Count, one: Count| Count { fatal: all.fatal + one.fatal, all: all.all + one.all };
+    Measures {
+        nodes: all.nodes + one.nodes,
+        machines: all.machines + one.machines,
+        most: all.most.max(one.most),
+        mean: mean(all.mean, one.mean),
+        partners_most: all.partners_most.max(one.partners_most),
+        partners_mean: mean(all.partners_mean, one.partners_mean),
+        pairs: both(all.pairs, one.pairs),
+        triples: both(all.triples, one.triples),
+    }
 }

@@ -50,10 +50,14 @@ pub fn table(shape: &Shape, steps: &[Step]) -> String {
 
 /// What was simulated, in one sentence.
 pub fn sentence(shape: &Shape) -> String {
-    let Shape { first, most, per_node, racks, replication } = shape;
+    let Shape { first, most, datacenters, per_node, racks, replication } = shape;
+    let each = match datacenters {
+        1 => String::new(),
+        count => format!("{count} data centers, each of "),
+    };
     format!(
-        "{first} to {most} nodes and back, {replication} copies, {racks} racks, near {per_node} partition \
-         replicas per node at first"
+        "{each}{first} to {most} nodes and back, {replication} copies, {racks} racks, near {per_node} \
+         partition replicas per node at first"
     )
 }
 
@@ -96,6 +100,7 @@ pub fn json(shape: &Shape, steps: &[Step]) -> Value {
     json!({
         "nodes": {"first": shape.first, "most": shape.most},
         "partitionsPerNode": shape.per_node,
+        "datacenters": shape.datacenters,
         "racks": shape.racks,
         "replication": shape.replication,
         "steps": steps.iter().map(step).collect::<Vec<_>>(),

@@ -19,7 +19,8 @@ use course::Shape;
 #[command(after_help = "Examples:
   kvasir ring simulate --nodes 3..100
   kvasir ring simulate --nodes 6..1000 --racks 5 --svg ring.svg
-  kvasir ring simulate --nodes 3..30 --replication 5 -o json
+  kvasir ring simulate --nodes 5..30 --replication 5 -o json
+  kvasir ring simulate --nodes 3..30 --datacenters 2
 
 The cluster grows from the first number of nodes to the second by about a quarter at a time, and
 shrinks back the same way. Each step is one plan of the planner that the nodes use; the ring is cut
@@ -28,18 +29,22 @@ in two where nodes would have less than a quarter of --partitions-per-node.
 MOVED: partition replicas that the plan moves. LEAST: what the shares alone force, whatever the
 table. PARTNERS: with how many others a node shares partitions, in the mean and at most. 2 DIE,
 3 DIE: part of all pairs and triples of machines whose death costs a quorum of some partition,
-counted exactly.")]
+counted exactly. Of several data centers each has so many nodes, racks and copies; a quorum is then one
+of a data center, and pairs and triples are those within one.")]
 pub struct Simulate {
-    /// Nodes at first and at most: 3..1000
+    /// Nodes at first and at most, in each data center: 3..1000
     #[arg(long, value_name = "A..B", value_parser = nodes)]
     pub nodes: RangeInclusive<usize>,
     /// Partition replicas near which each node starts
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u32).range(4..=4096))]
     pub partitions_per_node: u32,
-    /// Racks over which the nodes are spread
+    /// Data centers, of as many nodes, racks and copies each
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub datacenters: u32,
+    /// Racks over which the nodes of a data center are spread
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub racks: u32,
-    /// Copies of every partition (N)
+    /// Copies of every partition in each data center (N)
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=16))]
     pub replication: u32,
     /// Draw the figures into this file
@@ -69,10 +74,16 @@ pub fn simulate(arguments: &Simulate) -> Result<Exit, Failure> {
     let shape = Shape {
         first: *arguments.nodes.start(),
         most: *arguments.nodes.end(),
+        datacenters: arguments.datacenters as usize,
         per_node: arguments.partitions_per_node,
         racks: arguments.racks as usize,
         replication: arguments.replication,
     };
+    if shape.most * shape.datacenters > NODES_MAX {
+        let what =
+            format!("{} data centers of {} nodes are too many", shape.datacenters, shape.most);
+        return Err(Failure::usage(what, format!("ask for at most {NODES_MAX} nodes in all")));
+    }
     let steps = course::run(&shape).map_err(|reason| {
         Failure::usage(reason, "start with at least as many nodes as there are copies")
     })?;

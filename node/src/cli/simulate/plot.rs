@@ -91,7 +91,8 @@ struct Panel {
 /// Draws all steps.
 pub fn svg(shape: &Shape, steps: &[Step]) -> String {
     let mut out = String::new();
-    let nodes = Scale::Log(shape.first as f64, (shape.most as f64).max(shape.first as f64 + 1.0));
+    let all = |of_each: usize| (of_each * shape.datacenters) as f64;
+    let nodes = Scale::Log(all(shape.first), all(shape.most).max(all(shape.first) + 1.0));
     let _ = write!(
         out,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" \

@@ -4,7 +4,7 @@ use super::course::{Way, run};
 use super::*;
 
 fn shape(first: usize, most: usize) -> Shape {
-    Shape { first, most, per_node: 64, racks: 3, replication: 3 }
+    Shape { first, most, datacenters: 1, per_node: 64, racks: 3, replication: 3 }
 }
 
 #[test]
@@ -59,4 +59,25 @@ fn the_picture_and_the_table_hold_every_step() {
     assert_eq!(svg, plot::svg(&shape, &steps));
     let json = draw::json(&shape, &steps);
     assert_eq!(json["steps"].as_array().unwrap().len(), steps.len());
+}
+
+#[test]
+fn data_centers_grow_side_by_side_and_each_is_as_one_alone() {
+    let alone = run(&shape(3, 12)).unwrap();
+    let three = Shape { datacenters: 3, ..shape(3, 12) };
+    let together = run(&three).unwrap();
+    assert_eq!(alone.len(), together.len());
+    for (one, all) in alone.iter().zip(&together) {
+        assert_eq!((one.partitions, one.way), (all.partitions, all.way));
+        let (one, many) = (&one.measures, &all.measures);
+        assert_eq!(
+            (one.nodes * 3, one.machines * 3, one.most),
+            (many.nodes, many.machines, many.most)
+        );
+        assert!((one.mean - many.mean).abs() < 1e-9 && one.pairs.all * 3 == many.pairs.all);
+        assert!(all.excess().is_none_or(|excess| excess <= 1.05), "{all:?}");
+    }
+    assert!(draw::table(&three, &together).starts_with("3 data centers, each of 3 to 12 nodes"));
+    assert_eq!(draw::json(&three, &together)["datacenters"], 3);
+    assert_eq!(plot::svg(&three, &together).matches("<polyline").count(), 12);
 }

@@ -1,12 +1,17 @@
 //! The driver over whole clusters: random operations, reports and deaths; every child is legal, every
 //! operation ends, and what the table says at the end is what was planned.
 
+mod losses;
+mod taken_back;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::ring::fixtures::{cluster, member, node};
 use crate::ring::judge::legal_child;
-use crate::ring::operation::{Operation, OperationRecord};
+use crate::ring::operation::{
+    Operation, OperationRecord, OperationRefused, Planned, plan_for, plan_rebuild,
+};
 use crate::ring::progress::Progress;
 use crate::ring::slot::{Slot, SlotState};
 
@@ -76,17 +81,57 @@ fn reports(document: &Document, away: &[NodeId]) -> BTreeMap<NodeId, Report> {
 
 /// Drives until nothing goes further, judging every child. The epochs it took.
 fn drive(document: &mut Sealed, away: &[NodeId]) -> usize {
-    for epochs in 0..200 {
+    let epochs = go(document, away, 200);
+    assert!(epochs < 200, "no end in sight");
+    epochs
+}
+
+/// Drives for so many epochs, or until nothing goes further; judges every child. The epochs it took.
+fn go(document: &mut Sealed, away: &[NodeId], epochs: usize) -> usize {
+    for taken in 0..epochs {
         let told = reports(document, away);
         let seems = |n: NodeId| if away.contains(&n) { Seems::Away } else { Seems::Up };
         let Some(child) = next_child(document, &told, seems, &Limits::default()) else {
-            return epochs;
+            return taken;
         };
         let child = Sealed::new(child);
         assert_eq!(legal_child(document, &child), Ok(()), "epoch {}", child.epoch);
         *document = child;
     }
-    panic!("no end in sight");
+    epochs
+}
+
+/// The document in which an operation that moves data is posted as anybody posts it.
+fn post(
+    document: &Sealed,
+    id: &str,
+    kind: OperationKind,
+    about: Option<u8>,
+    replaces: Option<u8>,
+) -> Result<Sealed, OperationRefused> {
+    let planned = match (kind, about) {
+        (OperationKind::Rebuild, Some(number)) => {
+            let all: BTreeSet<Partition> = Partition::all(document.partition_bits).collect();
+            plan_rebuild(document, id, node(number), &all)?
+        }
+        _ => {
+            let with = matches!(kind, OperationKind::Join | OperationKind::Replace);
+            let member = about.filter(|_| with).map(member);
+            let operation = Operation { kind, node: about.map(node), member, rebalance: true };
+            plan_for(document, id, &operation, replaces.map(node))?
+        }
+    };
+    match planned {
+        Planned::Child(child) => Ok(Sealed::new(*child)),
+        Planned::AlreadyRecorded(record) => panic!("{record:?}"),
+    }
+}
+
+/// Five nodes, and a sixth (number 5) that is a member and owns nothing.
+fn uneven() -> Sealed {
+    let mut uneven = cluster(5, 3);
+    uneven.members.insert(node(5), member(5));
+    Sealed::new(uneven)
 }
 
 #[test]

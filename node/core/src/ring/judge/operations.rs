@@ -2,12 +2,13 @@
 //!
 //! A finished record stays as it is until it is forgotten, the oldest first and only for want of room
 //! (`operation::plan` forgets in the same order). A running one keeps what was asked for and the list
-//! of its moves, can be taken back but not un-taken back, and ends when none of its moves waits or is
-//! under way; what its moves may do, `table` says. A rebuild makes copies of one node anew on itself, and
+//! of its moves, can be taken back but not un-taken back, and ends as `ring::ending` says; what its moves
+//! may do, `table` says. A rebuild makes copies of one node anew on itself, and
 //! nothing else does.
 
 use super::{IllegalChange, new_records};
 use crate::ring::document::Document;
+use crate::ring::ending::ending;
 use crate::ring::operation::{
     KEPT_OPERATIONS, Operation, OperationKind, OperationRecord, OperationState,
 };
@@ -24,7 +25,7 @@ pub(super) fn judge_operations(parent: &Document, child: &Document) -> Result<()
             continue;
         };
         if before.is_running() {
-            judge_running(before, after, child.epoch)
+            judge_running(before, after, ending(parent, id), child.epoch)
                 .ok_or_else(|| IllegalChange::OperationStep(id.clone()))?;
         } else if after != before {
             return Err(IllegalChange::Operation(id.clone()));
@@ -66,8 +67,13 @@ fn plans_its_kind(operation: &Operation, progress: &Progress) -> bool {
     })
 }
 
-/// One record that ran before.
-fn judge_running(before: &OperationRecord, after: &OperationRecord, epoch: u64) -> Option<()> {
+/// One record that ran before; `ending` is how it ends by its parent's word, if it does.
+fn judge_running(
+    before: &OperationRecord,
+    after: &OperationRecord,
+    ending: Option<OperationState>,
+    epoch: u64,
+) -> Option<()> {
     let OperationState::Running(progress) = &before.state else { return None };
     let same = (&after.operation, after.started) == (&before.operation, before.started);
     let right = match &after.state {
@@ -76,14 +82,8 @@ fn judge_running(before: &OperationRecord, after: &OperationRecord, epoch: u64) 
                 && later.cancelling >= progress.cancelling
                 && after.finished == 0
         }
-        OperationState::Finished(summary) | OperationState::Cancelled(summary) => {
-            let cancelled = matches!(after.state, OperationState::Cancelled(_));
-            progress.is_over()
-                && *summary == progress.summary()
-                && cancelled == progress.cancelling
-                && after.finished == epoch
-        }
         OperationState::Done => false,
+        ended => after.finished == epoch && ending.as_ref() == Some(ended),
     };
     (same && right).then_some(())
 }

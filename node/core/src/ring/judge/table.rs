@@ -4,11 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::IllegalChange;
+use super::{IllegalChange, new_records};
 use crate::id::NodeId;
 use crate::ring::document::{Document, PartitionEntry};
 use crate::ring::moves::{self, Arrow};
-use crate::ring::operation::OperationState;
+use crate::ring::operation::{OperationKind, OperationState};
 use crate::ring::partition::{MAX_PARTITION_BITS, Partition};
 use crate::ring::progress::{MoveRecord, MoveStage};
 use crate::ring::slot::Slot;
@@ -38,9 +38,12 @@ pub(super) fn judge_table(parent: &Document, child: &Document) -> Result<(), Ill
 }
 
 /// Every move of a running operation whose record differs from its parent's, but for those that never
-/// began and are dropped, which is always legal. A new operation begins with moves that wait.
+/// began and are dropped, which is always legal. A new operation begins with moves that wait. In an epoch
+/// that records a replace, moves that wait may get another taker.
 fn changes<'a>(parent: &Document, child: &'a Document) -> Result<Changes<'a>, IllegalChange> {
     let mut changes: Changes<'_> = BTreeMap::new();
+    let turning = new_records(parent, child)
+        .any(|(_, record)| record.operation.kind == OperationKind::Replace && record.is_running());
     for (id, record) in &child.operations {
         let OperationState::Running(after) = &record.state else { continue };
         let illegal = || IllegalChange::OperationStep(id.clone());
@@ -54,7 +57,12 @@ fn changes<'a>(parent: &Document, child: &'a Document) -> Result<Changes<'a>, Il
         }
         for (before, after) in before.into_iter().zip(&after.moves) {
             if before.anew() != after.anew() {
-                return Err(illegal());
+                if !(turning && is_turned(&before, after)) {
+                    return Err(illegal());
+                }
+                if before.stage == MoveStage::Waiting {
+                    continue;
+                }
             }
             let dropped = MoveRecord { stage: MoveStage::Dropped, ..before.clone() };
             if before != *after && (before.stage != MoveStage::Waiting || dropped != *after) {
@@ -64,6 +72,12 @@ fn changes<'a>(parent: &Document, child: &'a Document) -> Result<Changes<'a>, Il
         }
     }
     Ok(changes)
+}
+
+/// Whether a move waits for another taker than before, and is otherwise the same, not begun.
+fn is_turned(before: &MoveRecord, after: &MoveRecord) -> bool {
+    let other = MoveRecord { to: after.to, ..before.anew() };
+    before.from != before.to && after.from != after.to && *after == other
 }
 
 /// Each half keeps the slots of the whole, nothing moves, and no operation waits to move anything.
@@ -143,8 +157,10 @@ fn records_agree(arrow: Arrow, (old, new): (&Slot, &Slot), told: &[Change<'_>]) 
         let gone = MoveRecord { stage: MoveStage::Dropped, ..before.clone() };
         before.stage == MoveStage::Moving && **after == gone && names(after, old)
     };
+    // To begin anew, or towards another taker.
     let back = |(before, after): &Change<'_>| {
-        before.stage == MoveStage::Moving && **after == before.anew() && names(after, old)
+        let waits = **after == before.anew() || is_turned(before, after);
+        before.stage == MoveStage::Moving && waits && names(before, old)
     };
     match (arrow, told) {
         (Arrow::Begin, [one]) => began(one),

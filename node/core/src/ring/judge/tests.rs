@@ -46,6 +46,42 @@ fn what_may_change() {
 }
 
 #[test]
+fn a_move_that_waits_gets_another_taker_only_where_a_replace_is_recorded() {
+    let mut parent = cluster(5, 3);
+    parent.members.extend([(node(7), member(7)), (node(8), member(8))]);
+    let k = parent.partition_bits;
+    let [first, second] = [0, 1].map(|index: usize| parent.table[index].slots["dc1"][0].owner);
+    let waiting = |index, from| MoveRecord::waiting(Partition { k, index }, "dc1", from, node(7));
+    let moved = MoveRecord { stage: MoveStage::Moved, ..waiting(1, second) };
+    let moves = vec![waiting(0, first), moved];
+    let running = |kind, about, replaces, moves, started| {
+        let operation = Operation { kind, node: Some(node(about)), member: None, rebalance: true };
+        let state = OperationState::Running(Progress { replaces, cancelling: false, moves });
+        OperationRecord { operation, state, started, finished: 0 }
+    };
+    parent.operations.insert("j".into(), running(OperationKind::Join, 7, None, moves, 1));
+    let verdict = |recorded: Option<OperationKind>, turned: usize, to: u8| {
+        let mut child = parent.child();
+        child.operations.get_mut("j").unwrap().moves_mut()[turned].to = node(to);
+        if let Some(kind) = recorded {
+            let replaces = (kind == OperationKind::Replace).then(|| node(7));
+            child
+                .operations
+                .insert("r".into(), running(kind, 8, replaces, Vec::new(), child.epoch));
+        }
+        let verdict = legal_child(&Sealed::new(parent.clone()), &Sealed::new(child));
+        verdict.map_or_else(|illegal| illegal.code(), |()| "legal")
+    };
+    assert_eq!(verdict(Some(OperationKind::Replace), 0, 8), "legal");
+    assert_eq!(verdict(None, 0, 8), "running_operation_changed");
+    assert_eq!(verdict(Some(OperationKind::Rebalance), 0, 8), "running_operation_changed");
+    // What is over stays, and no move leads from a node to itself.
+    assert_eq!(verdict(Some(OperationKind::Replace), 1, 8), "running_operation_changed");
+    let own = (0..5).find(|number| node(*number) == first).unwrap();
+    assert_eq!(verdict(Some(OperationKind::Replace), 0, own), "running_operation_changed");
+}
+
+#[test]
 fn what_may_not_change() {
     let refused = |code: &str, change: fn(&mut Document)| assert_eq!(verdict(change), code);
     refused("wrong_epoch", |child| child.epoch = 3);

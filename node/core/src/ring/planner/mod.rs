@@ -17,7 +17,8 @@
 //!
 //! The input is plain, so that it does not depend on how a document writes down a move: members,
 //! copies per data center, and per partition the ordered owners with the node that a slot moves to.
-//! A slot that moves already is planned as if it had arrived.
+//! A slot that moves already is planned as if it had arrived, and while operations run so is what they
+//! have yet to move ([`Cluster::ahead`]).
 
 mod batch;
 mod flow;
@@ -30,7 +31,9 @@ mod slots;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::document::{Document, Member};
+use super::outgoing;
 use super::places::Places;
+use super::progress::{MoveRecord, MoveStage};
 use crate::id::NodeId;
 
 pub use super::places::{PlaceKind, PlanWarning};
@@ -117,6 +120,38 @@ impl Cluster {
         }
     }
 
+    /// What a document will say once all that runs is over: every copy is where its operation leads it, and
+    /// members that are on their way out get nothing more.
+    pub fn ahead(document: &Document) -> Self {
+        let mut ahead = Self::of(document);
+        for node in outgoing::going(document) {
+            ahead.members.entry(node).and_modify(|member| member.weight = 0);
+        }
+        for seat in ahead.table.iter_mut().flat_map(BTreeMap::values_mut).flatten() {
+            *seat = Seat { owner: seat.heir(), moving_to: None };
+        }
+        let mut due = due(document);
+        // A node comes to a partition once its other copy there has gone: in as many rounds as it takes.
+        loop {
+            let before = due.len();
+            due.retain(|(one, (from, to))| !ahead.arrives(one, *from, *to));
+            if due.len() == before {
+                return ahead;
+            }
+        }
+    }
+
+    /// Lets a copy arrive. False if nobody holds it there, or its taker holds another one.
+    fn arrives(&mut self, one: &MoveRecord, from: NodeId, to: NodeId) -> bool {
+        let row = self.table.get_mut(one.partition.index as usize);
+        let Some(seats) = row.and_then(|row| row.get_mut(&one.datacenter)) else { return false };
+        if seats.iter().any(|seat| seat.owner == to) {
+            return false;
+        }
+        let seat = seats.iter_mut().find(|seat| seat.owner == from);
+        seat.map(|seat| seat.owner = to).is_some()
+    }
+
     /// Is every slot there that the replication asks for, held by a member of its data center?
     fn check(&self) -> Result<(), PlanRefused> {
         for (index, row) in self.table.iter().enumerate() {
@@ -137,6 +172,15 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// What running operations have yet to do to slots that do not move, and what of those that do goes back.
+fn due(document: &Document) -> Vec<(&MoveRecord, (NodeId, NodeId))> {
+    let onward = outgoing::onward(document).flat_map(|(_, progress)| &progress.moves);
+    let waits = |one: &&MoveRecord| one.stage == MoveStage::Waiting && one.from != one.to;
+    let come = onward.filter(waits).map(|one| (one, (one.from, one.to)));
+    let back = outgoing::returning(document).filter(|one| one.from != one.to);
+    come.chain(back.map(|one| (one, (one.to, one.from)))).collect()
 }
 
 /// Plans the way to a goal.
