@@ -26,6 +26,22 @@ fn bad_specs() -> Vec<(&'static str, Value, &'static str)> {
             with("replication", json!({"readQuorum": 1, "writeQuorum": 1})),
             "allowWeakQuorum",
         ),
+        (
+            "a level that is none",
+            with("replication", json!({"readQuorum": "local_all"})),
+            "local_quorum",
+        ),
+        (
+            "a level of 0",
+            with("replication", json!({"readQuorum": 0})),
+            "greater than or equal to 1",
+        ),
+        ("a count in quotes", with("replication", json!({"readQuorum": "2"})), "local_quorum"),
+        (
+            "a weak level",
+            with("replication", json!({"readQuorum": "one", "writeQuorum": "local_quorum"})),
+            "allowWeakQuorum",
+        ),
         ("fewer nodes than N", with("nodes", json!(2)), "nodes must be at least"),
         ("zero nodes", with("nodes", json!(0)), "greater than or equal to 1"),
         ("2^31 nodes", with("nodes", json!(2_147_483_648_i64)), "less than or equal to 512"),
@@ -51,6 +67,11 @@ fn bad_changes_are_refused(kvc: &Kvc<'_>) {
             "another N",
             json!({"replication": {"factors": [{"datacenter": "dc1", "factor": 1}]}}),
             "fixed",
+        ),
+        (
+            "another zone",
+            json!({"topology": {"racks": [{"name": "default", "zone": "z"}]}}),
+            "remove it and add one of another name",
         ),
     ] {
         let said = kvc.patch(&spec);
@@ -79,6 +100,13 @@ fn bad_resources_are_refused_with_a_word_of_advice() {
     let kvc = Kvc::apply(&scenario, &Kvc::manifest("good"));
     bad_changes_are_refused(&kvc);
     kvc.change(&json!({"storage": {"size": "2Gi"}}));
+    // Racks come and go, and levels have names.
+    kvc.change(&json!({"topology": {"racks": [{"name": "r1"}, {"name": "r2"}]}}));
+    kvc.change(&json!({"topology": {"racks": [{"name": "r3", "zone": "z"}]}}));
+    let mut named = Kvc::manifest("named");
+    named["spec"]["replication"] =
+        json!({"readQuorum": "local_quorum", "writeQuorum": "each_quorum"});
+    Kvc::apply(&scenario, &named);
     // The scale subresource reads and writes `nodes`.
     scenario.kubectl(&["scale", "kvc/good", "--replicas=4"]);
     assert_eq!(kvc.object()["spec"]["nodes"], 4);
@@ -91,6 +119,6 @@ fn bad_resources_are_refused_with_a_word_of_advice() {
         json!([{"datacenter": "dc1", "factor": 3}]),
         "{spec}"
     );
-    scenario.kubectl(&["delete", "kvc", "good"]);
+    scenario.kubectl(&["delete", "kvc", "good", "named"]);
     scenario.remove();
 }

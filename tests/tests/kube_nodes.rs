@@ -72,7 +72,7 @@ fn three_pods_form_a_cluster_and_keep_what_they_acknowledged() {
     load.goes_on(300);
     let report = load.judge();
     assert!(report["ok"].as_u64() > Some(2_000), "{report}");
-    replicas_agree(&scenario, &["ring-0", "ring-1", "ring-2"], "ring-token", 2_000);
+    replicas_agree(&scenario, &["ring-0", "ring-1", "ring-2"], "ring-token", 2_000, 3);
 
     let admin = Forward::to(&scenario.namespace, "pod/ring-2", 9098);
     let status = admin.curl("/v1/status", &[]).json();

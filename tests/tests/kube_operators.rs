@@ -1,8 +1,8 @@
 //! Operators that die, that are two, and that lose their lease in the middle of a step, on a real Kubernetes:
 //! the cluster ends as it was asked for, and of all that the operators wrote one wrote at a time.
 //!
-//! `KVASIR_KUBE_KILLS` (6) operators are killed at moments drawn from `KVASIR_KUBE_SEED` (1) while the spec
-//! changes; `tests/run kube` runs this once, a longer search is the same test with larger numbers.
+//! `KVASIR_KUBE_KILLS` (6) operators are killed at moments drawn from `KVASIR_KUBE_SEED` (1) while nodes come, go
+//! and are replaced and changes roll; `tests/run kube` runs this once, a longer search is the same test with larger numbers.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -129,16 +129,26 @@ fn leader_is_paused(kvc: &Kvc<'_>, load: &LoadPod<'_>) {
     rolled(kvc);
 }
 
-/// What the spec is changed to, over and over, while operators die.
-fn next_change(kvc: &Kvc<'_>, number: usize) {
-    let to = match number % 4 {
-        0 => json!({"nodes": 4}),
-        1 => json!({"config": {"log": {"filter": "info,kvasir::tasks=debug"}}}),
-        2 => json!({"nodes": 3}),
-        _ => json!({"config": {"log": {"filter": "info"}}}),
-    };
-    println!("change: {to}");
-    kvc.change(&to);
+/// What happens to the cluster, over and over, while operators die.
+const HAPPENS: [fn(&Kvc<'_>); 5] = [
+    |kvc| kvc.change(&json!({"nodes": 4})),
+    a_volume_is_lost,
+    |kvc| kvc.change(&json!({"config": {"log": {"filter": "info,kvasir::tasks=debug"}}})),
+    |kvc| kvc.change(&json!({"nodes": 3})),
+    |kvc| kvc.change(&json!({"config": {"log": {"filter": "info"}}})),
+];
+
+/// The volume of a member is lost, and with it the member: another one has to take its place.
+fn a_volume_is_lost(kvc: &Kvc<'_>) {
+    let pod = format!("{}-default-1", kvc.name);
+    kvc.scenario.kubectl(&["delete", "pvc", &format!("data-{pod}"), "--wait=false"]);
+    kvc.scenario.kubectl(&["delete", "pod", &pod, "--wait=false"]);
+}
+
+/// The node that a pod had when the status was written.
+fn node_of(kvc: &Kvc<'_>, pod: &str) -> Value {
+    let rows = kvc.object()["status"]["nodeStatuses"].as_array().cloned().unwrap_or_default();
+    rows.iter().find(|row| row["pod"] == pod).map(|row| row["nodeID"].clone()).unwrap_or_default()
 }
 
 fn operators_are_killed(kvc: &Kvc<'_>, load: &LoadPod<'_>) {
@@ -148,14 +158,22 @@ fn operators_are_killed(kvc: &Kvc<'_>, load: &LoadPod<'_>) {
     );
     let mut rng = SmallRng::seed_from_u64(seed);
     let scenario = kvc.scenario;
+    let lost = node_of(kvc, &format!("{}-default-1", kvc.name));
     let mut changes = 0;
     for _ in 0..kills {
-        let victim = leader(scenario);
-        if rng.random_bool(0.7) {
-            next_change(kvc, changes);
+        // Each of them once for certain, also among few kills.
+        if changes < HAPPENS.len() || rng.random_bool(0.7) {
+            let happens = changes % HAPPENS.len();
+            // Two at a time would be our doing.
+            if happens == 1 {
+                kvc.until_condition("Ready", "True", WELL);
+            }
+            println!("change {happens}");
+            HAPPENS[happens](kvc);
             changes += 1;
         }
         std::thread::sleep(Duration::from_millis(rng.random_range(0..8_000)));
+        let victim = leader(scenario);
         scenario.kubectl(&["delete", "pod", &victim, "--grace-period=0", "--force"]);
         let out = owners_out(kvc);
         assert!(out.len() <= 1, "two at a time: {out:?}");
@@ -168,6 +186,9 @@ fn operators_are_killed(kvc: &Kvc<'_>, load: &LoadPod<'_>) {
         if done { Ok(()) } else { Err(status.to_string()) }
     });
     rolled(kvc);
+    let rows = kvc.object()["status"]["nodeStatuses"].clone();
+    let there = rows.as_array().is_some_and(|rows| rows.iter().any(|row| row["nodeID"] == lost));
+    assert!(kills < 2 || !there, "node {lost} lost its volume and is still a member: {rows}");
 }
 
 /// Of all that was written, one operator wrote at a time: the writer changed no more often than the lease did.

@@ -242,7 +242,7 @@ fn ten_thousand_keys_survive_everything_that_may_happen_to_a_cluster() {
     step("the history is good");
     let pods = kvc.pods();
     let pods: Vec<&str> = pods.keys().map(String::as_str).collect();
-    replicas_agree(&scenario, &pods, "demo-admin", 10_000);
+    replicas_agree(&scenario, &pods, "demo-admin", 10_000, 3);
     step("the replicas are equal");
 
     scenario.kubectl(&["delete", "kvc", "demo", "--timeout=120s"]);

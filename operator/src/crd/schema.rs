@@ -17,6 +17,17 @@ pub fn amounts(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "maxProperties": 8, "additionalProperties": amount})
 }
 
+/// A level of consistency: a count of replicas, or a name.
+pub fn level(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "x-kubernetes-int-or-string": true,
+        "minimum": 1,
+        "maximum": 56,
+        "maxLength": 12,
+        "pattern": "^(one|quorum|all|local_one|local_quorum|each_quorum)$",
+    })
+}
+
 /// An object that is kept as it is given.
 pub fn free_form(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "default": {}})

@@ -105,8 +105,55 @@ fn counts_that_do_not_fit_are_refused() {
         let object = cluster(json!({"replication": fine}));
         assert!(object.validate_cel().is_ok(), "{:?}", object.validate_cel());
     }
+    for name in ["one", "quorum", "all", "local_one", "local_quorum", "each_quorum"] {
+        let object = cluster(json!({"replication": {"readQuorum": name, "writeQuorum": "all"}}));
+        assert!(object.validate_cel().is_ok(), "{name}: {:?}", object.validate_cel());
+        assert_eq!(object.spec.replication.read_level().unwrap().to_string(), name);
+    }
     let one = json!({"nodes": 1, "replication": {"factors": [{"datacenter": "x", "factor": 1}]}});
     assert!(cluster(one).validate_cel().is_ok());
+}
+
+#[test]
+fn levels_of_two_data_centers_overlap_within_each_of_them() {
+    let rack = |name: &str, datacenter: &str| json!({"name": name, "datacenter": datacenter});
+    let racks = json!([rack("r1", "a"), rack("r2", "b")]);
+    let with = |read: Value, write: Value, weak: bool| {
+        let factors = json!([{"datacenter": "a", "factor": 3}, {"datacenter": "b", "factor": 3}]);
+        cluster(json!({
+            "nodes": 6, "topology": {"racks": racks},
+            "replication": {
+                "factors": factors, "readQuorum": read, "writeQuorum": write,
+                "allowWeakQuorum": weak,
+            },
+        }))
+    };
+    let (local, each) = (json!("local_quorum"), json!("each_quorum"));
+    for (read, write) in [
+        (local.clone(), local.clone()),
+        (local.clone(), each.clone()),
+        (each.clone(), each.clone()),
+        // A majority of each is four, the rest is two.
+        (each.clone(), json!(3)),
+        (json!("quorum"), json!("quorum")),
+        (local.clone(), json!(5)),
+        (json!("local_one"), json!("all")),
+    ] {
+        let object = with(read.clone(), write.clone(), false);
+        assert!(object.validate_cel().is_ok(), "{read} {write}: {:?}", object.validate_cel());
+    }
+    for (read, write) in [
+        (local.clone(), json!("quorum")),
+        (json!("quorum"), local.clone()),
+        (json!("local_one"), local.clone()),
+        (json!("one"), each.clone()),
+        (each.clone(), json!(2)),
+        (local.clone(), json!(4)),
+    ] {
+        refused(&with(read.clone(), write.clone(), false), "allowWeakQuorum");
+        assert!(with(read, write, true).validate_cel().is_ok());
+    }
+    refused(&with(json!(7), each, true), "readQuorum is at most");
 }
 
 #[test]
@@ -169,14 +216,19 @@ fn a_volume_grows_and_keeps_its_class() {
 }
 
 #[test]
-fn racks_are_added_and_never_taken_away() {
+fn racks_come_and_go_and_stay_where_they_are() {
     let racks = |racks: Value| json!({"topology": {"racks": racks}});
     let rack = |name: &str, zone: &str| json!({"name": name, "zone": zone});
     let both = json!([rack("r1", "a"), rack("r2", "b")]);
     let first = json!([rack("r1", "a")]);
-    change_refused(racks(both.clone()), racks(first.clone()), "a rack cannot be removed");
-    change_refused(racks(first.clone()), racks(json!([rack("r1", "b")])), "a rack cannot be");
-    change_refused(json!({}), racks(first.clone()), "a rack cannot be removed");
-    change_refused(racks(first.clone()), json!({}), "a rack cannot be removed");
-    change_taken(racks(first), racks(both));
+    change_taken(racks(first.clone()), racks(both.clone()));
+    change_taken(racks(both.clone()), racks(first.clone()));
+    change_taken(racks(first.clone()), racks(json!([rack("r3", "b")])));
+    change_taken(json!({}), racks(both.clone()));
+    change_taken(racks(both), json!({}));
+    change_refused(racks(first.clone()), racks(json!([rack("r1", "b")])), "remove it and add");
+    let elsewhere = json!([rack("default", "a")]);
+    change_refused(json!({}), racks(elsewhere.clone()), "remove it and add");
+    change_refused(racks(elsewhere), json!({}), "remove it and add");
+    change_taken(json!({}), racks(json!([rack("default", "")])));
 }

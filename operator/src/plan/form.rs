@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kvasir_core::admin_api::{BucketDefaults, InitRequest};
-use kvasir_core::quorum::Level;
+use kvasir_core::quorum::LevelError;
 
 use super::racks::{RackPlan, total};
 use super::refusal::Refusal;
@@ -35,7 +35,8 @@ pub fn form(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Result<Step, Re
     if let Some(unheard) = ids.iter().find(|id| !heard.contains(*id)) {
         return Err(Refusal::NotFormable(format!("{} to hear of node {unheard}", first.name)));
     }
-    let request = request(&seen.cluster.spec, ids.into_iter().collect());
+    let request = request(&seen.cluster.spec, ids.into_iter().collect())
+        .map_err(|error| Refusal::Unusable(error.to_string()))?;
     Ok(Step::Form { pod: target(first), request: Box::new(request) })
 }
 
@@ -55,13 +56,19 @@ fn all_blank<'a>(
     if total(racks) != wanted {
         return Err(Refusal::NotFormable(format!("{wanted} pods; there are {}", total(racks))));
     }
+    if let Some(plan) = racks.iter().find(|plan| plan.nodes != plan.wanted) {
+        let (rack, wanted) = (&plan.rack.name, plan.wanted);
+        let what = format!("{wanted} pods in rack {rack}; there are {}", plan.nodes);
+        return Err(Refusal::NotFormable(what));
+    }
     let mut first = None;
-    for rack in racks {
-        for ordinal in 0..rack.nodes {
+    for plan in racks {
+        let rack = &plan.rack.name;
+        for ordinal in 0..plan.nodes {
             let mut pods = seen.pods.values();
-            let pod = pods.find(|pod| pod.rack == rack.name && pod.ordinal == ordinal);
+            let pod = pods.find(|pod| pod.rack == *rack && pod.ordinal == ordinal);
             let Some(pod) = pod.filter(|pod| !pod.deleting) else {
-                let what = format!("pod {ordinal} of rack {}", rack.name);
+                let what = format!("pod {ordinal} of rack {rack}");
                 return Err(Refusal::NotFormable(what));
             };
             let blank = view.id_in(pod).is_some_and(|id| view.blank.contains_key(&id));
@@ -79,7 +86,8 @@ fn enough_workers(seen: &Snapshot, racks: &[RackPlan]) -> Result<(), Refusal> {
     for factor in &seen.cluster.spec.replication.factors {
         let here = |pod: &&PodSeen| {
             let mut racks = racks.iter();
-            racks.any(|rack| rack.name == pod.rack && rack.datacenter == factor.datacenter)
+            racks
+                .any(|plan| plan.rack.name == pod.rack && plan.rack.datacenter == factor.datacenter)
         };
         let workers: BTreeSet<&str> =
             seen.pods.values().filter(here).map(|pod| pod.worker.as_str()).collect();
@@ -94,25 +102,22 @@ fn enough_workers(seen: &Snapshot, racks: &[RackPlan]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn request(spec: &KVClusterSpec, nodes: Vec<String>) -> InitRequest {
+fn request(spec: &KVClusterSpec, nodes: Vec<String>) -> Result<InitRequest, LevelError> {
     let replication = &spec.replication;
-    let level = |count: Option<i32>| {
-        count.and_then(|count| u32::try_from(count).ok()).map_or(Level::Quorum, Level::Exactly)
-    };
     let partitions = spec.ring.initial_partitions;
     let bits = partitions.and_then(|count| u32::try_from(count).ok()).map(u32::ilog2);
-    InitRequest {
+    Ok(InitRequest {
         cluster_name: spec.cluster_name.clone(),
         replication: factors(spec),
         partition_bits: bits.and_then(|bits| u8::try_from(bits).ok()),
         nodes,
         defaults: Some(BucketDefaults {
-            r: Some(level(replication.read_quorum)),
-            w: Some(level(replication.write_quorum)),
+            r: Some(replication.read_level()?),
+            w: Some(replication.write_level()?),
             sloppy: Some(replication.sloppy_quorum),
             ..BucketDefaults::default()
         }),
-    }
+    })
 }
 
 /// Copies per data center, as the document has them.

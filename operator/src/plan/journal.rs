@@ -104,10 +104,10 @@ pub fn turn(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Turn {
 /// Was it refused for good, and is nothing different since? Its pod, the document, what the spec
 /// wants, or much time.
 fn stays_refused(seen: &Snapshot, view: &View, racks: &[RackPlan], operation: &Operation) -> bool {
-    let more = racks::total(racks) > seen.cluster.spec.nodes;
+    let pod_wanted = racks::wants(seen, racks, &operation.pod);
     let wanted = match operation.kind {
-        OperationType::Join => !more,
-        OperationType::Leave => more,
+        OperationType::Join => pod_wanted,
+        OperationType::Leave => !pod_wanted,
         _ => true,
     };
     let same_pod = seen.pods.get(&operation.pod).is_some_and(|pod| pod.uid == operation.pod_uid);
@@ -181,7 +181,7 @@ fn one(seen: &Snapshot, view: &View, racks: &[RackPlan], operation: &Operation) 
         OperationType::Form => form::form(seen, view, racks).map_or(Doing::Over, Doing::Step),
         OperationType::Join => membership::join(seen, view, racks, operation),
         OperationType::Replace => replace::go_on(view, operation),
-        OperationType::Rebalance => rebalance::go_on(seen, view, racks, operation),
+        OperationType::Rebalance => rebalance::go_on(seen, view, operation),
         OperationType::Relocate => membership::relocate(seen, view, operation),
         OperationType::Restart => rollout::go_on(seen, view, operation),
         OperationType::Repair => repair::go_on(seen, view, operation),
@@ -194,7 +194,7 @@ fn one(seen: &Snapshot, view: &View, racks: &[RackPlan], operation: &Operation) 
                 }
             }
             OperationStep::Verified | OperationStep::Shrinking => {
-                shrink::shrink(seen, view, operation)
+                shrink::shrink(seen, view, racks, operation)
             }
             OperationStep::Volume => shrink::volume(seen, view, operation),
         },

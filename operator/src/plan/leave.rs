@@ -12,17 +12,25 @@ use std::collections::BTreeSet;
 use kvasir_core::admin_api::{NodeLoad, NodeStatus as Row, Status};
 
 use super::journal::{Doing, blank};
-use super::membership::{about, operation};
-use super::racks::{RackPlan, last_pods, total};
+use super::membership::{about, operation, too_many};
+use super::racks::{RackPlan, last_pods, wants};
 use super::refusal::Refusal;
 use super::view::View;
 use super::{moves, replace};
 use crate::crd::{Operation, OperationStep, OperationType};
 use crate::snapshot::{PodSeen, Snapshot};
 
-/// Who leaves: the highest ordinal of a rack, one that owns nothing before others.
+/// Who leaves: the highest ordinal of a rack, one that owns nothing before others. Where there are no
+/// more members than the spec wants, none of them does: one is on its way to another rack.
 pub fn due(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Result<Operation, Refusal> {
-    let candidates = last_pods(seen, racks);
+    let mut candidates = last_pods(seen, racks);
+    if !too_many(seen, view) {
+        let rack = candidates.first().map(|(plan, _)| plan.rack.name.clone());
+        candidates.retain(|(_, pod)| pod.is_some_and(|pod| !view.has_member(pod)));
+        if let (Some(rack), true) = (rack, candidates.is_empty()) {
+            return Err(Refusal::RackWaits { rack, why: coming(seen, view, racks) });
+        }
+    }
     let owns = |pod: &PodSeen| {
         let row = view.id_in(pod).and_then(|id| view.member(id));
         row.filter(|row| row.partitions > 0)
@@ -57,9 +65,21 @@ pub fn due(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Result<Operation
     }
     let what = candidates.first().map_or_else(
         || "any rack that has more nodes than its data center has copies".to_owned(),
-        |(rack, _)| format!("pod {} of rack {}", rack.nodes - 1, rack.name),
+        |(plan, _)| format!("pod {} of rack {}", plan.nodes - 1, plan.rack.name),
     );
     Err(Refusal::Unidentified(what))
+}
+
+/// The pod that is to join before another one leaves for it, and how it is.
+fn coming(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> String {
+    let mut pods = seen.pods.values().filter(|pod| wants(seen, racks, &pod.name));
+    match pods.find(|pod| !view.has_member(pod)) {
+        Some(pod) => {
+            let how = pod.trouble.as_deref().unwrap_or("its node has not joined yet");
+            format!("pod {}: {how}", pod.name)
+        }
+        None => "a pod is being made".to_owned(),
+    }
 }
 
 /// What stands against it that a member which owns data leaves now.
@@ -122,7 +142,7 @@ pub fn go_on(seen: &Snapshot, view: &View, racks: &[RackPlan], operation: &Opera
     if view.member_named(&operation.node_id).is_none() {
         return gone(seen, view, operation);
     }
-    let unwanted = total(racks) <= seen.cluster.spec.nodes || replace::due(seen, view).is_some();
+    let unwanted = wants(seen, racks, &operation.pod) || replace::due(seen, view).is_some();
     match moves::told(view, operation) {
         Some(status) if moves::runs(status) => moves::go_on(view, operation, status, unwanted),
         // It ended or was taken back, and the node is a member all the same.

@@ -10,7 +10,7 @@ use kvasir_core::admin_api::OperationKind;
 use kvasir_core::id::NodeId;
 
 use super::journal::Doing;
-use super::racks::{RackPlan, total};
+use super::racks::{RackPlan, total, wants};
 use super::refusal::Refusal;
 use super::view::View;
 use super::{leave, moves, rebalance, replace};
@@ -28,13 +28,26 @@ pub fn due(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Result<Option<Op
     if let Some(join) = joining(seen, view) {
         return moves::due(view, join).map(Some);
     }
-    if total(racks) > seen.cluster.spec.nodes {
-        return leave::due(seen, view, racks).map(Some);
+    if let Some(join) = newcomer(seen, view, racks) {
+        return moves::due(view, join).map(Some);
     }
-    match newcomer(seen, view, racks) {
-        Some(join) => moves::due(view, join).map(Some),
-        None => rebalance::due(seen, view),
+    if total(racks) <= seen.cluster.spec.nodes {
+        // Nodes are on their way to where they are wanted: what is moved now would move again.
+        let on_the_way = racks.iter().any(|plan| plan.nodes < plan.wanted);
+        return if on_the_way { Ok(None) } else { rebalance::due(seen, view) };
     }
+    match leave::due(seen, view, racks) {
+        Err(waits @ Refusal::RackWaits { .. }) => {
+            rebalance::due(seen, view)?.map(Some).ok_or(waits)
+        }
+        due => due.map(Some),
+    }
+}
+
+/// Are there more members than the spec has nodes, so that some are to leave?
+pub fn too_many(seen: &Snapshot, view: &View) -> bool {
+    let wanted = usize::try_from(seen.cluster.spec.nodes).unwrap_or(0);
+    view.members().count() > wanted
 }
 
 /// A new operation about a node.
@@ -91,12 +104,14 @@ fn joining(seen: &Snapshot, view: &View) -> Option<Operation> {
     Some(about(seen, view.pod_of(id)?, operation(seen, view, OperationType::Join, id)))
 }
 
-/// A node that runs and is no member, while there are more pods than members: the first by pod name.
-/// One that has the place of a lost member does not join beside it, or members that never come back
-/// would pile up until no majority is left.
+/// A node that runs where the spec wants it and is no member, while there are more pods than members:
+/// the first by pod name. One that has the place of a lost member does not join beside it, or members
+/// that never come back would pile up until no majority is left. It takes no data where others join
+/// right after it, or where one leaves for it: whoever is last moves everything in one go.
 fn newcomer(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Option<Operation> {
     let members = i32::try_from(view.members().count()).unwrap_or(i32::MAX);
     let missing = total(racks) - members;
+    let one_leaves = total(racks) > seen.cluster.spec.nodes;
     let speaker = view.speaker()?;
     let knows = |id: NodeId| {
         speaker.status().is_some_and(|status| status.nodes.iter().any(|row| row.id == id))
@@ -109,15 +124,15 @@ fn newcomer(seen: &Snapshot, view: &View, racks: &[RackPlan]) -> Option<Operatio
         .chain(&view.ours)
         .map(|(id, answer)| (*id, answer.pod))
         .filter(|(id, pod)| !pod.deleting && view.member(*id).is_none() && knows(*id))
-        .filter(|(id, _)| missing > 0 && !takes_over(*id))
+        .filter(|(id, pod)| missing > 0 && !takes_over(*id) && wants(seen, racks, &pod.name))
         .min_by(|a, b| a.1.name.cmp(&b.1.name))?;
     let begun = operation(seen, view, OperationType::Join, id);
-    Some(about(seen, pod, Operation { without_data: missing > 1, ..begun }))
+    Some(about(seen, pod, Operation { without_data: missing > 1 || one_leaves, ..begun }))
 }
 
-/// Goes on with a join. It is taken back when the spec wants fewer nodes by now.
+/// Goes on with a join. It is taken back when the spec does not want that node any more.
 pub fn join(seen: &Snapshot, view: &View, racks: &[RackPlan], operation: &Operation) -> Doing {
-    let unwanted = total(racks) > seen.cluster.spec.nodes || replace::due(seen, view).is_some();
+    let unwanted = !wants(seen, racks, &operation.pod) || replace::due(seen, view).is_some();
     match moves::told(view, operation) {
         Some(status) if moves::runs(status) => moves::go_on(view, operation, status, unwanted),
         Some(status) => moves::end(view, operation, status),

@@ -54,7 +54,7 @@ pub fn plan(seen: &Snapshot) -> Plan {
     let mut refusals: Vec<Refusal> = split.into_iter().collect();
     refusals.extend(unusable(seen, &view));
     refusals.extend(troubles(seen, &view));
-    let held = racks::held(seen);
+    let held = racks::held(seen, &view);
     let stopped = seen.cluster.spec.paused
         || seen.cluster.metadata.deletion_timestamp.is_some()
         || refusals.iter().any(Refusal::stops_everything);
@@ -107,22 +107,16 @@ fn wished(
     if operation.is_some_and(|operation| operation.kind == OperationType::Leave) {
         return racks;
     }
-    let wanted = seen.cluster.spec.nodes.max(members(seen, view));
-    if racks::total(&racks) < wanted {
-        let now: BTreeMap<String, i32> =
-            racks.iter().map(|rack| (rack.name.clone(), rack.nodes)).collect();
-        let spread = crate::render::racks::share_out(&seen.cluster.spec, wanted, &now);
-        for rack in &mut racks {
-            rack.nodes = spread.get(&rack.name).copied().unwrap_or(rack.nodes);
-        }
+    for plan in &mut racks {
+        plan.nodes = plan.nodes.max(members(seen, view, &plan.rack.name));
     }
-    racks
+    racks::filled(&racks, seen.cluster.spec.nodes)
 }
 
-/// Members that need a pod, whatever the spec and the StatefulSets say: those may be older than the
-/// ring, as after the API server was put back to an older state. A member that is being replaced
-/// needs none beside its successor.
-fn members(seen: &Snapshot, view: &View) -> i32 {
+/// Members of a rack that need a pod, whatever the spec and the StatefulSets say: those may be older
+/// than the ring, as after the API server was put back to an older state. A member that is being
+/// replaced needs none beside its successor.
+fn members(seen: &Snapshot, view: &View, rack: &str) -> i32 {
     if view.majority().is_err() {
         return 0;
     }
@@ -133,7 +127,8 @@ fn members(seen: &Snapshot, view: &View) -> i32 {
         running.iter().any(|status| moves::runs(status) && replaces(status))
             || lost.iter().any(|lost| lost.member.id == id)
     };
-    let count = view.members().filter(|row| !replaced(row.id)).count();
+    let here = view.members().filter(|row| row.rack == rack);
+    let count = here.filter(|row| !replaced(row.id)).count();
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
@@ -148,6 +143,7 @@ fn unusable(seen: &Snapshot, view: &View) -> Vec<Refusal> {
     let spec = &seen.cluster.spec;
     let mut refusals: Vec<Refusal> =
         check::check(spec).iter().map(|invalid| Refusal::Unusable(invalid.to_string())).collect();
+    refusals.extend(racks::elsewhere(seen, view));
     if let Some(cluster) = view.cluster() {
         if cluster.cluster_name != spec.cluster_name {
             refusals.push(Refusal::OtherName {

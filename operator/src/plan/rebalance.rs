@@ -11,7 +11,7 @@ use std::time::Duration;
 use kvasir_core::admin_api::NodeStatus as Row;
 
 use super::journal::{Doing, blank};
-use super::racks::{RackPlan, total};
+use super::membership::too_many;
 use super::refusal::Refusal;
 use super::repair::fnv;
 use super::view::View;
@@ -27,10 +27,7 @@ pub fn due(seen: &Snapshot, view: &View) -> Result<Option<Operation>, Refusal> {
     let layout = layout(view);
     let old = seen.cluster.status.as_ref().and_then(|status| status.ring.as_ref());
     let tried = old.is_some_and(|ring| ring.balanced == layout);
-    let coming = |pod: &PodSeen| {
-        let member = view.id_in(pod).is_some_and(|id| view.member(id).is_some());
-        !member && pod.trouble.is_none() && pod.age < COMING
-    };
+    let coming = |pod: &PodSeen| !view.has_member(pod) && pod.trouble.is_none() && pod.age < COMING;
     if tried || !crooked(view) || seen.pods.values().any(coming) {
         return Ok(None);
     }
@@ -92,8 +89,8 @@ pub fn layout(view: &View) -> String {
 
 /// Goes on with a rebalance. It is taken back when members are to leave: what it would give them
 /// would move twice.
-pub fn go_on(seen: &Snapshot, view: &View, racks: &[RackPlan], operation: &Operation) -> Doing {
-    let unwanted = total(racks) > seen.cluster.spec.nodes || replace::due(seen, view).is_some();
+pub fn go_on(seen: &Snapshot, view: &View, operation: &Operation) -> Doing {
+    let unwanted = too_many(seen, view) || replace::due(seen, view).is_some();
     match moves::told(view, operation) {
         Some(status) if moves::runs(status) => moves::go_on(view, operation, status, unwanted),
         Some(status) => moves::end(view, operation, status),

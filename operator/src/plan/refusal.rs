@@ -31,6 +31,19 @@ pub enum Refusal {
         /// In the spec.
         wanted: String,
     },
+    /// A rack has members in another place than the spec says.
+    #[error(
+        "rack {rack} still has nodes in {found}, the spec puts it in {wanted}: nodes do not move with \
+         it; set it back, or give the rack in the spec another name"
+    )]
+    RackElsewhere {
+        /// The rack.
+        rack: String,
+        /// Where its members are.
+        found: String,
+        /// Where the spec puts it.
+        wanted: String,
+    },
     /// Pods hold volumes of different clusters.
     #[error(
         "the volumes hold different clusters ({0}): which one is meant cannot be told; remove the \
@@ -104,6 +117,14 @@ pub enum Refusal {
         /// What is free on all others together.
         free: u64,
     },
+    /// Nodes of one rack wait for those that come for them in another.
+    #[error("no node leaves rack {rack} before another one has come for it: {why}")]
+    RackWaits {
+        /// The rack that has too many nodes.
+        rack: String,
+        /// What is not there yet.
+        why: String,
+    },
     /// A change of the topology waits for the nodes.
     #[error("the change waits: {0}")]
     ChangeWaits(String),
@@ -164,6 +185,7 @@ impl Refusal {
             Self::Unusable(_) => "Unusable",
             Self::OtherName { .. } => "ClusterNameDiffers",
             Self::OtherReplication { .. } => "ReplicationDiffers",
+            Self::RackElsewhere { .. } => "RackElsewhere",
             Self::SeveralClusters(_) => "SeveralClusters",
             Self::ForeignVolume { .. } => "ForeignVolume",
             Self::VolumesLost(_) => "VolumesLost",
@@ -172,6 +194,7 @@ impl Refusal {
             Self::TooFewWorkers { .. } => "TooFewWorkers",
             Self::TooFewMachines { .. } => "TooFewMachines",
             Self::TooLittleSpace { .. } => "TooLittleSpace",
+            Self::RackWaits { .. } => "RackWaits",
             Self::ChangeWaits(_) => "ChangeWaits",
             Self::Unidentified(_) => "NodeUnknown",
             Self::NoMajority(_) => "NoMajority",
@@ -187,9 +210,10 @@ impl Refusal {
     /// The condition that it stands in.
     pub fn condition(&self) -> &'static str {
         match self {
-            Self::Unusable(_) | Self::OtherName { .. } | Self::OtherReplication { .. } => {
-                condition::VALID
-            }
+            Self::Unusable(_)
+            | Self::OtherName { .. }
+            | Self::OtherReplication { .. }
+            | Self::RackElsewhere { .. } => condition::VALID,
             Self::SeveralClusters(_)
             | Self::ForeignVolume { .. }
             | Self::VolumesLost(_)
@@ -203,6 +227,7 @@ impl Refusal {
             Self::NotFormable(_)
             | Self::TooFewMachines { .. }
             | Self::TooLittleSpace { .. }
+            | Self::RackWaits { .. }
             | Self::ChangeWaits(_)
             | Self::Unidentified(_)
             | Self::NoMajority(_)

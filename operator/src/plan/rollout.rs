@@ -67,10 +67,9 @@ fn quiet(seen: &Snapshot, view: &View, pod: &PodSeen) -> Result<(), String> {
     let enough = Duration::from_secs(
         u64::try_from(seen.cluster.spec.update_strategy.min_ready_seconds).unwrap_or(0),
     );
-    let member = |pod: &PodSeen| view.id_in(pod).is_some_and(|id| view.member(id).is_some());
     let unready = seen.pods.values().find(|other| {
         let long = other.ready_for.is_some_and(|since| since >= enough);
-        other.uid != pod.uid && !long && (member(other) || other.ready_for.is_some())
+        other.uid != pod.uid && !long && (view.has_member(other) || other.ready_for.is_some())
     });
     if let Some(other) = unready {
         return Err(format!("pod {} is not ready for {} s yet", other.name, enough.as_secs()));

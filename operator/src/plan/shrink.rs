@@ -15,7 +15,7 @@ use crate::crd::{Keep, Operation, OperationStep, OperationType};
 use crate::snapshot::Snapshot;
 
 /// Makes the StatefulSet smaller once the node left.
-pub fn shrink(seen: &Snapshot, view: &View, operation: &Operation) -> Doing {
+pub fn shrink(seen: &Snapshot, view: &View, racks: &[RackPlan], operation: &Operation) -> Doing {
     if let Some(instead) = not_out(seen, view, operation) {
         return instead;
     }
@@ -38,7 +38,10 @@ pub fn shrink(seen: &Snapshot, view: &View, operation: &Operation) -> Doing {
         // Somebody made the set larger: another pod would go.
         return Doing::Over;
     }
-    let Some(object) = sized(seen, &rack, ordinal) else { return Doing::Waits };
+    let plan = racks.iter().find(|plan| plan.rack.name == rack);
+    let Some(object) = plan.and_then(|plan| sized(seen, plan, ordinal)) else {
+        return Doing::Waits;
+    };
     let gone = PodTarget {
         name: operation.pod.clone(),
         uid: operation.pod_uid.clone(),

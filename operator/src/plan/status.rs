@@ -60,8 +60,7 @@ pub fn status(seen: &Snapshot, found: &Findings) -> KVClusterStatus {
 
 /// Is the pod ready, and its node a member?
 fn serves(view: &View, pod: &PodSeen) -> bool {
-    let member = view.id_in(pod).is_some_and(|id| view.member(id).is_some());
-    pod.ready_for.is_some() && member && !pod.deleting
+    pod.ready_for.is_some() && view.has_member(pod) && !pod.deleting
 }
 
 fn version(view: &View) -> String {

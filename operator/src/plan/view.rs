@@ -128,6 +128,11 @@ impl<'a> View<'a> {
         all.filter(|(_, answer)| answer.pod.uid == pod.uid).map(|(id, _)| *id).next()
     }
 
+    /// Does the pod show the identity of a member?
+    pub fn has_member(&self, pod: &PodSeen) -> bool {
+        self.id_in(pod).is_some_and(|id| self.member(id).is_some())
+    }
+
     /// Does a pod show this identity, by the text of its id?
     pub fn runs_named(&self, id: &str) -> bool {
         self.ours.keys().chain(self.blank.keys()).any(|there| there.to_string() == id)

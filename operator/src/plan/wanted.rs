@@ -3,13 +3,12 @@
 //! What is rendered is written where it is missing or was changed; what others added is left alone.
 //! What is not wanted any more goes, if it is ours and nothing uses it.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
 use super::racks::RackPlan;
 use super::refusal::Refusal;
 use super::step::Step;
+use crate::crd::Rack;
 use crate::render::{self, compare, names};
 use crate::snapshot::{ObjectName, PodSeen, Snapshot};
 
@@ -18,20 +17,20 @@ const PASSING: [&str; 4] = ["ConfigMap", "NetworkPolicy", "PodDisruptionBudget",
 
 /// All objects but the token, with these pods in each rack.
 fn rendered(seen: &Snapshot, racks: &[RackPlan]) -> Vec<Value> {
-    let replicas: BTreeMap<String, i32> =
-        racks.iter().map(|rack| (rack.name.clone(), rack.nodes)).collect();
+    let racks: Vec<(Rack, i32)> =
+        racks.iter().map(|plan| (plan.rack.clone(), plan.nodes)).collect();
     render::objects(render::Wanted {
         cluster: &seen.cluster,
-        replicas: &replicas,
+        racks: &racks,
         live: &seen.objects,
         surroundings: &seen.surroundings,
     })
 }
 
 /// The StatefulSet of one rack with so many pods.
-pub fn sized(seen: &Snapshot, rack: &str, nodes: i32) -> Option<Value> {
-    let plan = RackPlan { name: rack.to_owned(), datacenter: String::new(), nodes };
-    let name = ObjectName::new("StatefulSet", names::set(&seen.cluster, rack));
+pub fn sized(seen: &Snapshot, plan: &RackPlan, nodes: i32) -> Option<Value> {
+    let name = ObjectName::new("StatefulSet", names::set(&seen.cluster, &plan.rack.name));
+    let plan = RackPlan { nodes, ..plan.clone() };
     rendered(seen, &[plan]).into_iter().find(|object| ObjectName::of(object) == name)
 }
 
@@ -50,7 +49,9 @@ pub fn upkeep(seen: &Snapshot, racks: &[RackPlan]) -> (Vec<Step>, Vec<Refusal>) 
     if !seen.objects.contains_key(&ObjectName::of(&token)) {
         steps.push(Step::CreateToken(Box::new(token)));
     }
-    let all = rendered(seen, racks);
+    // The empty set of a rack that is no more stays as it is: the operator deletes none.
+    let with_set = racks.iter().filter(|plan| !plan.retired || plan.nodes > 0);
+    let all = rendered(seen, &with_set.cloned().collect::<Vec<_>>());
     for object in &all {
         let name = ObjectName::of(object);
         match seen.objects.get(&name) {

@@ -2,6 +2,7 @@
 //!
 //! A spec that fails here sets `Valid=False` with these messages, and nothing is changed.
 
+use kvasir_core::quorum::LevelError;
 use serde_json::Value;
 
 use super::{names, racks};
@@ -22,6 +23,14 @@ pub enum Invalid {
         nodes: i32,
         /// Copies that it holds.
         factor: i32,
+    },
+    /// A level that is none.
+    #[error("spec.replication.{field}: {why}")]
+    BadLevel {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        why: LevelError,
     },
     /// A section of `config` is not one.
     #[error("spec.config.{0} must be a section of settings: see `kvasir config example`")]
@@ -44,6 +53,7 @@ impl Invalid {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::TooFewNodes { .. } => "TooFewNodes",
+            Self::BadLevel { .. } => "BadLevel",
             Self::NoSection(_) => "BadConfig",
             Self::ReservedSetting(_) => "ReservedSetting",
             Self::ReservedPart(_) => "ReservedPodTemplate",
@@ -100,6 +110,12 @@ const VOLUMES: [&str; 3] = [names::DATA, "config", "admin"];
 /// Everything that is wrong with a spec that the API server took.
 pub fn check(spec: &KVClusterSpec) -> Vec<Invalid> {
     let mut found = counts(spec);
+    let replication = &spec.replication;
+    for (field, level) in
+        [("readQuorum", replication.read_level()), ("writeQuorum", replication.write_level())]
+    {
+        found.extend(level.err().map(|why| Invalid::BadLevel { field, why }));
+    }
     settings(spec, &mut found);
     let template = &spec.pod_template;
     for (part, value) in template {

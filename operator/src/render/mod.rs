@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 pub use hash::inputs;
 pub use workload::peer_address;
 
-use crate::crd::KVCluster;
+use crate::crd::{KVCluster, Rack};
 use crate::snapshot::{ObjectName, Surroundings};
 
 /// What objects are made from.
@@ -32,8 +32,8 @@ use crate::snapshot::{ObjectName, Surroundings};
 pub struct Wanted<'a> {
     /// The resource.
     pub cluster: &'a KVCluster,
-    /// Pods of each rack's StatefulSet, by name of the rack: the planner decides.
-    pub replicas: &'a BTreeMap<String, i32>,
+    /// The racks that have a StatefulSet, with its pods: the planner decides.
+    pub racks: &'a [(Rack, i32)],
     /// Objects that are there. A StatefulSet keeps the claim template it was created with, since
     /// that cannot be changed.
     pub live: &'a BTreeMap<ObjectName, Value>,
@@ -53,10 +53,9 @@ pub fn objects(wanted: Wanted) -> Vec<Value> {
     ];
     all.extend(network::policy(cluster, wanted.surroundings));
     all.extend(guards::disruption_budget(cluster));
-    for rack in racks::of(&cluster.spec) {
+    for (rack, replicas) in wanted.racks {
         let name = ObjectName::new("StatefulSet", names::set(cluster, &rack.name));
-        let replicas = wanted.replicas.get(&rack.name).copied().unwrap_or(0);
-        all.push(workload::stateful_set(cluster, &rack, replicas, wanted.live.get(&name)));
+        all.push(workload::stateful_set(cluster, rack, *replicas, wanted.live.get(&name)));
     }
     all.extend(guards::pod_monitor(cluster));
     for object in &mut all {

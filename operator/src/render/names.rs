@@ -11,6 +11,8 @@ use crate::crd::KVCluster;
 pub const CLUSTER: &str = "kvasir.dev/cluster";
 /// Label: the rack.
 pub const RACK: &str = "kvasir.dev/rack";
+/// Label of a pod: the data center. Selects the nodes that clients of one data center speak to.
+pub const DATACENTER: &str = "kvasir.dev/datacenter";
 /// Annotation of a pod: hash of what a person asked for in its template.
 pub const INPUTS: &str = "kvasir.dev/inputs";
 /// Annotation of every object: hash of itself as it was rendered.

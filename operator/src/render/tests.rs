@@ -22,9 +22,11 @@ fn cluster(spec: Value) -> KVCluster {
 }
 
 fn rendered(cluster: &KVCluster, live: &BTreeMap<ObjectName, Value>) -> Vec<Value> {
-    let replicas = racks::spread(&cluster.spec, &BTreeMap::new());
+    let counts = racks::spread(&cluster.spec, &BTreeMap::new());
+    let racks = racks::of(&cluster.spec).into_iter();
+    let racks: Vec<(Rack, i32)> = racks.map(|rack| (rack.clone(), counts[&rack.name])).collect();
     let surroundings = Surroundings { operator_namespace: "ops".to_owned() };
-    objects(Wanted { cluster, replicas: &replicas, live, surroundings: &surroundings })
+    objects(Wanted { cluster, racks: &racks, live, surroundings: &surroundings })
 }
 
 fn one(cluster: &KVCluster, kind: &str) -> Value {
@@ -125,7 +127,7 @@ fn racks_become_stateful_sets_in_their_zones() {
 }
 
 #[test]
-fn nodes_are_added_to_the_emptiest_rack_and_taken_from_the_fullest() {
+fn nodes_are_spread_evenly_and_none_moves_without_need() {
     let racks = json!([{"name": "a"}, {"name": "b"}, {"name": "c"}]);
     let spec = |nodes: i32| cluster(json!({"nodes": nodes, "topology": {"racks": racks}})).spec;
     let counts = |spread: &BTreeMap<String, i32>| spread.values().copied().collect::<Vec<i32>>();
@@ -135,9 +137,36 @@ fn nodes_are_added_to_the_emptiest_rack_and_taken_from_the_fullest() {
         now = racks::spread(&spec(nodes), &now);
         assert_eq!(counts(&now), expected);
     }
-    let uneven = BTreeMap::from([("a".to_owned(), 3), ("b".to_owned(), 3)]);
-    assert_eq!(counts(&racks::spread(&spec(6), &uneven)), [3, 3, 0]);
-    assert_eq!(counts(&racks::spread(&spec(8), &uneven)), [3, 3, 2]);
+    let uneven = BTreeMap::from([("b".to_owned(), 3), ("c".to_owned(), 4)]);
+    assert_eq!(counts(&racks::spread(&spec(6), &uneven)), [2, 2, 2]);
+    assert_eq!(counts(&racks::spread(&spec(7), &uneven)), [2, 2, 3]);
+    assert_eq!(counts(&racks::spread(&spec(8), &uneven)), [2, 3, 3]);
+}
+
+#[test]
+fn a_data_center_gets_the_nodes_that_its_copies_need_before_others_get_more() {
+    let factors = json!([{"datacenter": "x", "factor": 3}, {"datacenter": "y", "factor": 4}]);
+    let racks = json!([{"name": "a", "datacenter": "x"}, {"name": "b", "datacenter": "y"}]);
+    let spec = cluster(json!({
+        "nodes": 7, "replication": {"factors": factors}, "topology": {"racks": racks},
+    }));
+    let has = BTreeMap::from([("a".to_owned(), 5)]);
+    let spread = racks::spread(&spec.spec, &has);
+    assert_eq!(spread, BTreeMap::from([("a".to_owned(), 3), ("b".to_owned(), 4)]));
+    assert_eq!(check(&spec.spec), []);
+}
+
+#[test]
+fn a_rack_is_known_from_its_stateful_set() {
+    let racks = json!([
+        {"name": "a", "zone": "z1", "datacenter": "dc1", "nodeSelector": {"disk": "ssd"}},
+        {"name": "b"},
+    ]);
+    let cluster = cluster(json!({"topology": {"racks": racks}}));
+    let sets = rendered(&cluster, &BTreeMap::new()).into_iter();
+    let sets = sets.filter(|object| object["kind"] == "StatefulSet");
+    let known: Vec<Rack> = sets.filter_map(|set| racks::rendered(&set)).collect();
+    assert_eq!(known, cluster.spec.topology.racks);
 }
 
 #[test]

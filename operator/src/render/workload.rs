@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use super::{config, hash, names, object, overlay};
+use super::{config, hash, names, object, overlay, racks};
 use crate::crd::{KVCluster, Rack};
 
 /// Where the volume is mounted.
@@ -82,6 +82,7 @@ fn claim(cluster: &KVCluster, rack: &Rack, live: Option<&Value>) -> Value {
 fn template(cluster: &KVCluster, rack: &Rack) -> Value {
     let mut labels = names::labels(cluster);
     labels.insert(names::RACK.to_owned(), json!(rack.name));
+    labels.insert(names::DATACENTER.to_owned(), json!(rack.datacenter));
     let mut template = json!({
         "metadata": {
             "labels": labels,
@@ -97,7 +98,7 @@ fn pod(cluster: &KVCluster, rack: &Rack) -> Value {
     let spec = &cluster.spec;
     let mut node_selector = json!(rack.node_selector);
     if !rack.zone.is_empty() {
-        node_selector["topology.kubernetes.io/zone"] = json!(rack.zone);
+        node_selector[racks::ZONE_LABEL] = json!(rack.zone);
     }
     json!({
         "serviceAccountName": names::cluster(cluster),
@@ -109,7 +110,7 @@ fn pod(cluster: &KVCluster, rack: &Rack) -> Value {
         "affinity": affinity(cluster),
         "topologySpreadConstraints": [{
             "maxSkew": 1,
-            "topologyKey": "topology.kubernetes.io/zone",
+            "topologyKey": racks::ZONE_LABEL,
             "whenUnsatisfiable": "ScheduleAnyway",
             "labelSelector": {"matchLabels": names::selector(cluster)},
         }],
@@ -195,8 +196,8 @@ fn environment(cluster: &KVCluster, rack: &Rack) -> Value {
         set("KVASIR_NODE__ADVERTISE", format!("$(POD_NAME).{}", peers_domain(cluster))),
         set("KVASIR_NODE__SEEDS", format!("{}:{}", peers_domain(cluster), names::PEER)),
         set("KVASIR_NODE__RACK", rack.name.clone()),
-        set("KVASIR_NODE__ZONE", rack.zone.clone()),
-        set("KVASIR_NODE__DATACENTER", rack.datacenter.clone()),
+        set(racks::ZONE, rack.zone.clone()),
+        set(racks::DATACENTER, rack.datacenter.clone()),
         set("KVASIR_NODE__DRAIN_DELAY", format!("{notice}s")),
         set("KVASIR_NODE__GRACE", format!("{grace}s")),
         set("KVASIR_HTTP__LISTEN", format!("0.0.0.0:{}", names::HTTP)),

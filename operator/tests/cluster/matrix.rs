@@ -51,11 +51,29 @@ const CHANGES: &[Change] = &[
         then: |bench| bench.edit(|spec| spec["nodes"] = json!(3)),
     },
     Change {
+        name: "a rack gives way to another",
+        before: &[|spec| {
+            spec["topology"] = json!({"racks": [{"name": "r1"}, {"name": "r2"}]});
+            spec["storage"]["retention"] = json!({"whenScaled": "Delete"});
+        }],
+        then: |bench| {
+            bench.edit(|spec| spec["topology"]["racks"] = json!([{"name": "r1"}, {"name": "r3"}]));
+        },
+    },
+    Change {
         name: "rolling update",
         before: &[|_| {}],
         then: |bench| bench.edit(|spec| spec["image"] = json!("kvasir:2.0.0")),
     },
 ];
+
+impl Change {
+    /// Does it make no StatefulSet? The request that makes one is known to do harm where it comes late
+    /// (the one gap that `ARCHITECTURE.md` names): its successor does not grow the cluster meanwhile.
+    fn may_be_followed(&self) -> bool {
+        !self.before.is_empty() && !self.name.starts_with("a rack")
+    }
+}
 
 /// The world before a change.
 async fn base(change: &Change) -> Bench {
@@ -160,7 +178,7 @@ async fn late(change: &Change, write: usize, base: &Bench) -> Bench {
     }
     let mut next = bench.life(None);
     assert_eq!(bench.rest(&mut next).await, Ended::AtRest, "{at}");
-    if !change.before.is_empty() {
+    if change.may_be_followed() {
         bench.edit(|spec| spec["nodes"] = json!(5));
         assert_eq!(bench.rest(&mut next).await, Ended::AtRest, "{at}");
     }
@@ -183,7 +201,7 @@ async fn a_write_of_a_leader_that_is_no_more_arrives_when_its_successor_is_done(
         let mut life = bench.life(None);
         assert_eq!(bench.rest(&mut life).await, Ended::AtRest);
         let writes = life.process.writes();
-        if !change.before.is_empty() {
+        if change.may_be_followed() {
             bench.edit(|spec| spec["nodes"] = json!(5));
             assert_eq!(bench.rest(&mut life).await, Ended::AtRest);
         }

@@ -74,6 +74,10 @@ struct Run {
     /// Seed of all choices
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// `r` and `w` of all operations. A local one is judged by what the nodes of one data center owe: name
+    /// servers of one
+    #[arg(long, default_value = "quorum")]
+    level: String,
     /// Only owners count, and what a read owes to what was acknowledged and shown before it is judged
     #[arg(long)]
     strict: bool,
@@ -161,7 +165,7 @@ async fn load(run: Run, control: Control) -> ExitCode {
     };
     let aim = Aim {
         servers: run.server,
-        level: "quorum".to_string(),
+        level: run.level,
         query: if run.strict { "timeout=3s&sloppy=false" } else { "timeout=3s" }.to_string(),
         think_ms: run.think_ms,
     };
@@ -230,8 +234,9 @@ fn client() -> HttpClient {
 async fn tell(control: Rc<Control>, recorder: Recorder, state: Rc<Cell<&'static str>>) {
     let mut said = String::new();
     loop {
-        let history = recorder.ended();
-        let text = json!({"state": state.get(), "operations": history}).to_string();
+        let (ended, failed) = (recorder.ended(), recorder.failed());
+        let told = json!({"state": state.get(), "operations": ended, "failed": failed});
+        let text = told.to_string();
         publish(&control.progress(), &text);
         if text != said {
             println!("{text}");

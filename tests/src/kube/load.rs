@@ -71,6 +71,15 @@ impl<'a> LoadPod<'a> {
         });
     }
 
+    /// Operations so far that did not succeed.
+    ///
+    /// # Panics
+    /// The load does not answer.
+    pub fn failed(&self) -> u64 {
+        let progress = self.progress().unwrap_or_else(|error| panic!("the load: {error}"));
+        progress["failed"].as_u64().unwrap_or_else(|| panic!("no count: {progress}"))
+    }
+
     /// Ends the load, reads all keys, and holds the whole history against the rules.
     ///
     /// # Panics

@@ -19,11 +19,12 @@ const SAMPLE: u32 = 200;
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Waits until all owners of keys of the load hold the same sets, and no dot names two writes. The load has
-/// ended; `keys` is how many it wrote. `secret` holds the token of the admin API.
+/// ended; `keys` is how many it wrote, `copies` how many owners each has over all data centers. `secret` holds
+/// the token of the admin API.
 ///
 /// # Panics
 /// They do not, or too little is held for that to mean anything.
-pub fn replicas_agree(scenario: &Scenario, pods: &[&str], secret: &str, keys: u32) {
+pub fn replicas_agree(scenario: &Scenario, pods: &[&str], secret: &str, keys: u32, copies: usize) {
     let secret = scenario.get("secret", secret).expect("the Secret with the token is there");
     let token = STANDARD.decode(secret["data"]["token"].as_str().unwrap_or_default());
     let token = String::from_utf8(token.expect("base64")).expect("a token in UTF-8");
@@ -44,8 +45,8 @@ pub fn replicas_agree(scenario: &Scenario, pods: &[&str], secret: &str, keys: u3
     for one in held.iter().filter(|one| one.read.owner && one.read.found) {
         *owners.entry(&one.key).or_default() += 1;
     }
-    let everywhere = owners.values().filter(|count| **count >= 3).count();
-    println!("{everywhere} of {} keys are held alike by three owners", names.len());
+    let everywhere = owners.values().filter(|count| **count >= copies).count();
+    println!("{everywhere} of {} keys are held alike by {copies} owners", names.len());
     assert!(everywhere == names.len(), "{owners:?}");
 }
 

@@ -49,6 +49,12 @@ impl Recorder {
         self.history.borrow().operations.len()
     }
 
+    /// Those of them that did not succeed.
+    pub fn failed(&self) -> usize {
+        let history = self.history.borrow();
+        history.operations.iter().filter(|operation| operation.outcome != Outcome::Ok).count()
+    }
+
     /// What was recorded so far.
     pub fn history(&self) -> History {
         self.history.borrow().clone()

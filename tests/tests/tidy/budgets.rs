@@ -31,6 +31,7 @@ const IGNORED: &[(&str, &str)] = &[
     ("tests/tests/power_cut.rs", "--test power_cut"),
     ("tests/tests/kube_admission.rs", "'kube_*'"),
     ("tests/tests/kube_changes.rs", "'kube_*'"),
+    ("tests/tests/kube_datacenters.rs", "'kube_*'"),
     ("tests/tests/kube_images.rs", "'kube_*'"),
     ("tests/tests/kube_nodes.rs", "'kube_*'"),
     ("tests/tests/kube_operators.rs", "'kube_*'"),

@@ -55,7 +55,12 @@ pub struct Started {
 impl Started {
     /// The node in a pod.
     pub fn of(pod: &Value, volume: String) -> Self {
-        let label = |name: &str| pod["metadata"]["labels"][name].as_str().unwrap_or("").to_owned();
+        let setting = |name: &str| {
+            let mut all = pod["spec"]["containers"][0]["env"].as_array().into_iter().flatten();
+            let name = format!("KVASIR_NODE__{name}");
+            let found = all.find(|variable| variable["name"] == name.as_str());
+            found.and_then(|found| found["value"].as_str()).unwrap_or_default().to_owned()
+        };
         let or = |given: String, otherwise: &str| {
             if given.is_empty() { otherwise.to_owned() } else { given }
         };
@@ -65,9 +70,9 @@ impl Started {
             volume,
             labels: Labels {
                 machine: text(pod, "/spec/nodeName").to_owned(),
-                rack: label("kvasir.dev/rack"),
-                zone: String::new(),
-                datacenter: or(label("kvasir.dev/datacenter"), "dc1"),
+                rack: setting("RACK"),
+                zone: setting("ZONE"),
+                datacenter: or(setting("DATACENTER"), "dc1"),
                 weight: 100,
             },
             image: text(pod, "/spec/containers/0/image").to_owned(),
