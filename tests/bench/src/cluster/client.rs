@@ -203,7 +203,8 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         link.protocol = (self.aim.speak)(self.aim.value_bytes);
-        (link.out.clear(), link.input.clear());
+        link.out.clear();
+        link.input.clear();
         link.protocol.open(&mut link.out);
         stream.write_all(&link.out)?;
         link.out.clear();

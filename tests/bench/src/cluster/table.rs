@@ -99,6 +99,9 @@ fn figures(
     entries.iter().filter(mine).map(|e| of(&e.outcome)).collect()
 }
 
+/// A figure, and how many decimals it is shown with.
+type Column = (fn(&Outcome) -> f64, usize);
+
 fn costs(entries: &[Entry<Outcome>], systems: &[&str], out: &mut String) {
     let _ = writeln!(
         out,
@@ -106,7 +109,7 @@ fn costs(entries: &[Entry<Outcome>], systems: &[&str], out: &mut String) {
          failed | unsent | s with failed | s with slow |"
     );
     let _ = writeln!(out, "|---|---|{}", "---:|".repeat(11));
-    let columns: [(fn(&Outcome) -> f64, usize); 11] = [
+    let columns: [Column; 11] = [
         (|o| o.micros[0] / 1e3, 2),
         (|o| o.micros[1] / 1e3, 2),
         (|o| o.micros[2] / 1e3, 2),
@@ -121,7 +124,7 @@ fn costs(entries: &[Entry<Outcome>], systems: &[&str], out: &mut String) {
     ];
     for row in rows(entries) {
         for system in systems {
-            let cell = |(of, digits): &(fn(&Outcome) -> f64, usize)| {
+            let cell = |(of, digits): &Column| {
                 median(figures(entries, row, system, *of))
                     .map(|figure| format!("{figure:.digits$}"))
             };
