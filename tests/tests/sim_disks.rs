@@ -165,3 +165,34 @@ fn a_disk_that_reads_for_a_second_delays_only_cold_reads() {
         }
     });
 }
+
+#[test]
+fn a_full_disk_is_told_reads_go_on_and_room_is_enough_to_write_again() {
+    run(async {
+        let sim = Sim::formed(4, 3, 3, &[]).await;
+        let (servers, http) = (sim.servers(), sim.client(Duration::from_secs(10)));
+        assert!(put(&http, &servers[0], "k", "v".to_string()).await);
+        let free = async || {
+            let page = sim.admin(0, Method::GET, "/metrics", None).await.expect("an answer").text();
+            let row = page.lines().find_map(|row| row.strip_prefix("kvasir_disk_free_bytes "));
+            row.expect("the metric").parse::<f64>().expect("a number")
+        };
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(free().await > 0.0);
+        sim.disk(0).set_capacity(Some(0));
+        for _ in 0..5 {
+            // The first write finds the disk full; those after it are refused at once.
+            put(&http, &servers[0], "full", "v".to_string()).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(free().await, 0.0, "the disk is full and nobody can see it");
+        assert_eq!(get(&http, &servers[0], "k", "quorum").await, (200, "v".to_string()));
+        sim.disk(0).set_capacity(None);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(free().await > 0.0);
+        let mut all = Ask::new(Method::PUT, "/v1/kv/b/after?w=all&sloppy=false");
+        all.body = "v".into();
+        let answer = http.ask(&servers[0], all).await.expect("an answer");
+        assert_eq!(answer.status, 204, "{}", answer.text());
+    });
+}

@@ -38,6 +38,7 @@ use crate::config::Config;
 use crate::faults::Faults;
 use crate::planted::Planted;
 use crate::seam::World;
+use crate::tasks::IdentityError;
 use net::{SystemClock, TcpNet};
 use node::{Shared, StartError, Worker};
 
@@ -59,12 +60,21 @@ pub fn run(config: Config, faults: Faults) -> ExitCode {
         Err(error) => {
             tracing::error!(%error, "the node did not start");
             eprintln!("kvasir serve: {error}");
-            ExitCode::from(match error {
-                StartError::Store(OpenError::Damaged(_)) | StartError::Identity(_) => EXIT_DATA,
-                StartError::Store(OpenError::Io(_)) => EXIT_DISK,
-                _ => 1,
-            })
+            ExitCode::from(code(&error))
         }
+    }
+}
+
+/// What the process ends with when it does not start. A disk that has no room or fails is no damage: the same
+/// volume may start later.
+fn code(error: &StartError) -> u8 {
+    use IdentityError::{Open, State, Tenures, Write};
+    match error {
+        StartError::Store(OpenError::Io(_))
+        | StartError::Identity(Open(OpenError::Io(_)) | Write(_)) => EXIT_DISK,
+        StartError::Store(OpenError::Damaged(_))
+        | StartError::Identity(Open(_) | State(_) | Tenures) => EXIT_DATA,
+        _ => 1,
     }
 }
 
@@ -246,4 +256,29 @@ async fn close(shared: &Shared, code: u8) -> ExitCode {
         }
     }
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvasir_storage::{Damage, IoFailure};
+
+    #[test]
+    fn a_start_without_room_is_a_failure_of_the_disk_and_not_of_the_data() {
+        let full =
+            || IoFailure::new("member".as_ref(), "append", &std::io::ErrorKind::StorageFull.into());
+        let damage = || Damage { path: "member".into(), offset: 40, detail: "rot".into() };
+        let starts = [
+            (StartError::Identity(full().into()), EXIT_DISK),
+            (StartError::Identity(OpenError::Io(full()).into()), EXIT_DISK),
+            (StartError::Store(full().into()), EXIT_DISK),
+            (StartError::Identity(OpenError::Damaged(damage()).into()), EXIT_DATA),
+            (StartError::Identity(IdentityError::Tenures), EXIT_DATA),
+            (StartError::Store(damage().into()), EXIT_DATA),
+            (StartError::Store(OpenError::Options("none".into())), 1),
+        ];
+        for (error, expected) in starts {
+            assert_eq!(code(&error), expected, "{error}");
+        }
+    }
 }

@@ -78,6 +78,7 @@ pub(super) async fn replace(control: &Control, file: &str, content: Vec<u8>) -> 
             // Surely the old content is there: no vote or mark leaves until there is room again.
             Err(SmallFileError::Io(error)) if error.is_full() => {
                 tracing::warn!(%error, "no room to store votes and marks: this member votes on nothing");
+                control.look_at_room().await;
                 tokio::time::sleep(FULL_PAUSE).await;
             }
             Err(error) => {

@@ -146,7 +146,7 @@ pub struct Control {
     pub closed: RefCell<Arc<BTreeSet<Partition>>>,
     /// Whether this node posts a rebuild of what it lost.
     pub rebuilds: bool,
-    /// Free bytes of the volume, as of the last beat.
+    /// Free bytes of the volume, as of a second ago or two.
     pub disk_free: Cell<Option<u64>>,
     /// This start has already gone on above a boot that others remember.
     pub boot_raised: Cell<bool>,
@@ -182,6 +182,11 @@ impl Control {
     /// The newest document.
     pub fn newest(&self) -> Option<Sealed> {
         self.formed.borrow().as_ref().map(|f| f.ring.sealed().clone())
+    }
+
+    /// Takes note of the free bytes of the volume: also while there is no room for the next beat.
+    pub(super) async fn look_at_room(&self) {
+        self.disk_free.set(self.files.free_bytes().await);
     }
 
     /// Says goodbye to the others, so that they need not find out.

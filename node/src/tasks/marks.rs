@@ -29,7 +29,7 @@ pub(super) async fn run(control: Rc<Control>) {
             return;
         }
         beat(&control).await;
-        control.disk_free.set(control.files.free_bytes().await);
+        control.look_at_room().await;
         let readiness = control.acceptor.lock().await.readiness();
         match readiness {
             Readiness::NotMember => {}
