@@ -44,6 +44,11 @@ impl Recorder {
         Self { clock, next: Rc::new(Cell::new(1)), history: Rc::default() }
     }
 
+    /// An empty history beside this one, with the same clock and the same count of operations.
+    pub fn beside(&self) -> Self {
+        Self { clock: self.clock, next: self.next.clone(), history: Rc::default() }
+    }
+
     /// Operations that ended so far.
     pub fn ended(&self) -> usize {
         self.history.borrow().operations.len()

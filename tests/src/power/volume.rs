@@ -29,7 +29,8 @@ pub struct Volume {
     mounted: bool,
 }
 
-fn run(program: &str, args: &[&str]) -> Result<(), Missing> {
+/// Runs a tool of the machine to its end. Error: it is missing, or what it said.
+pub(crate) fn run(program: &str, args: &[&str]) -> Result<(), Missing> {
     let said = Command::new(program).args(args).output();
     let said = said.map_err(|e| Missing(format!("{program} cannot be run: {e}")))?;
     if said.status.success() {

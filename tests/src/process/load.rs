@@ -9,7 +9,8 @@ use super::{Cluster, PATIENCE};
 use crate::check::{Demand, Evidence, Report, judge};
 use crate::load::run::Aim;
 use crate::load::{
-    Clock, HttpClient, Plan, Recorder, TcpDial, drive_at_home, fill, settle, write_calmly,
+    Clock, HttpClient, Plan, Recorder, TcpDial, drive_at_home, fill, settle, settle_patiently,
+    write_calmly,
 };
 
 /// The load: clients that keep to one node each, until told to stop.
@@ -33,18 +34,25 @@ impl Load {
     pub async fn start(plan: Plan, aim: Aim) -> Self {
         let recorder = Recorder::new(Clock::start());
         fill(&Plan { clients: 1, ..plan.clone() }, 0, &aim, &client(), &recorder).await;
-        let going = Rc::new(Cell::new(true));
-        let mut sessions = Vec::new();
-        for number in 0..plan.clients {
-            let (plan, mut aim, to) = (plan.clone(), aim.clone(), recorder.clone());
+        let mut load =
+            Self { plan, aim, recorder, going: Rc::new(Cell::new(false)), sessions: Vec::new() };
+        load.resume();
+        load
+    }
+
+    /// Begins again after a stop, in the same history.
+    pub fn resume(&mut self) {
+        assert!(self.sessions.is_empty(), "the load goes on already");
+        self.going = Rc::new(Cell::new(true));
+        for number in 0..self.plan.clients {
+            let (plan, mut aim, to) = (self.plan.clone(), self.aim.clone(), self.recorder.clone());
             let first = number as usize % aim.servers.len();
             aim.servers.rotate_left(first);
-            let going = going.clone();
-            sessions.push(tokio::task::spawn_local(async move {
+            let going = self.going.clone();
+            self.sessions.push(tokio::task::spawn_local(async move {
                 drive_at_home(&plan, number, &aim, &client(), &to, &|| going.get()).await;
             }));
         }
-        Self { plan, aim, recorder, going, sessions }
     }
 
     /// Waits until so many more operations have ended.
@@ -62,6 +70,26 @@ impl Load {
         for session in self.sessions.drain(..) {
             session.await.expect("a session ends");
         }
+        // Sessions that begin again do something else.
+        self.plan.seed = self.plan.seed.wrapping_add(1_000_003);
+    }
+
+    /// Reads every key once while nothing goes on, waiting for those that cannot be read yet, and judges the
+    /// history up to here. These reads are no part of it: a later one shows later writes.
+    pub async fn judged_so_far(&self) -> Report {
+        let beside = self.recorder.beside();
+        let (client, tries) = (client(), u32::MAX);
+        let reads = settle_patiently(&self.plan, &self.aim, &client, &beside, tries);
+        // What could not be read by then is missing in the history, and so found.
+        let _ = tokio::time::timeout(PATIENCE, reads).await;
+        let mut history = self.recorder.history();
+        history.operations.extend(beside.history().operations);
+        let demand = Demand { operations: 1, ok_percent: 1, settled_keys: self.plan.keys as usize };
+        judge(&Evidence { strict: self.is_strict(), acks: 2, ..Evidence::of(&history, demand) })
+    }
+
+    fn is_strict(&self) -> bool {
+        self.aim.query.contains("sloppy=false")
     }
 
     /// Writes every key once more in the calm, reads all of them everywhere, and judges the whole history and
@@ -75,7 +103,7 @@ impl Load {
         let history = self.recorder.history();
         let last = cluster.held("check", self.plan.keys).await;
         let report = judge(&Evidence {
-            strict: self.aim.query.contains("sloppy=false"),
+            strict: self.is_strict(),
             acks: 2,
             calm_from_ms: Some(calm_from_ms),
             earlier: &earlier,

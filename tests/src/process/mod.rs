@@ -1,14 +1,25 @@
-//! Real nodes as child processes on loopback: started, killed without warning, paused, started again.
+//! Real nodes as child processes, on loopback or in network namespaces: started, killed without warning, paused,
+//! started again.
 //!
 //! Every cluster has its own directory and ports; whatever is left is killed when the value is dropped.
-//! Waiting is bounded by [`PATIENCE`] everywhere.
+//! Waiting is bounded by [`PATIENCE`] everywhere. What harms networks, disks and clocks: [`netns`], [`cgroup`],
+//! [`strace`], [`clock`], put together by [`ground`] and [`faults`], tried by [`trial`] and watched by [`watch`].
 
+pub mod cgroup;
+pub mod clock;
+pub mod faults;
+pub mod ground;
 mod load;
+pub mod netns;
+pub mod strace;
+pub mod trial;
+pub mod watch;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -60,6 +71,19 @@ fn ports(nodes: usize) -> u16 {
     panic!("no free ports on loopback");
 }
 
+/// Where a node listens and what it runs on.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// `host:port` of the client API.
+    pub http: String,
+    /// `host:port` for peers.
+    pub peer: String,
+    /// `host:port` of the admin API.
+    pub admin: String,
+    /// Where its data lies; none: below the directory of the cluster.
+    pub data: Option<PathBuf>,
+}
+
 /// One node: its place and, while it runs, its process.
 pub struct Node {
     /// `host:port` of the client API.
@@ -68,8 +92,13 @@ pub struct Node {
     pub admin: String,
     /// `host:port` for peers.
     pub peer: String,
-    /// The data directory.
+    /// Its directory: the log, and the data if they lie nowhere else.
     pub dir: PathBuf,
+    /// Words before the command of its next start: whatever runs a program with a difference.
+    pub before: Vec<String>,
+    /// Variables of its next start.
+    pub variables: Vec<(String, String)>,
+    data: PathBuf,
     child: Option<Child>,
 }
 
@@ -79,33 +108,62 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     dir: tempfile::TempDir,
     sets: Vec<String>,
+    token: Option<String>,
     http: Rc<HttpClient>,
 }
 
 impl Cluster {
     /// Nodes that are started but form no cluster yet. `sets` are `section.key=value`.
     pub async fn start(count: usize, sets: &[&str]) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
         let base = ports(count);
-        let nodes = (0..count as u16)
-            .map(|i| Node {
-                http: format!("127.0.0.1:{}", base + i),
-                peer: format!("127.0.0.1:{}", base + 100 + i),
-                admin: format!("127.0.0.1:{}", base + 200 + i),
-                dir: dir.path().join(format!("node-{i}")),
-                child: None,
-            })
-            .collect();
-        let http = Rc::new(HttpClient::new(Rc::new(TcpDial), Duration::from_secs(20)));
-        let sets = sets.iter().map(ToString::to_string).collect();
-        let mut cluster = Self { nodes, dir, sets, http };
-        for node in 0..count {
-            cluster.spawn(node);
-        }
-        for node in 0..count {
-            cluster.until_live(node).await;
-        }
+        let at = |port: u16| format!("127.0.0.1:{port}");
+        let place = |i: u16| Place {
+            http: at(base + i),
+            peer: at(base + 100 + i),
+            admin: at(base + 200 + i),
+            data: None,
+        };
+        let mut cluster = Self::at((0..count as u16).map(place).collect(), None, sets);
+        cluster.start_all().await;
         cluster
+    }
+
+    /// Nodes at these places that are not started yet. Who listens elsewhere than on loopback needs a token for
+    /// the admin API.
+    pub fn at(places: Vec<Place>, token: Option<&str>, sets: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+        if let Some(token) = token {
+            let file = dir.path().join("token");
+            std::fs::write(&file, token).expect("a token file");
+            sets.push(format!("admin.token_file={}", file.display()));
+        }
+        let node = |(i, place): (usize, Place)| {
+            let dir = dir.path().join(format!("node-{i}"));
+            Node {
+                http: place.http,
+                peer: place.peer,
+                admin: place.admin,
+                data: place.data.unwrap_or_else(|| dir.join("data")),
+                dir,
+                before: Vec::new(),
+                variables: Vec::new(),
+                child: None,
+            }
+        };
+        let nodes = places.into_iter().enumerate().map(node).collect();
+        let http = Rc::new(Self::another_client());
+        Self { nodes, dir, sets, token: token.map(str::to_string), http }
+    }
+
+    /// Starts every node and waits until all answer their probes.
+    pub async fn start_all(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.spawn(node);
+        }
+        for node in 0..self.nodes.len() {
+            self.until_live(node).await;
+        }
     }
 
     /// Started and formed with `n` copies in one data center.
@@ -147,7 +205,11 @@ impl Cluster {
         }
     }
 
-    fn spawn(&mut self, index: usize) {
+    /// Starts a node, and waits for nothing.
+    ///
+    /// # Panics
+    /// The machine starts no process.
+    pub fn spawn(&mut self, index: usize) {
         let seeds: Vec<&str> = self.nodes.iter().map(|n| n.peer.as_str()).collect();
         let seeds = serde_json::to_string(&seeds).expect("strings");
         let node = &mut self.nodes[index];
@@ -157,10 +219,12 @@ impl Cluster {
             .append(true)
             .open(node.dir.join("log"))
             .expect("a log file");
-        let mut command = Command::new(binary());
-        command.arg("serve");
+        let program = binary().into_os_string();
+        let mut words = node.before.iter().map(OsString::from).chain([program, "serve".into()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).envs(node.variables.iter().cloned());
         let fixed = [
-            format!("node.data_dir={}", node.dir.join("data").display()),
+            format!("node.data_dir={}", node.data.display()),
             format!("node.seeds={seeds}"),
             format!("node.machine=machine-{index}"),
             "node.datacenter=dc1".to_string(),
@@ -222,6 +286,14 @@ impl Cluster {
         }
     }
 
+    /// How a node's process has ended by itself, if it has; it does not wait.
+    pub fn ended(&mut self, index: usize) -> Option<ExitStatus> {
+        let child = self.nodes[index].child.as_mut()?;
+        let ended = child.try_wait().expect("a child of this process")?;
+        self.nodes[index].child = None;
+        Some(ended)
+    }
+
     /// The process id of a running node.
     pub fn pid(&self, index: usize) -> u32 {
         self.nodes[index].child.as_ref().expect("the node runs").id()
@@ -257,11 +329,19 @@ impl Cluster {
         body: Option<Value>,
     ) -> Result<Answer, NoAnswer> {
         let mut ask = Ask::new(method, path);
+        if let Some(token) = &self.token {
+            ask.headers.push(("authorization", format!("Bearer {token}")));
+        }
         if let Some(body) = body {
             ask.headers.push(("content-type", "application/json".to_string()));
             ask.body = body.to_string().into();
         }
         self.http.ask(&self.nodes[index].admin, ask).await
+    }
+
+    /// A client with connections of its own.
+    pub fn another_client() -> HttpClient {
+        HttpClient::new(Rc::new(TcpDial), Duration::from_secs(20))
     }
 
     /// A client that knows every node; shared by tasks of this thread.
