@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper::Method;
 use kvasir_core::ring::{Document, Partition, Slot, SlotState};
 use kvasir_storage::disk::memory::Crash;
-use kvasir_tests::check::{Demand, Evidence, History, Kind, Outcome, judge};
+use kvasir_tests::check::{Demand, Evidence, History, Kind, Operation, Outcome, judge};
 use kvasir_tests::load::http::Ask;
 use kvasir_tests::load::run::Aim;
 use kvasir_tests::load::{Clock, Plan, Recorder, drive_while, fill, settle};
@@ -50,6 +50,10 @@ impl Load {
             token_percent: 60,
             padding: 200,
         };
+        Self::by(sim, plan).await
+    }
+
+    async fn by(sim: &Sim, plan: Plan) -> Self {
         let (recorder, going) = (Recorder::new(Clock::start()), Rc::new(Cell::new(true)));
         fill(&plan, 0, &aim(sim), &sim.client(Duration::from_secs(5)), &recorder).await;
         let session = |client| {
@@ -78,6 +82,36 @@ impl Load {
         report.assert_good();
         history
     }
+}
+
+/// A delete without a token reads first, so its key may change hands between the read and the write.
+#[test]
+fn a_delete_that_reads_first_goes_where_its_key_went() {
+    run(async {
+        let sim = Sim::some_formed(6, (4, 3), None, &[]).await;
+        sim.weather.set(Conditions { delay_ms: 150, ..Conditions::default() });
+        let plan = Plan {
+            seed: 6,
+            clients: 40,
+            operations: u32::MAX,
+            keys: 120,
+            read_percent: 10,
+            delete_percent: 80,
+            token_percent: 0,
+            padding: 10,
+        };
+        let load = Load::by(&sim, plan).await;
+        let node = sim.node_id(3).await;
+        for kind in ["join", "leave"] {
+            sim.done(0, json!({ "id": kind, "kind": kind, "node": node })).await;
+        }
+        let history = load.judged(&sim, "deletes").await;
+        let deletes = history.operations.iter().filter(|one| one.op == Kind::Delete);
+        assert!(deletes.count() > 1_000);
+        let failed = history.operations.iter().filter(|one| one.outcome != Outcome::Ok);
+        let failed: Vec<String> = failed.map(Operation::failure).collect();
+        assert!(failed.is_empty(), "{} did not succeed: {:#?}", failed.len(), failed.first());
+    });
 }
 
 async fn put_all(sim: &Sim, keys: usize, bytes: usize) {

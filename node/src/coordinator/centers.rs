@@ -216,7 +216,10 @@ impl Crossing {
         let enough = self.soon && majority(&self.plan, &self.datacenter, &told);
         let mut left = others.to_vec();
         for (node, said) in told {
-            let missed = matches!(said, Err(Failure::NotApplied(_) | Failure::Unknown(_)));
+            let missed = matches!(
+                said,
+                Err(Failure::NotApplied(_) | Failure::NotOwner(_) | Failure::Unknown(_))
+            );
             if !missed || node == forwarder {
                 left.retain(|other| *other != node);
                 self.to.tell(node, said);
@@ -243,6 +246,7 @@ fn tell(said: Result<Stored, Failure>) -> Told {
         Ok(None) => return Told::Stored,
         Ok(Some(Outranked { dots, stamp })) => return Told::Outranked { dots, stamp },
         Err(Failure::NotApplied(why)) => Refusal::NotServing(why),
+        Err(Failure::NotOwner(epoch)) => Refusal::NotOwner { epoch },
         Err(Failure::Unknown(why)) => Refusal::Unknown(why),
         Err(Failure::DiskFull) => Refusal::DiskFull,
         Err(Failure::StandInsFull) => Refusal::StandInsFull,
@@ -273,6 +277,7 @@ mod tests {
             Err(Failure::DiskFull),
             Err(Failure::StandInsFull),
             Err(Failure::Stale(7)),
+            Err(Failure::NotOwner(8)),
             Err(Failure::Overloaded(30)),
         ] {
             let heard = hear(tell(said.clone()));

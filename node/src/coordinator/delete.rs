@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use kvasir_core::version::{Context, Payload, Stamp};
+use tokio::time::Instant;
 
 use super::plan::Plan;
 use super::request::{CoordinateError, DeleteOutcome, DeleteRequest};
@@ -18,11 +19,18 @@ pub async fn delete(
     this: &Coordinate,
     request: DeleteRequest,
 ) -> Result<DeleteOutcome, CoordinateError> {
-    let plan = Rc::new(Plan::new(this.views.load(), &request.bucket, &request.key)?);
-    if !plan.owns() {
-        return forward::delete(this, &plan, request).await;
+    loop {
+        let plan = Rc::new(Plan::new(this.views.load(), &request.bucket, &request.key)?);
+        let done = match plan.owns() {
+            true => at(this, &plan, &request).await,
+            false => forward::delete(this, &plan, &request).await,
+        };
+        match done {
+            // Nothing was applied: whoever owns the key by now coordinates, and reads first where need be.
+            Err(CoordinateError::Moved { .. }) if Instant::now() < request.deadline => {}
+            done => return done,
+        }
     }
-    at(this, &plan, request).await
 }
 
 /// Deletes one key with this node as the coordinator, be it an owner or a stand-in.
@@ -34,14 +42,14 @@ pub async fn here(
     request: DeleteRequest,
 ) -> Result<DeleteOutcome, CoordinateError> {
     let plan = Rc::new(Plan::new(this.views.load(), &request.bucket, &request.key)?);
-    at(this, &plan, request).await
+    at(this, &plan, &request).await
 }
 
 /// As [`here`], by a plan that was made before.
 pub(super) async fn at(
     this: &Coordinate,
     plan: &Rc<Plan>,
-    request: DeleteRequest,
+    request: &DeleteRequest,
 ) -> Result<DeleteOutcome, CoordinateError> {
     let level = request.w.unwrap_or(plan.settings.w);
     plan.tally(level)?;

@@ -17,10 +17,10 @@ use super::request::{CoordinateError, Durability};
 use super::{Coordinate, Figures};
 use crate::peer::{Answer, Refusal, Reply, Request};
 use crate::planted::Bug;
-use crate::replica::Pass;
+use crate::replica::{Pass, Views};
 
 /// Before a node that is behind is asked again.
-const AGAIN: Duration = Duration::from_millis(20);
+pub(super) const AGAIN: Duration = Duration::from_millis(20);
 
 /// What one owner said.
 pub type Said<T> = (NodeId, Result<T, Failure>);
@@ -42,6 +42,8 @@ pub enum Held {
 pub enum Failure {
     /// Nothing was applied there.
     NotApplied(String),
+    /// It owns nothing of the key by its document, which is of this epoch; nothing was applied.
+    NotOwner(u64),
     /// It may have been applied.
     Unknown(String),
     /// Its disk takes no writes; nothing was applied.
@@ -136,6 +138,25 @@ impl<T: 'static> Answers<T> {
         self.asker.ask(node, call);
     }
 
+    /// As [`Self::next`]; or the epoch that somebody knows and this node did not, once its document is in
+    /// force here.
+    ///
+    /// # Errors
+    /// The epoch.
+    pub async fn next_by(
+        &mut self,
+        until: Instant,
+        views: &Views,
+        newer: Option<u64>,
+    ) -> Result<Option<Said<T>>, u64> {
+        let Some(epoch) = newer else { return Ok(self.next(until).await) };
+        tokio::select! {
+            biased;
+            said = self.next(until) => Ok(said),
+            true = views.reach(epoch, until) => Err(epoch),
+        }
+    }
+
     /// The next answer, or nothing at the given time.
     pub async fn next(&mut self, until: Instant) -> Option<Said<T>> {
         tokio::time::timeout_at(until, self.receiver.recv()).await.ok().flatten()
@@ -172,7 +193,8 @@ impl Coordinate {
 
     /// Leaves a hint for an owner to which a write did not get through.
     pub(super) fn missed(&self, plan: &Plan, node: NodeId, why: &Failure) {
-        let missed = matches!(why, Failure::NotApplied(_) | Failure::Unknown(_));
+        let missed =
+            matches!(why, Failure::NotApplied(_) | Failure::NotOwner(_) | Failure::Unknown(_));
         if missed && plan.owns() && !self.planted.leaves_it_to_trees() {
             self.standins.hint(node, &plan.table_key);
         }
@@ -195,6 +217,12 @@ impl Coordinate {
         entered.map_err(|other| Failure::Stale(other.epoch))
     }
 
+    /// The epoch of the document in force here, if by it the entry is another than that of the plan.
+    pub(super) fn overtaken(&self, plan: &Plan) -> Option<u64> {
+        let route = plan.route;
+        self.views.overtook(route.partition, route.version, route.entry_hash)
+    }
+
     /// The plan once the document of an epoch is known here: for a request that met a newer version.
     ///
     /// # Errors
@@ -205,7 +233,7 @@ impl Coordinate {
         epoch: u64,
         until: Instant,
     ) -> Result<Rc<Plan>, CoordinateError> {
-        // The refusal is news to this node: whoever sent it holds the document, and gossip says so.
+        // The refusal is news to this node, and whoever sent it was asked for the document at once.
         if !self.views.reach(epoch, until).await {
             let reason = "a newer cluster document did not arrive in time".to_string();
             return Err(CoordinateError::NotServing { reason });
@@ -328,7 +356,8 @@ impl Coordinate {
 
     /// One call to another node, its refusals sorted into [`Failure`]. One that has not heard of the newest
     /// document yet, though it waited for it a little, is asked again: it applied nothing, and in a partition
-    /// that moves nobody may be left to be counted in its place.
+    /// that moves nobody may be left to be counted in its place. One that knows a newer document is asked for
+    /// it.
     pub(super) async fn call(
         &self,
         plan: &Plan,
@@ -343,8 +372,11 @@ impl Coordinate {
         let answer = loop {
             let asked =
                 self.peers.call_stamped(node, address, head, request.clone(), deadline).await;
-            let behind = |answer: &Answer| {
-                matches!(answer.reply, Reply::Refused(Refusal::BehindSender { .. }))
+            let known = plan.view.epoch();
+            let behind = |answer: &Answer| match answer.reply {
+                Reply::Refused(Refusal::BehindSender { .. }) => true,
+                Reply::Refused(Refusal::StaleEntry { epoch, .. }) => epoch < known,
+                _ => false,
             };
             if !asked.as_ref().is_ok_and(behind) || Instant::now() + AGAIN >= deadline {
                 break asked;
@@ -354,6 +386,11 @@ impl Coordinate {
         match answer.map(|answer| self.in_time(answer)) {
             Ok(Reply::Refused(why)) => {
                 tracing::debug!(%node, %why, "refused");
+                if let Refusal::StaleEntry { epoch, .. } | Refusal::NotOwner { epoch } = &why
+                    && *epoch > self.views.load().epoch()
+                {
+                    (self.fetch)(node, *epoch);
+                }
                 Err(refused(why))
             }
             Ok(reply) => Ok(reply),
@@ -370,6 +407,7 @@ pub(super) fn refused(why: Refusal) -> Failure {
         Refusal::StandInsFull => Failure::StandInsFull,
         Refusal::Overloaded { retry_after_ms } => Failure::Overloaded(retry_after_ms),
         Refusal::StaleEntry { epoch, .. } => Failure::Stale(epoch),
+        Refusal::NotOwner { epoch } => Failure::NotOwner(epoch),
         why if why.not_applied() => Failure::NotApplied(why.to_string()),
         why => Failure::Unknown(why.to_string()),
     }

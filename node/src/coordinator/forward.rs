@@ -7,6 +7,9 @@
 //! When no owner could be asked at all and the request is sloppy, the next healthy nodes on the ring are
 //! tried in the same way, to coordinate as stand-ins; this node, if it is one of them, does it itself.
 //!
+//! An owner may be none any more, by a document that this node or that owner has not heard of yet. Where all
+//! refuse, the newer document is waited for and they are asked again: no client is told of it while time is left.
+//!
 //! Those in this node's data center come first. A local level means the data center of the node that the
 //! client asked, so a request at one never leaves it.
 
@@ -16,13 +19,13 @@ use kvasir_core::id::NodeId;
 use kvasir_core::quorum::{Level, Tally};
 use tokio::time::Instant;
 
-use super::fanout::{Failure, shared_cause};
+use super::fanout::{AGAIN, Failure, shared_cause};
 use super::plan::Plan;
 use super::put::late;
 use super::request::{
     CoordinateError, DeleteOutcome, DeleteRequest, GetOutcome, GetRequest, PutOutcome, PutRequest,
 };
-use super::wire::{self, Answer, Order};
+use super::wire::{self, Answer, Failed, Order};
 use super::{Coordinate, Figures};
 use crate::peer::{Reply, Request};
 
@@ -37,9 +40,9 @@ pub(super) async fn get(
     let asked =
         Asked { tally: plan.read_tally(level)?, level, sloppy: plan.sloppy(request.sloppy) };
     match any(this, plan, (&Order::get(&request), &asked), deadline, Retry::Always).await? {
-        Some(Answer::Get(found)) => wire::get_outcome(found),
-        Some(_) => Err(wire::mismatch(false)),
-        None => super::get::at(this, plan, request).await,
+        Done::There(Answer::Get(found)) => wire::get_outcome(found),
+        Done::There(_) => Err(wire::mismatch(false)),
+        Done::Here(plan) => super::get::at(this, &plan, request).await,
     }
 }
 
@@ -47,15 +50,15 @@ pub(super) async fn get(
 pub(super) async fn put(
     this: &Coordinate,
     plan: &Rc<Plan>,
-    request: PutRequest,
+    request: &PutRequest,
 ) -> Result<PutOutcome, CoordinateError> {
     let deadline = request.deadline;
     let level = request.w.unwrap_or(plan.settings.w);
     let asked = Asked { tally: plan.tally(level)?, level, sloppy: plan.sloppy(request.sloppy) };
-    match any(this, plan, (&Order::put(&request), &asked), deadline, Retry::NotApplied).await? {
-        Some(Answer::Put(stored)) => wire::put_outcome(stored),
-        Some(_) => Err(wire::mismatch(true)),
-        None => super::put::at(this, plan, request).await,
+    match any(this, plan, (&Order::put(request), &asked), deadline, Retry::NotApplied).await? {
+        Done::There(Answer::Put(stored)) => wire::put_outcome(stored),
+        Done::There(_) => Err(wire::mismatch(true)),
+        Done::Here(plan) => super::put::at(this, &plan, request).await,
     }
 }
 
@@ -63,15 +66,15 @@ pub(super) async fn put(
 pub(super) async fn delete(
     this: &Coordinate,
     plan: &Rc<Plan>,
-    request: DeleteRequest,
+    request: &DeleteRequest,
 ) -> Result<DeleteOutcome, CoordinateError> {
     let deadline = request.deadline;
     let level = request.w.unwrap_or(plan.settings.w);
     let asked = Asked { tally: plan.tally(level)?, level, sloppy: plan.sloppy(request.sloppy) };
-    match any(this, plan, (&Order::delete(&request), &asked), deadline, Retry::NotApplied).await? {
-        Some(Answer::Delete(stored)) => Ok(wire::delete_outcome(stored)),
-        Some(_) => Err(wire::mismatch(true)),
-        None => super::delete::at(this, plan, request).await,
+    match any(this, plan, (&Order::delete(request), &asked), deadline, Retry::NotApplied).await? {
+        Done::There(Answer::Delete(stored)) => Ok(wire::delete_outcome(stored)),
+        Done::There(_) => Err(wire::mismatch(true)),
+        Done::Here(plan) => super::delete::at(this, &plan, request).await,
     }
 }
 
@@ -123,23 +126,75 @@ fn targets(this: &Coordinate, plan: &Plan, asked: &Asked) -> Vec<(NodeId, bool)>
     all.filter(|(node, _)| !asked.level.is_local() || !plan.is_far(*node)).collect()
 }
 
-/// The answer of whoever coordinated; nothing if it is for this node to do as a stand-in.
+/// Who coordinates.
+enum Done {
+    /// Another node, which answered.
+    There(Answer),
+    /// This node, by this plan: as a stand-in, or because it came to own the key meanwhile.
+    Here(Rc<Plan>),
+}
+
+/// What came of asking one node after the other.
+enum Tried {
+    Done(Done),
+    /// Nobody coordinated, and nothing was applied.
+    Nobody {
+        error: CoordinateError,
+        /// The newest epoch by whose document somebody owns nothing of the key.
+        epoch: Option<u64>,
+    },
+}
+
+/// Has somebody coordinate. Where nobody does, and somebody refused by another document than the one of the
+/// plan, all are asked again once both sides know the newer one.
 async fn any(
     this: &Coordinate,
     plan: &Rc<Plan>,
     (order, asked): (&Order, &Asked),
     deadline: Instant,
     retry: Retry,
-) -> Result<Option<Answer>, CoordinateError> {
+) -> Result<Done, CoordinateError> {
+    Figures::count(&this.learned.figures.forwarded);
+    let mut plan = plan.clone();
+    loop {
+        let (error, told) = match each(this, &plan, (order, asked), deadline, retry).await? {
+            Tried::Done(done) => return Ok(done),
+            Tried::Nobody { error, epoch } => (error, epoch),
+        };
+        let again = Instant::now() + AGAIN;
+        let Some(epoch) = told.max(this.overtaken(&plan)).filter(|_| again < deadline) else {
+            return Err(error);
+        };
+        tracing::debug!(epoch, %error, "nobody coordinates by the document of this plan");
+        plan = match epoch > plan.view.epoch() {
+            true => this.newer(&plan, epoch, deadline).await?,
+            false => {
+                tokio::time::sleep_until(again).await;
+                Rc::new(plan.anew(this.views.load())?)
+            }
+        };
+        if plan.owns() {
+            return Ok(Done::Here(plan));
+        }
+    }
+}
+
+/// Asks one node after the other, by one plan.
+async fn each(
+    this: &Coordinate,
+    plan: &Rc<Plan>,
+    (order, asked): (&Order, &Asked),
+    deadline: Instant,
+    retry: Retry,
+) -> Result<Tried, CoordinateError> {
     let mut last = CoordinateError::QuorumNotReached {
         acks: 0,
         required: asked.tally.required(),
         short: asked.tally.shortages(),
         may_be_stored: false,
     };
-    let mut failures = Vec::new();
+    let (mut failures, mut epoch) = (Vec::new(), None);
     let targets = targets(this, plan, asked);
-    Figures::count(&this.learned.figures.forwarded);
     // An owner that was reached, whatever it said, leaves no room for stand-ins: what it refused, for
     // want of room or time, must not be stored around it.
     let mut met_owner = false;
@@ -148,7 +203,7 @@ async fn any(
             break;
         }
         if node == plan.view.me {
-            return Ok(None);
+            return Ok(Tried::Done(Done::Here(plan.clone())));
         }
         let now = Instant::now();
         if now >= deadline {
@@ -161,12 +216,17 @@ async fn any(
             Retry::NotApplied => deadline,
         };
         match this.hand_over(plan, node, (order, stand_in), until).await {
-            Ok(Answer::Error(error)) if error.is_elsewhere() => {
+            Ok(Answer::Error(error))
+                if error.is_elsewhere() || (retry == Retry::Always && error.is_short()) =>
+            {
                 met_owner |= !stand_in;
+                if let Failed::Moved(by) = error {
+                    epoch = epoch.max(Some(by));
+                }
                 last = error.into();
             }
             Ok(Answer::Error(error)) => return Err(error.into()),
-            Ok(answer) => return Ok(Some(answer)),
+            Ok(answer) => return Ok(Tried::Done(Done::There(answer))),
             Err(Failure::Unknown(reason)) if retry == Retry::NotApplied => {
                 tracing::debug!(%node, reason, "a forwarded write is unknown");
                 return Err(wire::mismatch(true));
@@ -174,11 +234,15 @@ async fn any(
             Err(failure) => {
                 tracing::debug!(%node, ?failure, "forwarding failed, trying the next node");
                 met_owner |= matches!(failure, Failure::DiskFull | Failure::Overloaded(_));
+                if let Failure::NotOwner(by) = failure {
+                    epoch = epoch.max(Some(by));
+                }
                 failures.push(failure);
             }
         }
     }
     let owners = targets.iter().filter(|(_, stand_in)| !stand_in).count();
     let all = failures.len() >= owners;
-    Err(shared_cause(&failures, false).filter(|_| all).unwrap_or(last))
+    let error = shared_cause(&failures, false).filter(|_| all).unwrap_or(last);
+    Ok(Tried::Nobody { error, epoch })
 }

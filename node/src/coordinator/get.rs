@@ -82,11 +82,12 @@ pub(super) async fn merged(
     deadline: Instant,
 ) -> Result<Read, CoordinateError> {
     this.learned.begin();
-    let mut plan = plan.clone();
+    let (mut plan, began) = (plan.clone(), plan.stores());
     loop {
-        match attempt(this, &plan, level, sloppy, deadline).await? {
+        match attempt(this, &plan, level, (sloppy, began), deadline).await? {
             Ok(read) => return Ok(read),
-            // Somebody knows a newer version of the entry: what was answered so far counts no more.
+            // A newer version of the entry is needed: what was answered so far counts no more. Whoever reads
+            // needs no copy of its own, so a node whose copy changed hands goes on as well.
             Err(Newer(epoch)) => plan = this.newer(&plan, epoch, deadline).await?,
         }
     }
@@ -100,13 +101,12 @@ async fn attempt(
     this: &Coordinate,
     plan: &Rc<Plan>,
     level: Level,
-    sloppy: bool,
+    (sloppy, began): (bool, bool),
     deadline: Instant,
 ) -> Result<Result<Read, Newer>, CoordinateError> {
     for how in [How::Digests, How::Sets] {
         let mut tally = plan.read_tally(level)?;
-        // Whoever reads needs no copy of its own: a node whose copy changes hands reads by the others.
-        let mut seats = Seats::new(plan, sloppy, plan.stores(), &mut tally)?;
+        let mut seats = Seats::new(plan, sloppy, began || plan.stores(), &mut tally)?;
         let held = gather(this, plan, (&mut tally, &mut seats), how, deadline).await?;
         let held = match held {
             Ok(held) => held,
@@ -261,6 +261,14 @@ impl Asking<'_> {
         self.this.send_read(self.plan, node, whole, answers);
     }
 
+    /// Asks one more than it takes, since this one will not answer.
+    fn instead_of(&mut self, node: NodeId, tally: &Tally, answers: &Answers<Held>) {
+        self.whole = self.whole.filter(|whole| *whole != node);
+        if let Some(next) = self.spare(tally) {
+            self.ask(next, answers);
+        }
+    }
+
     fn others(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.asked.iter().map(|(node, _)| *node).filter(|node| *node != self.plan.view.me)
     }
@@ -282,6 +290,24 @@ impl Asking<'_> {
         {
             self.ask(next, answers);
         }
+    }
+
+    /// Does what is due after so much silence; the next stage, and when it is due.
+    fn silence(
+        &mut self,
+        (stage, begun): (Stage, Instant),
+        (tally, seats): (&mut Tally, &mut Seats),
+        answers: &Answers<Held>,
+    ) -> Result<(Stage, Instant), CoordinateError> {
+        match stage {
+            Stage::Hedge => {
+                self.hedge(tally, answers);
+                return Ok((Stage::Hurry, begun + PATIENCE));
+            }
+            Stage::Hurry => self.hurry(tally, answers),
+            Stage::Look => seats.look(&self.this.views.load(), tally)?,
+        }
+        Ok((Stage::Look, Instant::now() + LOOK))
     }
 
     /// Asks all others that the level may still want.
@@ -316,12 +342,12 @@ async fn gather(
     let waiting = this.learned.order(plan);
     let mut asking = Asking { this, plan, how, waiting, asked: Vec::new(), whole: None };
     asking.enough(tally, &answers);
-    if !plan.stores() {
+    if seats.stands_in_for(plan.view.me).is_some() {
         this.send_stand_in_read(plan, plan.view.me, &answers);
     }
     let begun = Instant::now();
     let (mut stage, mut wake) = (Stage::Hedge, begun + this.learned.patience(asking.others()));
-    let (mut held, mut failures) = (Vec::new(), Vec::new());
+    let (mut held, mut failures, mut newer) = (Vec::new(), Vec::new(), None::<u64>);
     loop {
         for node in seats.call(tally)? {
             this.send_stand_in_read(plan, node, &answers);
@@ -329,15 +355,28 @@ async fn gather(
         match reached(tally, false) {
             Ok(true) => return Ok(Ok(held)),
             Ok(false) => {}
-            Err(error) => return Err(shared_cause(&failures, false).unwrap_or(error)),
+            // Whoever did not answer may be asked by an older table than is known here by now.
+            Err(error) => match this.overtaken(plan) {
+                Some(epoch) => return Ok(Err(Newer(epoch))),
+                None => return Err(shared_cause(&failures, false).unwrap_or(error)),
+            },
         }
         let idle = stage == Stage::Look && !seats.looks();
-        match answers.next(if idle { deadline } else { deadline.min(wake) }).await {
+        let until = if idle { deadline } else { deadline.min(wake) };
+        let said = match answers.next_by(until, &this.views, newer).await {
+            Ok(said) => said,
+            Err(epoch) => return Ok(Err(Newer(epoch))),
+        };
+        match said {
             Some((node, Ok(found))) => {
                 tally.ack(node)?;
                 held.push((node, found));
             }
-            Some((_, Err(Failure::Stale(epoch)))) => return Ok(Err(Newer(epoch))),
+            // Others may be enough, by the version that they know; else the newer document is waited for.
+            Some((node, Err(Failure::Stale(epoch)))) => {
+                newer = newer.max(Some(epoch));
+                asking.instead_of(node, tally, &answers);
+            }
             Some((node, Err(why))) => {
                 tally.fail(node)?;
                 seats.failed(node, &why);
@@ -346,20 +385,7 @@ async fn gather(
                 asking.enough(tally, &answers);
             }
             None if Instant::now() >= deadline => return Err(late(tally, false)),
-            None => match stage {
-                Stage::Hedge => {
-                    asking.hedge(tally, &answers);
-                    (stage, wake) = (Stage::Hurry, begun + PATIENCE);
-                }
-                Stage::Hurry => {
-                    asking.hurry(tally, &answers);
-                    (stage, wake) = (Stage::Look, Instant::now() + LOOK);
-                }
-                Stage::Look => {
-                    wake = Instant::now() + LOOK;
-                    seats.look(&this.views.load(), tally)?;
-                }
-            },
+            None => (stage, wake) = asking.silence((stage, begun), (tally, seats), &answers)?,
         }
     }
 }

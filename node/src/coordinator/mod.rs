@@ -31,6 +31,7 @@ use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 pub use hedge::{Figures, Learned};
+use kvasir_core::id::NodeId;
 use kvasir_storage::{ReadError, WriteError};
 pub use list::{ListPage, ListRequest, ListedKey, PAGE_KEYS_MAX};
 pub use request::{
@@ -79,6 +80,8 @@ pub struct Coordinate {
     pub peers: Rc<Peers>,
     /// How fast the others are.
     pub learned: Rc<Learned>,
+    /// Has the document of an epoch fetched from a node that showed to know it; returns at once.
+    pub fetch: Rc<dyn Fn(NodeId, u64)>,
     /// A mistake made on purpose; none but in tests.
     pub planted: Planted,
 }

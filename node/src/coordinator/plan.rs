@@ -163,6 +163,11 @@ impl Plan {
         self.owners.iter().any(|o| o.node == self.view.me)
     }
 
+    /// The tenure under which a node holds a copy of the key, or comes to hold one.
+    pub fn tenure(&self, node: NodeId) -> Option<u64> {
+        self.formed.ring.document().entry(self.route.partition)?.tenure(node)
+    }
+
     /// Whether a member is in another data center than this node.
     pub fn is_far(&self, node: NodeId) -> bool {
         let member = self.formed.ring.document().members.get(&node);

@@ -9,11 +9,11 @@
 //! so the second round ends their claim; whatever outranks a later round was written at the same time,
 //! and may win. That is why the rounds are few.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use kvasir_core::id::NodeId;
-use kvasir_core::quorum::{Level, Progress, Tally};
+use kvasir_core::quorum::{Level, LevelError, Progress, Tally};
 use kvasir_core::version::{Dot, Outranked, Payload, SiblingSet, Stamp};
 use kvasir_storage::Applied;
 use tokio::time::Instant;
@@ -26,8 +26,9 @@ use super::plan::Plan;
 use super::request::{Acks, CoordinateError, Durability, GetOutcome, PutOutcome, PutRequest};
 use super::seats::{LOOK, Seats};
 use super::wire::mismatch;
+use crate::peer::Route;
 use crate::planted::{Bug, Planted};
-use crate::replica::{Minted, Order, View};
+use crate::replica::{Minted, Order, Views};
 
 /// Most rounds of one write. Two end every claim from before it; the others are for replicas that took
 /// no part in the first ones.
@@ -38,11 +39,18 @@ const ROUNDS_MAX: u32 = 4;
 /// # Errors
 /// See [`CoordinateError`]; its `may_be_stored` tells unknown from not applied.
 pub async fn put(this: &Coordinate, request: PutRequest) -> Result<PutOutcome, CoordinateError> {
-    let plan = Rc::new(Plan::new(this.views.load(), &request.bucket, &request.key)?);
-    if !plan.owns() {
-        return forward::put(this, &plan, request).await;
+    loop {
+        let plan = Rc::new(Plan::new(this.views.load(), &request.bucket, &request.key)?);
+        let done = match plan.owns() {
+            true => at(this, &plan, &request).await,
+            false => forward::put(this, &plan, &request).await,
+        };
+        match done {
+            // Nothing was applied: whoever owns the key by now coordinates.
+            Err(CoordinateError::Moved { .. }) if Instant::now() < request.deadline => {}
+            done => return done,
+        }
     }
-    at(this, &plan, request).await
 }
 
 /// Stores one value with this node as the coordinator, be it an owner or a stand-in.
@@ -51,20 +59,23 @@ pub async fn put(this: &Coordinate, request: PutRequest) -> Result<PutOutcome, C
 /// As [`put`].
 pub async fn here(this: &Coordinate, request: PutRequest) -> Result<PutOutcome, CoordinateError> {
     let plan = Rc::new(Plan::new(this.views.load(), &request.bucket, &request.key)?);
-    at(this, &plan, request).await
+    at(this, &plan, &request).await
 }
 
 /// As [`here`], by a plan that was made before.
 pub(super) async fn at(
     this: &Coordinate,
     plan: &Rc<Plan>,
-    request: PutRequest,
+    request: &PutRequest,
 ) -> Result<PutOutcome, CoordinateError> {
     let level = request.w.unwrap_or(plan.settings.w);
     plan.tally(level)?;
     let order = Order {
         context: plan.context(request.token.as_deref())?,
-        payload: Payload::Value { bytes: request.value, content_type: request.content_type },
+        payload: Payload::Value {
+            bytes: request.value.clone(),
+            content_type: request.content_type.clone(),
+        },
         ttl_ms: request.ttl_ms.or(plan.settings.ttl.map(|s| s.saturating_mul(1_000))),
         over: plan.last_write_wins().then_some(Stamp::default()),
     };
@@ -155,9 +166,53 @@ fn unknown(error: CoordinateError, acks: &Acks) -> CoordinateError {
     }
 }
 
+/// What is known of a write that was minted.
+struct Counting {
+    tally: Tally,
+    seats: Seats,
+    /// Who stored it, by whichever version of the entry.
+    stored: BTreeSet<NodeId>,
+    /// What those hold above it.
+    above: Stored,
+}
+
+impl Counting {
+    fn new(tally: Tally, seats: Seats) -> Self {
+        Self { tally, seats, stored: BTreeSet::new(), above: None }
+    }
+
+    /// The same write counted by a newer version of the entry. Who stored it is counted there too, if its
+    /// tenure is still the same (`core/ring/moves`).
+    fn under(
+        mut self,
+        old: &Plan,
+        new: &Plan,
+        (level, sloppy): (Level, bool),
+    ) -> Result<Self, CoordinateError> {
+        let mut tally = new.tally(level)?;
+        let seats = Seats::new(new, sloppy, true, &mut tally)?;
+        let same = |node: &NodeId| old.tenure(*node).is_some_and(|t| new.tenure(*node) == Some(t));
+        self.stored.retain(same);
+        for owner in new.owners.iter().filter(|owner| self.stored.contains(&owner.node)) {
+            tally.ack(owner.node)?;
+        }
+        Ok(Self { tally, seats, ..self })
+    }
+
+    /// A node stored the write.
+    fn ack(&mut self, node: NodeId, told: Stored) -> Result<(), LevelError> {
+        self.above = match (self.above.take(), told) {
+            (Some(one), Some(other)) => Some(one.and(other)),
+            (one, other) => one.or(other),
+        };
+        self.stored.insert(node);
+        self.tally.ack(node).map(drop)
+    }
+}
+
 /// Mints on this node, sends the delta to the other owners, and waits for the level, with stand-ins in the
-/// seats of owners that are down. Where somebody knows a newer version of the partition's entry, the same
-/// delta is sent again to the owners that it names, and counted anew.
+/// seats of owners that are down. Where a newer version of the partition's entry is needed, the same delta
+/// is sent again to the owners that it names.
 async fn round(
     this: &Coordinate,
     plan: &Rc<Plan>,
@@ -166,14 +221,18 @@ async fn round(
     durability: Durability,
     deadline: Instant,
 ) -> Result<(Written, Stored), CoordinateError> {
-    let mut plan = plan.clone();
+    let (mut plan, owned) = (plan.clone(), plan.owns());
     // From here to the mint nothing is stored: a plan that is overtaken is made anew.
     let (mut counting, applied) = loop {
         let mut tally = plan.tally(level)?;
         let seats = Seats::new(&plan, sloppy, false, &mut tally)?;
         match mint(this, &plan, &order, durability, (&tally, deadline)).await? {
-            Ok(applied) => break ((tally, seats), applied),
+            Ok(applied) => break (Counting::new(tally, seats), applied),
             Err(epoch) => plan = this.newer(&plan, epoch, deadline).await?,
+        }
+        // An owner that is none any more does not come to stand in for those that are.
+        if owned && !plan.owns() {
+            return Err(CoordinateError::Moved { epoch: plan.view.epoch() });
         }
     };
     let (dot, set, delta) = (applied.out.dot, applied.out.set, Rc::new(applied.out.delta));
@@ -197,22 +256,19 @@ async fn round(
         let call = |node, answers: &Answers<Stored>| {
             this.send_stand_in(&plan, node, &delta, durability, answers);
         };
-        let outside = (call, || this.views.load(), this.planted);
-        let (tally, seats) = (&mut counting.0, &mut counting.1);
-        let epoch = match collect(tally, seats, answers, deadline, outside).await? {
-            Ok(above) => {
-                let owners = tally.owner_acks().collect();
-                let standins = tally.stand_in_acks().collect();
-                let acks = Acks { owners, standins, durability };
-                return Ok((Written { dot, set, acks }, above));
-            }
-            Err(epoch) => epoch,
+        let outside = (call, &*this.views, this.planted);
+        let newer = collect(&mut counting, plan.route, answers, deadline, outside).await?;
+        let Some(epoch) = newer else {
+            let owners = counting.tally.owner_acks().collect();
+            let standins = counting.tally.stand_in_acks().collect();
+            let acks = Acks { owners, standins, durability };
+            return Ok((Written { dot, set, acks }, counting.above));
         };
         // The value is stored here by now, whatever becomes of the request.
-        plan = this.newer(&plan, epoch, deadline).await.map_err(|_| late(&counting.0, true))?;
-        let mut tally = plan.tally(level)?;
-        let seats = Seats::new(&plan, sloppy, true, &mut tally)?;
-        counting = (tally, seats);
+        let next = this.newer(&plan, epoch, deadline).await;
+        let next = next.map_err(|_| late(&counting.tally, true))?;
+        counting = counting.under(&plan, &next, (level, sloppy))?;
+        plan = next;
     }
 }
 
@@ -248,42 +304,47 @@ async fn mint(
     }
 }
 
-/// Waits for the level, calling upon stand-ins where it needs them. Says what those that were counted hold
-/// above the write; or the epoch of a newer document, when an owner knows one before the level is
-/// reached. The value is in this node's log by now, so no failure here is "not stored".
+/// Waits for the level, calling upon stand-ins where it needs them. None once it is reached; else the epoch
+/// of a newer document that is in force here, and without which the level is not reached: an owner that
+/// refuses, since it knows one, holds nobody up while the others are enough, and is waited for no longer
+/// than until the document came. The value is in this node's log by now, so no failure here is "not stored".
 async fn collect(
-    tally: &mut Tally,
-    seats: &mut Seats,
+    counting: &mut Counting,
+    by: Route,
     mut answers: Answers<Stored>,
     deadline: Instant,
-    (call, view, planted): (impl Fn(NodeId, &Answers<Stored>), impl Fn() -> Arc<View>, Planted),
-) -> Result<Result<Stored, u64>, CoordinateError> {
-    let (mut above, mut failures) = (None::<Outranked>, Vec::new());
+    (call, views, planted): (impl Fn(NodeId, &Answers<Stored>), &Views, Planted),
+) -> Result<Option<u64>, CoordinateError> {
+    let (mut failures, mut newer) = (Vec::new(), None::<u64>);
     let mut next_look = Instant::now() + LOOK;
     loop {
+        let Counting { tally, seats, .. } = counting;
         for node in seats.call(tally)? {
             call(node, &answers);
         }
         match reached(tally, true) {
-            Ok(true) => return Ok(Ok(above)),
+            Ok(true) => return Ok(None),
             Ok(false) => {}
-            Err(error) => return Err(shared_cause(&failures, true).unwrap_or(error)),
+            Err(error) => match views.overtook(by.partition, by.version, by.entry_hash) {
+                Some(epoch) => return Ok(Some(epoch)),
+                None => return Err(shared_cause(&failures, true).unwrap_or(error)),
+            },
         }
         let until = if seats.looks() { deadline.min(next_look) } else { deadline };
-        match answers.next(until).await {
+        let said = match answers.next_by(until, views, newer).await {
+            Ok(said) => said,
+            Err(epoch) => return Ok(Some(epoch)),
+        };
+        match said {
             Some((node, Ok(told))) => {
-                above = match (above, told) {
-                    (Some(one), Some(other)) => Some(one.and(other)),
-                    (one, other) => one.or(other),
-                };
                 if planted.is(Bug::CountTwice)
                     && let Some(other) = tally.outstanding().into_iter().find(|o| *o != node)
                 {
                     tally.ack(other)?;
                 }
-                tally.ack(node)?;
+                counting.ack(node, told)?;
             }
-            Some((_, Err(Failure::Stale(epoch)))) => return Ok(Err(epoch)),
+            Some((_, Err(Failure::Stale(epoch)))) => newer = newer.max(Some(epoch)),
             Some((node, Err(why))) => {
                 tally.fail(node)?;
                 seats.failed(node, &why);
@@ -292,7 +353,7 @@ async fn collect(
             None if Instant::now() >= deadline => return Err(late(tally, true)),
             None => {
                 next_look = Instant::now() + LOOK;
-                seats.look(&view(), tally)?;
+                seats.look(&views.load(), tally)?;
             }
         }
     }
@@ -327,24 +388,133 @@ pub(super) fn late(tally: &Tally, may_be_stored: bool) -> CoordinateError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
     use std::time::Duration;
 
+    use bytes::Bytes;
+    use kvasir_core::id::ClusterId;
+    use kvasir_core::ring::{
+        BucketSettings, Document, Member, MemberState, NewCluster, Partition, Sealed, SlotState,
+        Successor, TokenSecret,
+    };
+
     use super::*;
+    use crate::replica::{Formed, View};
+
+    const BY: Route = Route { partition: Partition { k: 1, index: 0 }, version: 1, entry_hash: 1 };
 
     /// One owner acknowledges, the other two fail with the given reasons.
-    async fn collected(reasons: [Failure; 2]) -> Result<Result<Stored, u64>, CoordinateError> {
+    async fn collected(reasons: [Failure; 2]) -> Result<Option<u64>, CoordinateError> {
         let owners = [1, 2, 3].map(|n| (NodeId::from_bytes([n; 16]), "a"));
-        let mut tally = Tally::new(Level::Quorum, &owners, "a").unwrap();
+        let tally = Tally::new(Level::Quorum, &owners, "a").unwrap();
         let deadline = Instant::now() + Duration::from_secs(1);
         let answers = Answers::until(deadline);
         answers.ask(owners[0].0, async { Ok(None) });
         for ((node, _), reason) in owners[1..].iter().zip(reasons) {
             answers.ask(*node, async move { Err(reason) });
         }
-        let view = || Arc::new(View::blank(owners[0].0, "a"));
+        let views = Views::new(View::blank(owners[0].0, "a"));
         let nobody = |_, _: &Answers<Stored>| panic!("the request is strict");
-        let outside = (nobody, view, Planted::default());
-        collect(&mut tally, &mut Seats::strict(), answers, deadline, outside).await
+        let outside = (nobody, &views, Planted::default());
+        let mut counting = Counting::new(tally, Seats::strict());
+        collect(&mut counting, BY, answers, deadline, outside).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_owner_that_knows_a_newer_document_holds_up_nobody() {
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let owners = [1, 2, 3].map(|n| (NodeId::from_bytes([n; 16]), "a"));
+                for (epoch, last) in [(0, 0), (7, 100), (7, 5_000)] {
+                    let tally = Tally::new(Level::Quorum, &owners, "a").unwrap();
+                    let deadline = Instant::now() + Duration::from_secs(1);
+                    let answers = Answers::until(deadline);
+                    answers.ask(owners[0].0, async { Ok(None) });
+                    answers.ask(owners[1].0, async move { Err(Failure::Stale(epoch)) });
+                    answers.ask(owners[2].0, async move {
+                        tokio::time::sleep(Duration::from_millis(last)).await;
+                        Ok(None)
+                    });
+                    let views = Views::new(View::blank(owners[0].0, "a"));
+                    let nobody = |_, _: &Answers<Stored>| panic!("the request is strict");
+                    let outside = (nobody, &views, Planted::default());
+                    let mut counting = Counting::new(tally, Seats::strict());
+                    let said = collect(&mut counting, BY, answers, deadline, outside).await;
+                    match (epoch, last) {
+                        (_, 5_000) => {
+                            assert!(matches!(said, Err(CoordinateError::Deadline { acks: 1, .. })));
+                        }
+                        _ => assert_eq!(said.unwrap(), None, "the other two are enough"),
+                    }
+                }
+            })
+            .await;
+    }
+
+    /// Two partitions of three copies among four members.
+    fn document() -> Document {
+        let place = |n: u8| Member {
+            machine: format!("m{n}"),
+            rack: String::new(),
+            zone: String::new(),
+            datacenter: "dc1".into(),
+            weight: 1,
+            state: MemberState::Active,
+        };
+        let new = NewCluster {
+            cluster_id: ClusterId::from_bytes([1; 16]),
+            cluster_name: "test".into(),
+            seed: 1,
+            token_secret: TokenSecret([1; 32]),
+            partition_bits: 1,
+            members: (1..=4).map(|n| (NodeId::from_bytes([n; 16]), place(n))).collect(),
+            replication: BTreeMap::from([("dc1".into(), 3)]),
+            defaults: BucketSettings::default(),
+        };
+        Document::first(new).expect("four machines are enough for three copies").0
+    }
+
+    /// The plan of the first partition, with `me` as the coordinator.
+    fn plan(document: &Document, me: NodeId) -> Plan {
+        let formed = Some(Arc::new(Formed::new(Sealed::new(document.clone()))));
+        let view = Arc::new(View { formed, ..View::blank(me, "dc1") });
+        Plan::of_partition(view, &Bytes::from_static(b"b"), BY.partition).unwrap()
+    }
+
+    #[test]
+    fn who_stored_a_write_counts_by_a_newer_version_unless_its_tenure_ended() {
+        let first = document();
+        let owners: Vec<NodeId> = first.table[0].owners().map(|o| o.node).collect();
+        let next = first.members.keys().find(|node| !owners.contains(node)).copied().unwrap();
+        // The second copy is on its way to the fourth member, and the third is made anew.
+        let mut second = first.child();
+        let slots = second.table[0].slots.get_mut("dc1").unwrap();
+        slots[1].state = SlotState::Copying(Successor { node: next, since: 2 });
+        slots[2].since = 2;
+        let owners: Vec<NodeId> = slots.iter().map(|slot| slot.owner).collect();
+        second.table[0].version = 2;
+        let (old, new) = (plan(&first, owners[0]), plan(&second, owners[0]));
+        let level = (Level::All, false);
+        let mut counting = Counting::new(old.tally(level.0).unwrap(), Seats::strict());
+        for owner in &owners[..2] {
+            counting.ack(*owner, None).unwrap();
+        }
+        counting.ack(owners[2], Some(Outranked { dots: vec![], stamp: Stamp::default() })).unwrap();
+        assert_eq!(counting.tally.progress(), Progress::Done);
+        let mut counting = counting.under(&old, &new, level).unwrap();
+        assert!(counting.above.is_some(), "what was told stays told");
+        assert_eq!(
+            counting.tally.acks(),
+            &owners[..1],
+            "a copy that is on its way counts with its successor"
+        );
+        counting.ack(next, None).unwrap();
+        assert_eq!(counting.tally.counted(), 2);
+        assert_eq!(counting.tally.progress(), Progress::NeedMore, "the third began anew");
+        counting.ack(owners[2], None).unwrap();
+        assert_eq!(counting.tally.progress(), Progress::Done);
     }
 
     #[test]
@@ -381,7 +551,38 @@ mod tests {
                     Err(CoordinateError::QuorumNotReached { acks: 1, may_be_stored: true, .. })
                 ));
                 let newer = collected([Failure::Stale(7), Failure::DiskFull]).await;
-                assert_eq!(newer, Ok(Err(7)), "an owner knows a newer version");
+                let late = matches!(newer, Err(CoordinateError::Deadline { acks: 1, .. }));
+                assert!(late, "the document that an owner knows did not come: {newer:?}");
+            })
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_level_that_needs_the_newer_document_waits_for_it() {
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let owners = [1, 2, 3].map(|n| (NodeId::from_bytes([n; 16]), "a"));
+                let begun = Instant::now();
+                let deadline = begun + Duration::from_secs(5);
+                let answers = Answers::until(deadline);
+                answers.ask(owners[0].0, async { Ok(None) });
+                answers.ask(owners[1].0, async { Err(Failure::Stale(1)) });
+                answers.ask(owners[2].0, async { Err(Failure::DiskFull) });
+                let views = Arc::new(Views::new(View::blank(owners[0].0, "a")));
+                let later = views.clone();
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    later.store(View::clone(&plan(&document(), owners[0].0).view));
+                });
+                let nobody = |_, _: &Answers<Stored>| panic!("the request is strict");
+                let outside = (nobody, &*views, Planted::default());
+                let tally = Tally::new(Level::Quorum, &owners, "a").unwrap();
+                let mut counting = Counting::new(tally, Seats::strict());
+                let said = collect(&mut counting, BY, answers, deadline, outside).await;
+                assert_eq!(said, Ok(Some(1)));
+                assert_eq!(begun.elapsed(), Duration::from_millis(300));
+                assert_eq!(counting.stored, BTreeSet::from([owners[0].0]), "it is not lost");
             })
             .await;
     }

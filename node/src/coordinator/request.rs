@@ -219,6 +219,12 @@ pub enum CoordinateError {
     /// The cluster was not formed yet. A retry helps afterwards.
     #[error("the cluster is not formed yet")]
     NotFormed,
+    /// The key changed hands before anything was done: other nodes coordinate it now. Nothing was applied.
+    #[error("the key changed hands by the cluster document of epoch {epoch}")]
+    Moved {
+        /// The epoch of the document that says so.
+        epoch: u64,
+    },
     /// This node cannot serve: draining, retired, or behind the newest document. Another can.
     #[error("this node does not serve now: {reason}")]
     NotServing {

@@ -59,31 +59,30 @@ impl Seats {
     }
 
     /// Nobody stands in yet, but this node where it coordinates without being an owner; and not even
-    /// this node if what it sends was `minted` under an older version of the entry.
+    /// this node if it `began` under an older version of the entry, as one of the owners.
     ///
     /// # Errors
-    /// This node can stand in for none of the owners.
+    /// [`CoordinateError::Moved`]; or this node can stand in for none of the owners.
     pub fn new(
         plan: &Plan,
         sloppy: bool,
-        minted: bool,
+        began: bool,
         tally: &mut Tally,
     ) -> Result<Self, CoordinateError> {
         let mut seats = Self::open(plan, sloppy);
-        if minted {
+        if began {
             if let Some(bench) = &mut seats.bench {
                 bench.remove(plan.view.me);
             }
             return Ok(seats);
         }
-        if plan.stores() && !plan.owns() {
-            let reason = "this node's copy of the key changes hands: ask its other owners";
-            return Err(CoordinateError::NotServing { reason: reason.to_string() });
+        if !plan.owns() && (plan.stores() || !sloppy) {
+            return Err(CoordinateError::Moved { epoch: plan.view.epoch() });
         }
         if !plan.owns() {
             let me = plan.view.me;
             let place = plan.owners.iter().find(|o| o.datacenter == plan.view.datacenter);
-            let owner = place.filter(|_| sloppy).ok_or_else(|| CoordinateError::NotServing {
+            let owner = place.ok_or_else(|| CoordinateError::NotServing {
                 reason: "this node can stand in for no owner of the key".to_string(),
             })?;
             tally.stand_in(owner.node, me)?;
@@ -99,8 +98,13 @@ impl Seats {
     pub fn failed(&mut self, node: NodeId, why: &Failure) {
         let owner = self.seated.remove(&node).unwrap_or(node);
         let owner = self.slots.get(&owner).copied().unwrap_or(owner);
-        let replaceable =
-            matches!(why, Failure::NotApplied(_) | Failure::Unknown(_) | Failure::StandInsFull);
+        let replaceable = matches!(
+            why,
+            Failure::NotApplied(_)
+                | Failure::NotOwner(_)
+                | Failure::Unknown(_)
+                | Failure::StandInsFull
+        );
         let taken =
             self.seated.values().any(|seated| *seated == owner) || self.open.contains(&owner);
         if replaceable && !taken {

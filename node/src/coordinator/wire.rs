@@ -202,6 +202,8 @@ pub enum Failed {
     QuorumIn(u32, u32, bool, Vec<Shortage>),
     /// As [`Self::Deadline`], with the data centers in which too few answered.
     DeadlineIn(u32, u32, bool, Vec<Shortage>),
+    /// See [`CoordinateError::Moved`]: the epoch.
+    Moved(u64),
 }
 
 /// The levels that cannot be met, as far as a client can cause them.
@@ -226,6 +228,15 @@ impl Failed {
                 | Self::NotFormed
                 | Self::NotServing(_)
                 | Self::StandInsFull
+                | Self::Moved(_)
+        )
+    }
+
+    /// Whether it ran out of time, or out of nodes that it could reach: another owner may have more of both.
+    pub fn is_short(&self) -> bool {
+        matches!(
+            self,
+            Self::Quorum(..) | Self::QuorumIn(..) | Self::Deadline(..) | Self::DeadlineIn(..)
         )
     }
 }
@@ -264,6 +275,7 @@ impl From<CoordinateError> for Failed {
             E::DiskFailed { reason, may_be_stored } => Self::DiskFailed(reason, may_be_stored),
             E::NotFormed => Self::NotFormed,
             E::NotServing { reason } => Self::NotServing(reason),
+            E::Moved { epoch } => Self::Moved(epoch),
         }
     }
 }
@@ -303,6 +315,7 @@ impl From<Failed> for CoordinateError {
             Failed::DiskFailed(reason, may_be_stored) => Self::DiskFailed { reason, may_be_stored },
             Failed::NotFormed => Self::NotFormed,
             Failed::NotServing(reason) => Self::NotServing { reason },
+            Failed::Moved(epoch) => Self::Moved { epoch },
         }
     }
 }

@@ -82,7 +82,7 @@ pub fn problem(error: &CoordinateError, is_write: bool) -> Problem {
         CoordinateError::DiskFull { .. } => Code::DiskFull,
         CoordinateError::DiskFailed { .. } => Code::DiskFailed,
         CoordinateError::NotFormed => Code::NotFormed,
-        CoordinateError::NotServing { .. } => Code::NotServing,
+        CoordinateError::NotServing { .. } | CoordinateError::Moved { .. } => Code::NotServing,
     };
     let mut problem = Problem::new(code, error.to_string());
     if is_write {
@@ -96,9 +96,9 @@ pub fn problem(error: &CoordinateError, is_write: bool) -> Problem {
             if names.is_empty() { problem } else { problem.with("data_centers", names) }
         }
         CoordinateError::Overloaded { retry_after_ms } => problem.retry_after_ms(*retry_after_ms),
-        CoordinateError::NotFormed | CoordinateError::NotServing { .. } => {
-            problem.retry_after_ms(1_000)
-        }
+        CoordinateError::NotFormed
+        | CoordinateError::NotServing { .. }
+        | CoordinateError::Moved { .. } => problem.retry_after_ms(1_000),
         CoordinateError::TooManySiblings { siblings, limit } => {
             problem.with("siblings", *siblings as u64).with("limit", *limit as u64)
         }

@@ -34,6 +34,9 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 const OVERLOAD_PAUSE_MS: u64 = 50;
 /// Time for what is still queued when a connection ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a node that has nothing in work any more still refuses requests before it closes connections: what
+/// is on its way then is answered "not applied", while a closed connection would leave it unknown.
+const LINGER: Duration = Duration::from_millis(200);
 /// Longest time that a frame's deadline may grant.
 const DEADLINE_MAX: Duration = Duration::from_secs(600);
 
@@ -175,14 +178,15 @@ impl PeerListener {
     }
 
     /// Stops accepting, refuses new requests with "does not serve now", waits until those in work
-    /// are answered (at most until the deadline), then says goodbye on every connection and waits
-    /// for the goodbyes to be written. The result is the number of requests that were left behind.
+    /// are answered (at most until the deadline) and what is on its way is refused, then says goodbye on
+    /// every connection and waits for the goodbyes to be written. The result is the number of requests that were left behind.
     pub async fn drain(&self, deadline: Instant) -> usize {
         let shared = &self.0;
         shared.draining.set(true);
         shared.drain.notify_waiters();
         let answered = shared.until(deadline, || shared.in_work.get() == 0);
         answered.await;
+        tokio::time::sleep_until(deadline.min(Instant::now() + LINGER)).await;
         let left = shared.in_work.get();
         for (class, outbox) in shared.open.borrow().values() {
             outbox.push_finished(Goodbye::Draining.frame(*class));

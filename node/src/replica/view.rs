@@ -232,6 +232,13 @@ impl Views {
         }
     }
 
+    /// The epoch of the document in force, if by it the entry of a partition is another than this one.
+    pub fn overtook(&self, partition: Partition, version: u64, entry_hash: u64) -> Option<u64> {
+        let view = self.now.load();
+        let ring = &view.formed.as_ref()?.ring;
+        (ring.version(partition) != Some((version, entry_hash))).then(|| ring.epoch())
+    }
+
     /// Whether nobody is inside any more who entered before the newest view came with its document.
     pub fn quiet(&self) -> bool {
         fence(Ordering::SeqCst);
@@ -309,6 +316,7 @@ pub(crate) mod tests {
         views.store(view(&child));
         assert_eq!(views.enter(one, v, h).unwrap_err(), OtherVersion { epoch: 2 });
         assert!(views.enter(other, w, i).is_ok(), "an entry that did not change goes on");
+        assert_eq!((views.overtook(one, v, h), views.overtook(other, w, i)), (Some(2), None));
         assert_eq!(views.fenced(), 1, "somebody is still inside");
         drop(inside);
         assert_eq!(views.fenced(), 2);

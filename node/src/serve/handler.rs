@@ -101,18 +101,20 @@ impl Handler {
                 self.apply(sent, &bucket, &key, &delta, durability).await
             }
             Request::Relay(relay) => self.relay(sent, relay, deadline).await,
-            Request::Read { bucket, key } => self.read(route, &bucket, &key).await,
-            Request::ReadDigest { bucket, key } => self.digest(route, &bucket, &key).await,
-            Request::Coordinate(order) => self.coordinate(order, deadline, false).await,
-            Request::CoordinateAsStandIn(order) => self.coordinate(order, deadline, true).await,
+            Request::Read { bucket, key } => self.read(sent, &bucket, &key).await,
+            Request::ReadDigest { bucket, key } => self.digest(sent, &bucket, &key).await,
+            Request::Coordinate(order) => self.coordinate(sent, order, deadline, false).await,
+            Request::CoordinateAsStandIn(order) => {
+                self.coordinate(sent, order, deadline, true).await
+            }
             Request::StandIn { bucket, key, delta, durability } => {
                 self.stand_in(sent, &bucket, &key, &delta, durability).await
             }
-            Request::ReadStandIn { bucket, key } => self.read_stand_in(route, &bucket, &key).await,
+            Request::ReadStandIn { bucket, key } => self.read_stand_in(sent, &bucket, &key).await,
             Request::HandBack { bucket, key, set } => {
                 self.take_back(sent, &bucket, &key, &set).await
             }
-            Request::Scan(scan) => self.scan(route, scan, deadline).await,
+            Request::Scan(scan) => self.scan(sent, scan, deadline).await,
             Request::Repair(body) => self.repair(sent, &body).await,
             Request::Reclaim(body) => self.reclaim(sent, &body).await,
             Request::CopyRange { partition, since, from: at } => {
@@ -131,7 +133,7 @@ impl Handler {
         delta: &Bytes,
         durability: Durability,
     ) -> Result<Reply, Refusal> {
-        let (table_key, pass) = self.admit(sent.route, Asked::Store, bucket, key).await?;
+        let (table_key, pass) = self.admit(sent, Asked::Store, bucket, key).await?;
         self.listed(sent.from)?;
         let set = SiblingSet::decode_shared(delta)
             .map_err(|e| Refusal::Malformed(format!("sibling set: {e}")))?;
@@ -148,7 +150,7 @@ impl Handler {
     async fn relay(&self, sent: Sent, relay: Relay, deadline: Instant) -> Result<Reply, Refusal> {
         let Relay { bucket, key, delta, durability, others, soon } = relay;
         let route = sent.route.ok_or_else(unrouted)?;
-        let (table_key, pass) = self.admit(sent.route, Asked::Store, &bucket, &key).await?;
+        let (table_key, pass) = self.admit(sent, Asked::Store, &bucket, &key).await?;
         self.listed(sent.from)?;
         let plan = self.coordinate.relaying((&bucket, &key), (route, sent.stamp), &others)?;
         let set = SiblingSet::decode_shared(&delta)
@@ -165,24 +167,14 @@ impl Handler {
         Ok(Reply::Relayed(self.coordinate.relay(&plan, what, whom, own, deadline).await))
     }
 
-    async fn read(
-        &self,
-        route: Option<Route>,
-        bucket: &Bytes,
-        key: &Bytes,
-    ) -> Result<Reply, Refusal> {
-        let (table_key, _pass) = self.admit(route, Asked::Answer, bucket, key).await?;
+    async fn read(&self, sent: Sent, bucket: &Bytes, key: &Bytes) -> Result<Reply, Refusal> {
+        let (table_key, _pass) = self.admit(sent, Asked::Answer, bucket, key).await?;
         let set = self.coordinate.replica.read(&table_key).await.map_err(refusal)?;
         Ok(Reply::Set(set.encode().into()))
     }
 
-    async fn digest(
-        &self,
-        route: Option<Route>,
-        bucket: &Bytes,
-        key: &Bytes,
-    ) -> Result<Reply, Refusal> {
-        let (table_key, _pass) = self.admit(route, Asked::Answer, bucket, key).await?;
+    async fn digest(&self, sent: Sent, bucket: &Bytes, key: &Bytes) -> Result<Reply, Refusal> {
+        let (table_key, _pass) = self.admit(sent, Asked::Answer, bucket, key).await?;
         let set = self.coordinate.replica.read(&table_key).await.map_err(refusal)?;
         Ok(Reply::Digest((!set.context().is_empty()).then(|| set.digest().0)))
     }
@@ -195,7 +187,7 @@ impl Handler {
         delta: &Bytes,
         durability: Durability,
     ) -> Result<Reply, Refusal> {
-        let table_key = self.admit_stand_in(sent.route, bucket, key).await?;
+        let table_key = self.admit_stand_in(sent, bucket, key).await?;
         self.listed(sent.from)?;
         let set = SiblingSet::decode_shared(delta)
             .map_err(|e| Refusal::Malformed(format!("sibling set: {e}")))?;
@@ -208,11 +200,11 @@ impl Handler {
 
     async fn read_stand_in(
         &self,
-        route: Option<Route>,
+        sent: Sent,
         bucket: &Bytes,
         key: &Bytes,
     ) -> Result<Reply, Refusal> {
-        let table_key = self.admit_stand_in(route, bucket, key).await?;
+        let table_key = self.admit_stand_in(sent, bucket, key).await?;
         let set = self.coordinate.standins.read(&table_key).await.map_err(refusal)?;
         Ok(Reply::Set(set.encode().into()))
     }
@@ -264,13 +256,8 @@ impl Handler {
     }
 
     /// A page of a partition: of what this node owns there, or of what it keeps for its owners.
-    async fn scan(
-        &self,
-        route: Option<Route>,
-        scan: Scan,
-        deadline: Instant,
-    ) -> Result<Reply, Refusal> {
-        let (view, route) = self.same_version(route).await?;
+    async fn scan(&self, sent: Sent, scan: Scan, deadline: Instant) -> Result<Reply, Refusal> {
+        let (view, route) = self.same_version(sent).await?;
         let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
         let partition = route.partition;
         match (ring.is_owner(partition, view.me), scan.stand_in) {
@@ -289,12 +276,21 @@ impl Handler {
 
     async fn coordinate(
         &self,
+        sent: Sent,
         order: Bytes,
         deadline: Instant,
         stand_in: bool,
     ) -> Result<Reply, Refusal> {
         let order: Order =
             postcard::from_bytes(&order).map_err(|e| Refusal::Malformed(format!("order: {e}")))?;
+        // By the document of whoever hands it over this node may own the key, and not yet by its own.
+        if let Some(route) = sent.route
+            && route.version > self.coordinate.views.load().epoch()
+        {
+            self.control.pull(sent.from, route.version);
+            let until = deadline.min(Instant::now() + ON_ITS_WAY);
+            self.coordinate.views.reach(route.version, until).await;
+        }
         if !stand_in {
             must_own(&self.coordinate.views.load(), order.bucket(), order.key())?;
         }
@@ -345,12 +341,12 @@ impl Handler {
     /// what is asked. The pass is held until that is done.
     async fn admit(
         &self,
-        route: Option<Route>,
+        sent: Sent,
         asked: Asked,
         bucket: &[u8],
         key: &[u8],
     ) -> Result<(TableKey, Pass), Refusal> {
-        let (view, table_key, route) = self.same_entry(route, bucket, key).await?;
+        let (view, table_key, route) = self.same_entry(sent, bucket, key).await?;
         let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
         let does = match asked {
             Asked::Store => ring.is_owner(route.partition, view.me),
@@ -367,11 +363,11 @@ impl Handler {
     /// Both sides must mean the same entry of the partition, and this node must not own it.
     async fn admit_stand_in(
         &self,
-        route: Option<Route>,
+        sent: Sent,
         bucket: &[u8],
         key: &[u8],
     ) -> Result<TableKey, Refusal> {
-        let (view, table_key, route) = self.same_entry(route, bucket, key).await?;
+        let (view, table_key, route) = self.same_entry(sent, bucket, key).await?;
         let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
         if ring.is_owner(route.partition, view.me) {
             return Err(owner_stands_in());
@@ -382,11 +378,11 @@ impl Handler {
     /// The key, under the document in which both sides mean the same entry of its partition.
     async fn same_entry(
         &self,
-        route: Option<Route>,
+        sent: Sent,
         bucket: &[u8],
         key: &[u8],
     ) -> Result<(Arc<View>, TableKey, Route), Refusal> {
-        let (view, route) = self.same_version(route).await?;
+        let (view, route) = self.same_version(sent).await?;
         let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
         let (hash, partition) = ring.locate(bucket, key);
         if partition != route.partition {
@@ -397,8 +393,8 @@ impl Handler {
 
     /// The view under which both sides mean the same entry of a partition. A newer document that the
     /// sender knows is waited for a little: it is on its way to all members.
-    async fn same_version(&self, route: Option<Route>) -> Result<(Arc<View>, Route), Refusal> {
-        let route = route.ok_or_else(unrouted)?;
+    async fn same_version(&self, sent: Sent) -> Result<(Arc<View>, Route), Refusal> {
+        let route = sent.route.ok_or_else(unrouted)?;
         let until = Instant::now() + ON_ITS_WAY;
         loop {
             let view = self.coordinate.views.load();
@@ -409,7 +405,7 @@ impl Handler {
             let epoch = ring.epoch();
             // No version is of a later epoch than its document.
             if route.version > epoch {
-                self.control.pull();
+                self.control.pull(sent.from, route.version);
                 if self.coordinate.views.reach(route.version, until).await {
                     continue;
                 }

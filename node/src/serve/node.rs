@@ -287,6 +287,7 @@ pub fn control(
         boot_raised: Cell::new(false),
         failed: RefCell::new(None),
         pulling: Cell::new(false),
+        fetching: RefCell::default(),
         passed_over: Cell::new(None),
         rng: RefCell::new(SmallRng::seed_from_u64(world.seed ^ 0xc0)),
         started: Instant::now(),
@@ -397,6 +398,10 @@ impl Worker {
             views: shared.views.clone(),
             peers: Rc::new(peers(&shared, &world)),
             learned: Learned::new(shared.coordination.clone()),
+            fetch: {
+                let control = shared.control.clone();
+                Rc::new(move |holder, epoch| control.pull(holder, epoch))
+            },
             planted: world.planted,
         });
         let handler = Rc::new(Handler {

@@ -28,7 +28,7 @@ impl Handler {
         let answer = match ask {
             Ask::Sums { .. } => self.sums(&ask)?,
             Ask::Keys { bucket, pieces } => {
-                let partition = self.same_partition(route)?;
+                let partition = self.same_partition(sent)?;
                 let inside = |piece: &Piece| {
                     piece.node.depth >= partition.k
                         && piece.node.above(partition.k) == Node::of(partition)
@@ -40,7 +40,7 @@ impl Handler {
             }
             Ask::Store { sets } => {
                 self.listed(sent.from)?;
-                let partition = self.same_partition(route)?;
+                let partition = self.same_partition(sent)?;
                 self.store((partition, self.pass(route)?), sets, sent.stamp).await?
             }
         };
@@ -104,17 +104,17 @@ impl Handler {
     }
 
     /// Both sides must mean the same entry of the partition, and this node must own it.
-    fn same_partition(&self, route: Option<Route>) -> Result<Partition, Refusal> {
+    fn same_partition(&self, sent: Sent) -> Result<Partition, Refusal> {
         let view = self.coordinate.views.load();
         if let Some(reason) = &view.retired {
             return Err(Refusal::NotServing(reason.clone()));
         }
         let ring = &view.formed.as_ref().ok_or_else(not_formed)?.ring;
         let epoch = ring.epoch();
-        let route = route.ok_or_else(|| malformed("keys or sets without a route"))?;
+        let route = sent.route.ok_or_else(|| malformed("keys or sets without a route"))?;
         let entry = ring.version(route.partition).ok_or(Refusal::NotOwner { epoch })?;
         if route.version > entry.0 {
-            self.control.pull();
+            self.control.pull(sent.from, route.version);
             return Err(Refusal::BehindSender { epoch });
         }
         if (route.version, route.entry_hash) != entry {

@@ -15,7 +15,7 @@ use kvasir_core::gossip::{DocumentId, Gossip};
 use kvasir_core::id::NodeId;
 use kvasir_core::ring::{BucketName, Document, Handovers, Partition, Sealed, SettingsChange};
 use rand::rngs::SmallRng;
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::buckets::{self, Asked, ChangeError};
@@ -33,6 +33,9 @@ use crate::seam::Net;
 const QUEUE: usize = 1_024;
 /// Changes of bucket settings waiting for the control thread.
 const CHANGES: usize = 16;
+/// Nodes that showed to know a newer document, waiting for the control thread. More are forgotten: gossip tells
+/// of the document too.
+const HOLDERS: usize = 64;
 
 /// A question from another node, on its way to the control thread.
 pub struct Question {
@@ -46,14 +49,14 @@ pub struct Question {
 pub struct ControlHandle {
     questions: mpsc::Sender<Question>,
     changes: mpsc::Sender<Asked>,
-    pull: watch::Sender<u64>,
+    pull: mpsc::Sender<(NodeId, u64)>,
 }
 
 /// The other end of a [`ControlHandle`].
 pub struct Inbox {
     questions: mpsc::Receiver<Question>,
     changes: mpsc::Receiver<Asked>,
-    pull: watch::Receiver<u64>,
+    pull: mpsc::Receiver<(NodeId, u64)>,
 }
 
 impl ControlHandle {
@@ -61,7 +64,7 @@ impl ControlHandle {
     pub fn new() -> (Self, Inbox) {
         let (questions, inbox) = mpsc::channel(QUEUE);
         let (changes, asked) = mpsc::channel(CHANGES);
-        let (pull, pulled) = watch::channel(0);
+        let (pull, pulled) = mpsc::channel(HOLDERS);
         let inbox = Inbox { questions: inbox, changes: asked, pull: pulled };
         (Self { questions, changes, pull }, inbox)
     }
@@ -90,9 +93,11 @@ impl ControlHandle {
         buckets::ask(&self.changes, bucket, change).await
     }
 
-    /// Says that somebody knows a newer document: it is fetched with the next gossip.
-    pub fn pull(&self) {
-        self.pull.send_modify(|count| *count += 1);
+    /// Says that a node showed to know the document of an epoch: it is fetched from there at once, unless it
+    /// is known here.
+    pub fn pull(&self, holder: NodeId, epoch: u64) {
+        // Where too many wait, or the node stops, gossip tells of it or nobody asks any more.
+        let _ = self.pull.try_send((holder, epoch));
     }
 }
 
@@ -158,8 +163,10 @@ pub struct Control {
     pub generation_interval: std::time::Duration,
     /// Members that the next generation waits for.
     pub held_up_by: RefCell<Vec<NodeId>>,
-    /// A fetch of a document is under way.
+    /// The newest document that gossip named is being fetched.
     pub pulling: Cell<bool>,
+    /// Whom this node is asking for its document.
+    pub fetching: RefCell<BTreeSet<NodeId>>,
     /// The newest document that was fetched and does not concern this node: not fetched again.
     pub passed_over: Cell<Option<DocumentId>>,
     /// Randomness of this thread.
@@ -228,7 +235,7 @@ pub async fn run(control: Rc<Control>, mut inbox: Inbox) {
                 Some(question) => answer(&control, question),
                 None => return,
             },
-            Ok(()) = inbox.pull.changed() => gossip::pull_now(&control),
+            Some((holder, epoch)) = inbox.pull.recv() => gossip::pull_from(&control, holder, epoch),
         }
     }
 }

@@ -8,10 +8,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use kvasir_core::gossip::{DocumentId, Event, Message, Send, Target};
 use kvasir_core::id::NodeId;
 use kvasir_core::reclaim::Report;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::ballots;
 use super::control::Control;
@@ -21,6 +22,8 @@ use crate::replica::{Member, View};
 
 /// How long a fetch of a document may take.
 const PULL_DEADLINE: Duration = Duration::from_secs(2);
+/// How long one holder of a document may be silent before another is asked too.
+const SILENT: Duration = Duration::from_millis(100);
 
 /// Runs until the node stops.
 pub(super) async fn run(control: Rc<Control>) {
@@ -132,8 +135,8 @@ fn tell(event: &Event) {
     }
 }
 
-/// Fetches the newest document that anybody named, at once.
-pub(super) fn pull_now(control: &Rc<Control>) {
+/// Fetches the newest document that gossip named, at once.
+fn pull_now(control: &Rc<Control>) {
     let newest = control.gossip.borrow().newest_document();
     if let Some((newest, holders)) = newest
         && newest.epoch > control.epoch()
@@ -143,27 +146,70 @@ pub(super) fn pull_now(control: &Rc<Control>) {
     }
 }
 
-/// Asks a holder of a newer document for it; one fetch at a time.
+/// Fetches the document of an epoch from a node that showed to know it, at once, whatever gossip says.
+pub(super) fn pull_from(control: &Rc<Control>, holder: NodeId, epoch: u64) {
+    if epoch <= control.epoch() {
+        return;
+    }
+    let control = control.clone();
+    tokio::task::spawn_local(async move {
+        if let Some(document) = fetch(&control, holder).await {
+            control.learn(&document).await;
+        }
+    });
+}
+
+/// A node's document, if it is newer than the one here. Nothing while the same node is being asked already.
+async fn fetch(control: &Control, holder: NodeId) -> Option<Bytes> {
+    let address = control.gossip.borrow().peer_address(holder).map(str::to_string)?;
+    if !control.fetching.borrow_mut().insert(holder) {
+        return None;
+    }
+    let _asking = Asking(control, holder);
+    let deadline = Instant::now() + PULL_DEADLINE;
+    let ask = Request::FetchDocument { have_epoch: control.epoch() };
+    let reply = control.peers.call(Some(holder), &address, None, ask, deadline).await;
+    match reply {
+        Ok(Reply::Document(document)) => document,
+        _ => None,
+    }
+}
+
+/// A node is being asked for its document until this is dropped.
+struct Asking<'a>(&'a Control, NodeId);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.fetching.borrow_mut().remove(&self.1);
+    }
+}
+
+/// Asks holders of a newer document for it, one after the other, the next one also while those before it are
+/// silent.
 fn pull(control: &Rc<Control>, newest: DocumentId, holders: Vec<NodeId>) {
     if control.pulling.replace(true) {
         return;
     }
     let control = control.clone();
     tokio::task::spawn_local(async move {
-        for holder in holders.iter().filter(|h| **h != control.identity.node) {
-            let Some(address) = control.gossip.borrow().peer_address(*holder).map(str::to_string)
-            else {
-                continue;
-            };
-            let deadline = Instant::now() + PULL_DEADLINE;
-            let ask = Request::FetchDocument { have_epoch: control.epoch() };
-            let reply = control.peers.call(Some(*holder), &address, None, ask, deadline).await;
-            if let Ok(Reply::Document(Some(bytes))) = reply {
-                // A node that is no member yet need not ask for the same one every second.
-                let taken = control.learn(&bytes).await;
-                control.passed_over.set((!taken).then_some(newest));
+        let mut asked = FuturesUnordered::new();
+        let mut found = None;
+        for holder in holders.into_iter().filter(|holder| *holder != control.identity.node) {
+            asked.push(fetch(&control, holder));
+            if let Ok(Some(Some(document))) = timeout(SILENT, asked.next()).await {
+                found = Some(document);
                 break;
             }
+        }
+        while found.is_none()
+            && let Some(document) = asked.next().await
+        {
+            found = document;
+        }
+        if let Some(document) = found {
+            // A node that is no member yet need not ask for the same one every second.
+            let taken = control.learn(&document).await;
+            control.passed_over.set((!taken).then_some(newest));
         }
         tracing::debug!(
             epoch = newest.epoch,

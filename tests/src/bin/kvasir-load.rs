@@ -198,6 +198,7 @@ async fn load(run: Run, control: Control) -> ExitCode {
         let text = json!({
             "violations": violations, "violationsInAll": report.violations.len(),
             "ok": ok, "refused": refused, "unknown": unknown, "conflicts": report.conflicts,
+            "failed": report.failed,
         })
         .to_string();
         println!("{text}");

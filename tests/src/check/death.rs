@@ -69,7 +69,8 @@ pub fn seen(history: &History, death: &Death) -> (Seen, Vec<Violation>) {
         if operation.outcome == Outcome::Ok {
             continue;
         }
-        let told = operation.problem.as_deref() == Some("503 quorum_not_reached");
+        let says = |problem: &String| problem.starts_with("503 quorum_not_reached");
+        let told = operation.problem.as_ref().is_some_and(says);
         if in_its_hands(operation) && operation.outcome == Outcome::Unknown && told {
             seen.unknown += 1;
         } else {

@@ -67,13 +67,27 @@ pub struct Operation {
     pub end_ms: u64,
     /// What the client knows about the effect.
     pub outcome: Outcome,
-    /// Status and stable code of an answer that says that something went wrong, such as `503 quorum_not_reached`;
-    /// none where all went well or no answer came.
+    /// Status, stable code and words of an answer that says that something went wrong, such as
+    /// `503 quorum_not_reached: 1 of 2 required replicas answered`, or why no answer came; none where all went
+    /// well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
     /// A read made after faults were healed and repair had its time: the state to judge.
     #[serde(default)]
     pub settled: bool,
+}
+
+impl Operation {
+    /// What was asked, when and where, and how it ended: for people who look for the cause.
+    pub fn failure(&self) -> String {
+        let Self { id, op, key, server, outcome, start_ms, .. } = self;
+        let (took, token) = (self.end_ms.saturating_sub(*start_ms), self.token_sent.is_some());
+        let with = if token { "with" } else { "without" };
+        let problem = self.problem.as_deref().unwrap_or("it is not known why");
+        format!(
+            "{op:?} {id} of {key} {with} a token at {server}, at {start_ms} ms, {outcome:?} after {took} ms: {problem}"
+        )
+    }
 }
 
 /// A whole run.

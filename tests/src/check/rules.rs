@@ -8,6 +8,9 @@ use super::causality::Causality;
 use super::history::{History, Kind, Operation, Outcome};
 use super::{gone, replicas};
 
+/// Operations that did not succeed of which a report tells.
+const FAILED_SHOWN: usize = 20;
+
 /// What a run must have done to count at all.
 #[derive(Clone, Copy, Debug)]
 pub struct Demand {
@@ -256,6 +259,8 @@ pub struct Report {
     pub outcomes: [usize; 3],
     /// Reads that returned more than one value.
     pub conflicts: usize,
+    /// The last operations that did not succeed, each in one line.
+    pub failed: Vec<String>,
 }
 
 impl Report {
@@ -264,10 +269,11 @@ impl Report {
         let shown: Vec<String> = self.violations.iter().take(10).map(ToString::to_string).collect();
         assert!(
             self.violations.is_empty(),
-            "{} violations, outcomes ok/fail/unknown {:?}:\n  {}",
+            "{} violations, outcomes ok/fail/unknown {:?}:\n  {}\nnot ok:\n  {}",
             self.violations.len(),
             self.outcomes,
-            shown.join("\n  ")
+            shown.join("\n  "),
+            self.failed.join("\n  ")
         );
     }
 }
@@ -283,6 +289,9 @@ pub fn check(history: &History, demand: Demand) -> Report {
             report.violations.push(Violation::Duplicate(operation.id));
         }
     }
+    let failed = history.operations.iter().filter(|operation| operation.outcome != Outcome::Ok);
+    report.failed = failed.rev().take(FAILED_SHOWN).map(Operation::failure).collect();
+    report.failed.reverse();
     vacuous(history, demand, &mut report);
     phantoms(history, &mut report);
     lost(history, &mut report);

@@ -247,8 +247,11 @@ async fn perform(
     };
     match answer {
         Ok(answer) => understand(&mut operation, &answer),
-        Err(NoAnswer::NotSent(_)) => operation.outcome = Outcome::Fail,
-        Err(NoAnswer::Lost(_)) => {}
+        Err(NoAnswer::NotSent(why)) => {
+            operation.outcome = Outcome::Fail;
+            operation.problem = Some(format!("not sent: {why}"));
+        }
+        Err(NoAnswer::Lost(why)) => operation.problem = Some(format!("no answer: {why}")),
     }
     operation
 }
@@ -292,13 +295,16 @@ fn understand(operation: &mut Operation, answer: &Answer) {
     }
 }
 
-/// Status and code of an answer in `application/problem+json`; a key without a value is no problem.
+/// Status, code and detail of an answer in `application/problem+json`; a key without a value is no problem.
 fn problem(answer: &Answer) -> Option<String> {
     if matches!(answer.status, 200..=399 | 404) {
         return None;
     }
     let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    Some(format!("{} {}", answer.status, body["code"].as_str().unwrap_or("without a code")))
+    let word =
+        |name: &str, without: &'static str| body[name].as_str().unwrap_or(without).to_string();
+    let (code, detail) = (word("code", "without a code"), word("detail", "without a detail"));
+    Some(format!("{} {code}: {detail}", answer.status))
 }
 
 /// The node ids in `owners=ID,ID; standins=ID; durability=group`.

@@ -111,6 +111,7 @@ impl Load {
             ..Evidence::of(&history, demand)
         });
         println!("ok/refused/unknown {:?}, {} conflicts", report.outcomes, report.conflicts);
+        report.failed.iter().for_each(|line| println!("not ok: {line}"));
         report
     }
 
