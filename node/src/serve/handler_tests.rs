@@ -83,6 +83,7 @@ fn forwarder() -> Handler {
         standins: Arc::new(standins),
         peers: Rc::new(peers),
         learned: Learned::new(Arc::default()),
+        fetch: Rc::new(|_, _| {}),
         planted: Planted::default(),
     });
     Handler {
