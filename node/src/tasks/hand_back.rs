@@ -68,11 +68,12 @@ struct Seen {
     at: Instant,
 }
 
-/// One pass: who did not answer in it, and how far each copy has come.
+/// One pass: who did not answer in it, whether this node's own disk failed, and how far each copy has come.
 struct Pass<'a> {
     view: &'a View,
     formed: &'a Formed,
     silent: RefCell<BTreeSet<NodeId>>,
+    failed: Cell<bool>,
     gave: Cell<bool>,
     copies: &'a RefCell<BTreeMap<TableKey, HandBack>>,
 }
@@ -110,8 +111,9 @@ impl HandingBack {
                     continue;
                 }
                 let idle = before.map_or(0, |before| before.idle).saturating_add(1);
-                let (silent, gave) = (RefCell::default(), Cell::new(false));
-                let pass = Pass { view: &view, formed: &formed, silent, gave, copies: &copies };
+                let (silent, failed, gave) = Default::default();
+                let (view, formed, copies) = (&*view, &*formed, &copies);
+                let pass = Pass { view, formed, silent, failed, gave, copies };
                 let through = self.shelf(&pass, shelf).await;
                 let idle = if pass.gave.get() { 0 } else { idle };
                 seen.insert(shelf, Seen { through, idle, at: Instant::now(), ..now });
@@ -135,7 +137,7 @@ impl HandingBack {
             work.await;
             match chunk.next {
                 Some(next) => from = Some(next),
-                None => return pass.silent.borrow().is_empty(),
+                None => return pass.silent.borrow().is_empty() && !pass.failed.get(),
             }
         }
     }
@@ -144,9 +146,14 @@ impl HandingBack {
         let done = match Entry::of(&key) {
             Some(Entry::Copy) => self.copy(pass, &key, value).await,
             Some(Entry::Hint { target, of }) => self.hint(pass, (&key, value), target, &of).await,
-            None => Err("an entry that this version does not know".to_string()),
+            None => {
+                tracing::warn!("an entry that this version does not know is kept for another node");
+                return;
+            }
         };
         if let Err(error) = done {
+            // A disk that is full or fails for a while is no reason to keep it for ever.
+            pass.failed.set(true);
             tracing::warn!(error, "something that is kept for another node stays where it is");
         }
     }

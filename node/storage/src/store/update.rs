@@ -250,7 +250,11 @@ impl Engine {
     ) -> Ticket<Result<Applied<()>, WriteError>> {
         let at_once = !self.observer.looks() && self.health.check().is_ok() && !self.has_to_wait();
         if at_once && let Some(passing) = self.turns.pass(key) {
-            let applied = self.apply_value(shared(&self.gate), key, None, Some(value), durability);
+            let gate = shared(&self.gate);
+            let applied = self
+                .health
+                .check()
+                .and_then(|()| self.apply_value(gate, key, None, Some(value), durability));
             drop(passing);
             self.freeze_if_full();
             return Ticket::ready(applied.map(|durable| Applied { out: (), durable }));
@@ -269,6 +273,12 @@ impl Engine {
         f: impl FnOnce(Option<&[u8]>) -> (Change, T),
     ) -> Result<Applied<T>, WriteError> {
         let gate = shared(&self.gate);
+        // Who counts in its closure must not have counted what is then refused. A store that closes is no
+        // more asked what it counted, and what changes nothing may still end.
+        self.health.check().or_else(|error| match error {
+            WriteError::Closed => Ok(()),
+            error => Err(error),
+        })?;
         let old = self.state.load().ranges.after_drops(key.as_bytes(), old);
         let (change, out) = f(old.value.as_deref());
         let value = match change {
@@ -283,7 +293,8 @@ impl Engine {
         Ok(Applied { out, durable })
     }
 
-    /// Log, memory, observer: under the gate, for a key whose turn the caller holds.
+    /// Log, memory, observer: under the gate, for a key whose turn the caller holds, and after a look at
+    /// the health of the store under the same gate.
     fn apply_value(
         self: &Arc<Self>,
         gate: RwLockReadGuard<'_, ()>,
@@ -296,8 +307,10 @@ impl Engine {
         if bytes > RECORD_MAX_BYTES || key.as_bytes().len() > usize::from(u16::MAX) {
             return Err(WriteError::TooLarge { bytes, limit: RECORD_MAX_BYTES });
         }
+        if self.health.is_closed() {
+            return Err(WriteError::Closed);
+        }
         let appended = {
-            self.health.check()?;
             // Half of what follows would leave log, memory and observer at odds.
             let _watch = PanicWatch { health: &self.health, what: "applying a change" };
             let appended = self.log.append(key, value.as_ref(), durability);

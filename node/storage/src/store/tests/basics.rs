@@ -55,6 +55,24 @@ fn a_clean_close_loses_nothing_and_leaves_an_empty_replay() {
     assert_eq!((again.scan().len(), again.scan()), (50, again.mirrored()));
 }
 
+/// Who keeps books in the closure would otherwise count what is not there.
+#[test]
+fn a_change_whose_closure_ran_is_there() {
+    let rig = Rig::new(tiny());
+    let engine = rig.store.engine.clone();
+    let update = rig.store.update(&key(1), Durability::Memory, move |_| {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        engine.health.refuse(crate::error::IoFailure::new(Path::new(DIR), "append", &full));
+        (Change::Put(b"counted".as_slice().into()), ())
+    });
+    assert!(rig.settle(update).is_ok());
+    assert_eq!(rig.get(1).unwrap().as_deref(), Some(b"counted".as_slice()));
+    let refused = rig.store.update(&key(1), Durability::Memory, |_| -> (Change, ()) {
+        panic!("a closure ran though the store takes nothing")
+    });
+    assert!(matches!(rig.settle(refused), Err(WriteError::Full(_))));
+}
+
 #[test]
 fn a_directory_has_one_store() {
     let rig = Rig::new(tiny());
