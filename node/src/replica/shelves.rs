@@ -37,7 +37,8 @@ impl Shelf {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Held {
     entries: u64,
-    /// Rises with everything that is put there.
+    /// Rises with everything that is put there, and is never the same again once the shelf was empty:
+    /// whoever compares it with what it was must not take a new entry for one that it has seen.
     pub puts: u64,
 }
 
@@ -55,6 +56,8 @@ struct Books {
     copies: Kind,
     hints: Kind,
     shelves: BTreeMap<Shelf, Held>,
+    /// Everything that was ever put on any of them.
+    puts: u64,
     /// Copies by the generation that they are stamped with.
     stamps: BTreeMap<u64, u64>,
     /// Until when copies of which stamps were held; absent before the count.
@@ -154,7 +157,7 @@ impl Shelves {
         let generation = self.generation.now();
         let mut books = self.books();
         let until = books.until.map(|_| HeldUntil::unknown(generation));
-        *books = Books { until, ..Books::default() };
+        *books = Books { until, puts: books.puts, ..Books::default() };
     }
 
     /// Stand-in copies and hints that are held.
@@ -278,9 +281,10 @@ impl Books {
     }
 
     fn put(&mut self, shelf: Shelf, new: bool) {
+        self.puts += 1;
         let held = self.shelves.entry(shelf).or_default();
         held.entries += u64::from(new);
-        held.puts += 1;
+        held.puts = self.puts;
     }
 
     fn take(&mut self, shelf: Shelf) {
@@ -338,6 +342,23 @@ mod tests {
         assert_eq!((shelves.held(), shelves.filled().len()), Default::default());
         let told = shelves.told();
         assert_eq!((told.holds(6), told.until(5)), (false, 6), "it may have held any");
+    }
+
+    #[test]
+    fn a_shelf_that_was_empty_is_not_taken_for_what_it_was() {
+        let cap = Cap { max_bytes: 100 };
+        let shelves = Shelves::new(cap, cap, Arc::default());
+        shelves.counted(Vec::new());
+        let shelf = Shelf::of(&TableKey::first_of(7 << 48));
+        assert!(shelves.grow_hint(shelf, 0, 10));
+        let before = shelves.filled();
+        shelves.shrink_hint(shelf, 10);
+        assert!(shelves.grow_hint(shelf, 0, 10));
+        assert_ne!(shelves.filled(), before, "it would never be looked at again");
+        let before = shelves.filled();
+        shelves.emptied();
+        assert!(shelves.grow_hint(shelf, 0, 10));
+        assert_ne!(shelves.filled(), before);
     }
 
     #[test]

@@ -35,6 +35,8 @@ use crate::load::{HttpClient, TcpDial};
 
 /// Longest wait for anything that should happen.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Lines of the end of a log that a failure shows.
+const LOG_LINES: usize = 40;
 
 /// The binary under test, built by the same profile as this test.
 ///
@@ -444,8 +446,12 @@ impl Cluster {
                 if copies + hints == 0.0 {
                     break;
                 }
-                let kept = format!("node {node}: {copies} copies, {hints} hints");
-                assert!(Instant::now() < until, "{kept}");
+                if Instant::now() >= until {
+                    let log = self.log(node);
+                    let lines: Vec<&str> = log.lines().collect();
+                    let last = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+                    panic!("node {node}: {copies} copies, {hints} hints; its log ends:\n{last}");
+                }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
