@@ -9,10 +9,6 @@ use super::control::Control;
 /// The reason, the gravest first. Nothing stored is changed by any of them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// The volume was put back to an older state, say, and copies on it that count were not made anew yet.
-    /// Passes when they are.
-    #[error("{0}")]
-    PutBack(String),
     /// Another process runs on a copy of this volume, and the cluster listens to that one. Final for
     /// this start.
     #[error(
@@ -26,6 +22,10 @@ pub enum Unfit {
         /// Its peer address.
         address: String,
     },
+    /// The volume was put back to an older state, say, and copies on it that count were not made anew yet.
+    /// Passes when they are.
+    #[error("{0}")]
+    PutBack(String),
     /// The volume belongs to another cluster than the nodes that it was told to ask. Passes when a
     /// member of its own cluster is heard, or at the next start with other seeds.
     #[error(
@@ -61,13 +61,13 @@ pub enum Unfit {
 impl Unfit {
     /// Every stable code.
     pub const CODES: [&'static str; 6] =
-        ["put_back", "twin", "other_cluster", "not_member", "starting", "no_generation"];
+        ["twin", "put_back", "other_cluster", "not_member", "starting", "no_generation"];
 
     /// A stable word for metrics.
     pub fn code(&self) -> &'static str {
         let number = match self {
-            Self::PutBack(_) => 0,
-            Self::Twin { .. } => 1,
+            Self::Twin { .. } => 0,
+            Self::PutBack(_) => 1,
             Self::OtherCluster { .. } => 2,
             Self::NotMember { .. } => 3,
             Self::Starting => 4,
@@ -93,13 +93,20 @@ impl Unfit {
         let formed = control.formed.borrow().clone();
         let document = formed.as_ref().map(|formed| formed.ring.document());
         let aside = control.set_aside.reason(document, control.identity.node);
-        aside.map(Self::PutBack).or_else(|| Self::of_all(control))
+        let twin = Self::twin(control);
+        twin.or_else(|| aside.map(Self::PutBack)).or_else(|| Self::of_all(control))
+    }
+
+    fn twin(control: &Control) -> Option<Self> {
+        let gossip = control.gossip.borrow();
+        let (boot, address) = gossip.twin()?;
+        Some(Self::Twin { boot, address: address.to_string() })
     }
 
     /// Why not even those copies are used that were made anew since the others were set aside.
     pub fn of_all(control: &Control) -> Option<Self> {
-        if let Some((boot, address)) = control.gossip.borrow().twin() {
-            return Some(Self::Twin { boot, address: address.to_string() });
+        if let Some(twin) = Self::twin(control) {
+            return Some(twin);
         }
         let formed = control.formed.borrow().clone()?;
         let (document, node) = (formed.ring.document(), control.identity.node);

@@ -396,21 +396,17 @@ impl<'a> Stage<'a> {
             sleep(STEP).await;
         }
         operator.abort();
-        let document = self.sim.document(0);
-        let what = document.map(|document| format!("{:?}", document.operations));
+        let what = self.sim.document(0).map(|document| format!("{:?}", document.operations));
         self.violations.push(Violation::Unfinished(what.unwrap_or_default()));
     }
 
     async fn begin(&mut self, place: usize, fault: &Fault) {
         self.active.insert(place);
         let hosts = match fault {
-            Fault::Crash(host, unsynced) => {
-                let happened = self.crash(*host, *unsynced).await;
-                if !happened {
-                    return;
-                }
-                vec![]
-            }
+            Fault::Crash(host, unsynced) => match self.crash(*host, *unsynced).await {
+                true => vec![],
+                false => return,
+            },
             Fault::Wipe(host) => {
                 self.spoilt.insert(*host);
                 vec![*host]
