@@ -179,7 +179,8 @@ impl PeerListener {
 
     /// Stops accepting, refuses new requests with "does not serve now", waits until those in work
     /// are answered (at most until the deadline) and what is on its way is refused, then says goodbye on
-    /// every connection and waits for the goodbyes to be written. The result is the number of requests that were left behind.
+    /// every connection and waits for the goodbyes to be written. The result is the number of requests that
+    /// were left behind.
     pub async fn drain(&self, deadline: Instant) -> usize {
         let shared = &self.0;
         shared.draining.set(true);

@@ -4,7 +4,8 @@
 //! its tables; hand the observer its state; replay the log above the floor. Each step only removes
 //! what nothing refers to, so a crash anywhere in here changes nothing for the next attempt
 //! (rule R11). An observer that looks is told what each record replaced; records wait for that until there is
-//! a memtable of them, and are looked up in the order of their keys. A directory with data but no manifest is damage, never an empty store.
+//! a memtable of them, and are looked up in the order of their keys. A directory with data but no manifest is
+//! damage, never an empty store.
 
 use super::engine::{Engine, Figures, State};
 use super::flush::Flushing;
