@@ -7,14 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
+use kvasir_tests::ledger::{append, cache, commit};
 use kvasir_tests::power::Missing;
 use kvasir_tests::process::ground::{Ground, NODES};
 use kvasir_tests::process::netns::{self, Network, World};
@@ -218,23 +218,4 @@ fn summary(report: &Path, seed: u64, ended: &str) -> Value {
         "seed": seed, "commit": commit(), "rounds": count("rounds"), "faults": count("faults"),
         "violations": count("violations"), "ended": ended, "report": report,
     })
-}
-
-fn cache(name: &str) -> PathBuf {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-    base.unwrap_or_else(std::env::temp_dir).join("kvasir").join(name)
-}
-
-fn append(ledger: &PathBuf, line: &Value) -> std::io::Result<()> {
-    if let Some(dir) = ledger.parent() {
-        fs::create_dir_all(dir)?;
-    }
-    let mut file = OpenOptions::new().create(true).append(true).open(ledger)?;
-    writeln!(file, "{line}")
-}
-
-fn commit() -> String {
-    let out = Command::new("git").args(["describe", "--always", "--dirty"]).output();
-    out.ok().map(|out| String::from_utf8_lossy(&out.stdout).trim().to_string()).unwrap_or_default()
 }

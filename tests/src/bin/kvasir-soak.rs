@@ -3,12 +3,12 @@
 //! `tests/run soak --seeds N` is the usual way in. The ledger has one JSON line per run: first and last
 //! seed, commit, simulated hours, failures. Without `--from` the range goes on where the ledger ends.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
+use kvasir_tests::ledger::{append, cache, commit};
 use kvasir_tests::sim::{Script, Story, hunt};
 use serde_json::{Value, json};
 
@@ -89,10 +89,10 @@ fn one(arguments: &Arguments) -> ExitCode {
 
 fn many(arguments: &Arguments) -> ExitCode {
     let name = match (arguments.reclaim, arguments.centers, arguments.moves) {
-        (true, ..) => "kvasir/soak-reclaim.jsonl",
-        (_, true, _) => "kvasir/soak-centers.jsonl",
-        (.., true) => "kvasir/soak-moves.jsonl",
-        _ => "kvasir/soak.jsonl",
+        (true, ..) => "soak-reclaim.jsonl",
+        (_, true, _) => "soak-centers.jsonl",
+        (.., true) => "soak-moves.jsonl",
+        _ => "soak.jsonl",
     };
     let ledger = arguments.ledger.clone().unwrap_or_else(|| cache(name));
     let from = arguments.from.unwrap_or_else(|| highest(&ledger).map_or(0, |last| last + 1));
@@ -113,27 +113,8 @@ fn many(arguments: &Arguments) -> ExitCode {
     ExitCode::from(u8::from(!failed.is_empty()))
 }
 
-fn cache(name: &str) -> PathBuf {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-    base.unwrap_or_else(std::env::temp_dir).join(name)
-}
-
 fn highest(ledger: &PathBuf) -> Option<u64> {
     let text = fs::read_to_string(ledger).ok()?;
     let last = |line: &str| serde_json::from_str::<Value>(line).ok()?["last"].as_u64();
     text.lines().filter_map(last).max()
-}
-
-fn append(ledger: &PathBuf, line: &Value) -> std::io::Result<()> {
-    if let Some(dir) = ledger.parent() {
-        fs::create_dir_all(dir)?;
-    }
-    let mut file = OpenOptions::new().create(true).append(true).open(ledger)?;
-    writeln!(file, "{line}")
-}
-
-fn commit() -> String {
-    let out = Command::new("git").args(["describe", "--always", "--dirty"]).output();
-    out.ok().map(|out| String::from_utf8_lossy(&out.stdout).trim().to_string()).unwrap_or_default()
 }
