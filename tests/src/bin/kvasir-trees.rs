@@ -38,13 +38,13 @@ enum Word {
         /// Writes of each turn
         #[arg(long, default_value_t = 200_000)]
         writes: u64,
-        /// Turns of each kind
-        #[arg(long, default_value_t = 5)]
+        /// Pairs of turns
+        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
         turns: u32,
-        /// Least ratio of the medians of synced writes
+        /// Least median of the pairs' ratios, of synced writes
         #[arg(long, default_value_t = 0.95)]
         least: f64,
-        /// Least ratio of the medians without any sync
+        /// Least median of the pairs' ratios, without any sync
         #[arg(long, default_value_t = 0.8)]
         least_bare: f64,
     },
@@ -139,22 +139,34 @@ async fn turn(on: bool, way: Way, writes: u64) -> f64 {
     rate
 }
 
-/// Writes with the tree and without it in turns. Returns the ratio of the medians.
+/// Writes with the tree and without it in pairs of turns, each first as often as the other. Returns the median of
+/// the pairs' ratios: what slows a machine down for a while slows both of a pair.
 async fn writes(way: Way, writes: u64, turns: u32) -> f64 {
-    let (mut on, mut off) = (Vec::new(), Vec::new());
+    let (mut on, mut off, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     turn(true, way, writes / 10).await;
-    for _ in 0..turns {
-        off.push(turn(false, way, writes).await);
-        on.push(turn(true, way, writes).await);
+    for pair in 0..turns {
+        let mut rates = [0.0; 2];
+        for place in [pair % 2, 1 - pair % 2] {
+            rates[place as usize] = turn(place == 1, way, writes).await;
+        }
+        off.push(rates[0]);
+        on.push(rates[1]);
+        ratios.push(rates[1] / rates[0]);
     }
-    let median = |rates: &mut Vec<f64>| {
+    for rates in [&mut on, &mut off, &mut ratios] {
         rates.sort_by(f64::total_cmp);
-        rates[rates.len() / 2]
-    };
-    let (on, off) = (median(&mut on), median(&mut off));
-    let ratio = on / off;
-    println!("{}: {on:.0} writes/s with the tree, {off:.0} without it: {ratio:.3}", way.said);
-    ratio
+    }
+    let median = |rates: &[f64]| rates[rates.len() / 2];
+    println!(
+        "{}: {:.0} writes/s with the tree, {:.0} without it: {:.3} ({:.3} to {:.3} in {turns} pairs)",
+        way.said,
+        median(&on),
+        median(&off),
+        median(&ratios),
+        ratios[0],
+        ratios[ratios.len() - 1],
+    );
+    median(&ratios)
 }
 
 async fn fill(replica: &Replica, keys: impl Iterator<Item = u64>) {
