@@ -15,6 +15,7 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt};
 use kvasir_core::reclaim::{Ask, Goes, Item, Margins, Say, Term, Why};
 use kvasir_core::ring::Partition;
+use kvasir_core::version::fold::rows_in;
 use kvasir_core::version::{Dot, Minter, Record};
 use kvasir_storage::{Change, Durability, TableKey};
 use tokio::time::Instant;
@@ -247,7 +248,7 @@ impl Holder {
 fn rows_of(item: &Item) -> u64 {
     match &item.goes {
         Goes::Set(_) => 0,
-        Goes::Rows(rows) => rows.len() as u64,
+        Goes::Rows(rows) => rows_in(rows).count() as u64,
     }
 }
 

@@ -135,7 +135,8 @@ fn rows_go_if_they_are_spent_agreed_on_and_of_another_start() {
     }
     owner.merge(&key(1), set.clone());
     let row = |tag| Actor { tag, serial: 0 }.dot(1);
-    assert_eq!(set.spent_rows().collect::<Vec<_>>(), [row(1), row(2), row(TAG)]);
+    let spent: Vec<Dot> = set.spent_rows().flatten().collect();
+    assert_eq!(spent, [row(1), row(2), row(TAG)]);
     let holds = |rows: Vec<Dot>| owner.run(owner.holder.holds(key(1), Goes::Rows(rows)));
     assert!(holds(vec![row(1), row(2)]));
     assert!(!holds(vec![row(1), row(TAG)]), "its own");
@@ -155,5 +156,36 @@ fn rows_go_if_they_are_spent_agreed_on_and_of_another_start() {
     let left: Vec<u64> = left.context().vector().map(|(actor, _)| actor.tag).collect();
     assert_eq!(left, [3, 4, TAG]);
     assert!(!fold(rows), "they are gone");
+    owner.work.drop_all();
+}
+
+/// A row of which a write never came to any owner goes as what it is; an owner that hears of that write in time
+/// has another row, and keeps it.
+#[test]
+fn a_row_with_a_hole_goes_as_exactly_the_dots_that_it_has() {
+    let owner = Owner::start();
+    let ended = Actor { tag: 1, serial: 0 };
+    let second = SiblingSet::delta(Context::new(), ended.dot(2), Sibling::value(Stamp(1), "2"));
+    let set = over(second.context(), 2, Sibling::value(Stamp(2), "over it"));
+    owner.merge(&key(1), set.clone());
+    owner.merge(&key(2), set.clone());
+    let rows: Vec<Dot> = set.spent_rows().flatten().collect();
+    assert_eq!(rows, [ended.dot(0), ended.dot(2)]);
+    let holds =
+        |of: u8, rows: &[Dot]| owner.run(owner.holder.holds(key(of), Goes::Rows(rows.to_vec())));
+    assert!(holds(1, &rows) && holds(2, &rows));
+    assert!(!holds(1, &rows[1..]), "all up to the second would be another row");
+    for of in [1, 2] {
+        assert!(owner.replica().leaving().add(key(of), Goes::Rows(rows.clone())));
+    }
+    // The first write comes to light: nothing superseded it, and it stays.
+    let first = SiblingSet::delta(Context::new(), ended.dot(1), Sibling::value(Stamp(1), "1"));
+    owner.merge(&key(2), first);
+    let fold = |of| owner.run(owner.holder.fold_one(&key(of), rows.clone())).unwrap();
+    assert_eq!([fold(1), fold(2)], [true, false]);
+    let left = |of| owner.run(owner.replica().read(&key(of))).unwrap();
+    assert_eq!((left(1).siblings().len(), left(2).siblings().len()), (1, 2));
+    assert!(left(1).context().rows().all(|(actor, _)| actor != ended));
+    assert_eq!(left(2).context().contiguous(&ended), 2);
     owner.work.drop_all();
 }

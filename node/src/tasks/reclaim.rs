@@ -311,10 +311,11 @@ impl Reclaiming {
         set: &SiblingSet,
         tags: &mut Option<Option<BTreeSet<u64>>>,
     ) -> Option<Vec<Dot>> {
-        if set.context().vector().len() < ROWS_MIN {
+        let context = set.context();
+        if context.vector().len() + context.cloud().len() < ROWS_MIN {
             return None;
         }
-        let rows: Vec<Dot> = set.spent_rows().collect();
+        let rows: Vec<Vec<Dot>> = set.spent_rows().collect();
         if rows.len() < ROWS_MIN {
             return None;
         }
@@ -322,9 +323,10 @@ impl Reclaiming {
             *tags = Some(self.tags(place).await);
         }
         let living = tags.as_ref()?.as_ref()?;
-        let dead = rows.into_iter().filter(|row| !living.contains(&row.actor.tag));
-        let dead: Vec<Dot> = dead.take(ROWS_MAX).collect();
-        (dead.len() >= ROWS_MIN).then_some(dead)
+        let lives = |row: &Vec<Dot>| row.iter().any(|dot| living.contains(&dot.actor.tag));
+        let dead = rows.into_iter().filter(|row| !lives(row));
+        let dead: Vec<Vec<Dot>> = dead.take(ROWS_MAX).collect();
+        (dead.len() >= ROWS_MIN).then(|| dead.concat())
     }
 
     /// The tags under which the owners write now; none if one of them does not say.

@@ -22,8 +22,9 @@ pub struct Item {
 pub enum Goes {
     /// The whole set: exactly the one with this digest.
     Set([u8; 16]),
-    /// These rows, each with exactly this count, as long as they are spent
-    /// ([`crate::version::SiblingSet::is_spent`]); the rest of the set may be anything.
+    /// These rows, written one behind the other ([`crate::version::Context::row`]), each with exactly these
+    /// dots, as long as they are spent ([`crate::version::SiblingSet::is_spent`]); the rest of the set may
+    /// be anything.
     Rows(Vec<Dot>),
 }
 

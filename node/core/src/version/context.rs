@@ -95,6 +95,13 @@ impl Context {
         actors.into_iter().map(|actor| (actor, self.highest(&actor)))
     }
 
+    /// The row of one actor as dots: the one up to which it is covered without a hole, with count 0 where not
+    /// even the first is, and each one beyond a hole, in order.
+    pub fn row(&self, actor: Actor) -> impl Iterator<Item = Dot> + '_ {
+        let beyond = self.cloud.range(actor.dot(0)..=actor.dot(u64::MAX)).copied();
+        std::iter::once(actor.dot(self.contiguous(&actor))).chain(beyond)
+    }
+
     /// The rows of the actors with this tag.
     pub(crate) fn rows_of_tag(&self, tag: u64) -> impl Iterator<Item = (Actor, u64)> + '_ {
         let first = Actor { tag, serial: 0 };
@@ -104,9 +111,10 @@ impl Context {
         vector.chain(cloud.map(|dot| (dot.actor, dot.count)))
     }
 
-    /// Forgets a row of the vector whose actor has no dot in the cloud.
+    /// Forgets every dot of an actor.
     pub(super) fn forget(&mut self, actor: &Actor) {
         self.vector.remove(actor);
+        self.cloud.retain(|dot| dot.actor != *actor);
     }
 
     /// The context with these parts, or `None` if they are not in canonical form.

@@ -62,7 +62,7 @@ impl SiblingSet {
         all.filter(move |(_, sibling)| sibling.is_live(now_ms))
     }
 
-    /// This set without the rows of these actors, none of which has a sibling or a dot in the cloud.
+    /// This set without the rows of these actors, none of which has a sibling.
     pub(super) fn without(mut self, actors: impl Iterator<Item = Actor>) -> Self {
         actors.for_each(|actor| self.context.forget(&actor));
         self
