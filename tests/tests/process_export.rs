@@ -16,8 +16,6 @@ use kvasir_tests::load::http::Ask;
 use kvasir_tests::process::{Cluster, binary, escaped, run};
 use serde_json::{Value, json};
 
-/// Longest time for one command.
-const PATIENCE: Duration = Duration::from_secs(1_200);
 /// Resident memory that a command may take, whatever the bucket holds.
 const COMMAND_MAX: u64 = 96 << 20;
 /// Resident memory of a node with small memtables and caches.
@@ -27,6 +25,11 @@ const SMALL: [&str; 3] =
 
 fn keys() -> usize {
     std::env::var("KVASIR_EXPORT_KEYS").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000)
+}
+
+/// Longest time for one command.
+fn patience() -> Duration {
+    Duration::from_secs(1_200 + keys() as u64 / 100)
 }
 
 /// A key: most are text, every hundredth is not.
@@ -99,7 +102,7 @@ impl Running {
 
     /// Waits for its good end.
     async fn finish(mut self) -> (Output, u64) {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + patience();
         while !self.ended() {
             assert!(Instant::now() < until, "kvasir {} does not end", self.name);
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -73,6 +73,12 @@ fn all_nodes_lose_their_power_within_a_second_and_one_after_the_other() {
 }
 
 #[test]
+fn a_node_comes_and_goes_faster_than_it_is_given_what_it_missed() {
+    let crash = |turn: u64| at(5 + 4 * turn, 2, Fault::Crash(1, Unsynced::Dropped));
+    scenario(116, (0..15).map(crash).collect());
+}
+
+#[test]
 fn a_node_stands_still_for_ten_thirty_and_sixty_seconds() {
     let pauses =
         [at(2, 10, Fault::Pause(0)), at(20, 30, Fault::Pause(1)), at(60, 60, Fault::Pause(2))];

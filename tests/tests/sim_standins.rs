@@ -200,8 +200,9 @@ fn with_all_owners_cut_off_two_stand_ins_take_the_write_and_give_it_back() {
     });
 }
 
-/// Writes `keys` keys through two of three hosts while the third is down, and brings it back.
-async fn with_one_down(sets: &[&str], keys: usize) -> (Sim, usize) {
+/// Writes `keys` keys through two of three hosts while the third is down, and brings it back: how many it then
+/// holds, and how many bytes of hints a host kept at most.
+async fn with_one_down(sets: &[&str], keys: usize) -> (Sim, usize, f64) {
     // What hints leave out trees would mend.
     let sets = [sets, &["repair.enabled=false"][..]].concat();
     let mut sim = Sim::formed(43, 3, 3, &sets).await;
@@ -210,11 +211,13 @@ async fn with_one_down(sets: &[&str], keys: usize) -> (Sim, usize) {
     until_down(&sim, 0, 1).await;
     until_down(&sim, 1, 1).await;
     let servers = sim.servers();
+    let mut most = 0_f64;
     for key in 0..keys {
         let path = format!("/v1/kv/b/{key}?w=2");
         let put = ask(&http, &servers[key % 2], Method::PUT, &path, "v").await;
         assert_eq!(put.status, 204, "{}", put.text());
         assert!(acks(&put).1.is_empty(), "no machine is left to stand in");
+        most = most.max(metric(&sim, key % 2, "kvasir_handoff_hint_bytes").await);
     }
     sim.start(2);
     sim.until_ready(2).await;
@@ -223,13 +226,13 @@ async fn with_one_down(sets: &[&str], keys: usize) -> (Sim, usize) {
     for key in 0..keys {
         held += usize::from(replica(&sim, 2, &key.to_string()).await.1 == ["v"]);
     }
-    (sim, held)
+    (sim, held, most)
 }
 
 #[test]
 fn a_node_that_was_down_catches_up_by_hints_alone() {
     run(async {
-        let (sim, held) = with_one_down(&[], 60).await;
+        let (sim, held, _) = with_one_down(&[], 60).await;
         assert_eq!(held, 60);
         assert!(metric(&sim, 2, "kvasir_handoff_taken_back_total").await >= 60.0);
     });
@@ -238,7 +241,8 @@ fn a_node_that_was_down_catches_up_by_hints_alone() {
 #[test]
 fn hints_stay_below_their_cap_and_what_overflowed_is_counted() {
     run(async {
-        let (sim, held) = with_one_down(&["handoff.hints_max_bytes=1KiB"], 60).await;
+        let (sim, held, most) = with_one_down(&["handoff.hints_max_bytes=1KiB"], 60).await;
+        assert!((1.0..=1_024.0).contains(&most), "{most} bytes of hints");
         let mut dropped = 0.0;
         for host in 0..2 {
             dropped += metric(&sim, host, "kvasir_handoff_hints_overflowed_total").await;
@@ -251,7 +255,7 @@ fn hints_stay_below_their_cap_and_what_overflowed_is_counted() {
 #[test]
 fn hints_too_old_are_dropped_and_counted() {
     run(async {
-        let (sim, held) = with_one_down(&["handoff.hints_max_age=1ms"], 20).await;
+        let (sim, held, _) = with_one_down(&["handoff.hints_max_age=1ms"], 20).await;
         let expired = metric(&sim, 0, "kvasir_handoff_hints_expired_total").await
             + metric(&sim, 1, "kvasir_handoff_hints_expired_total").await;
         assert_eq!((held, expired), (0, 20.0));

@@ -471,16 +471,14 @@ fn mend(
         return Vec::new();
     }
     let mut tasks = vec![tokio::task::spawn_local(taking_over(shared, world, coordinate).run())];
-    if !coordinate.planted.leaves_it_to_trees() {
-        let handing_back = HandingBack {
-            replica: coordinate.replica.clone(),
-            standins: coordinate.standins.clone(),
-            views: coordinate.views.clone(),
-            peers: coordinate.peers.clone(),
-            hints_max_age: shared.config.handoff.hints_max_age.0,
-        };
-        tasks.push(tokio::task::spawn_local(handing_back.run()));
-    }
+    let handing_back = HandingBack {
+        replica: coordinate.replica.clone(),
+        standins: coordinate.standins.clone(),
+        views: coordinate.views.clone(),
+        peers: coordinate.peers.clone(),
+        hints_max_age: shared.config.handoff.hints_max_age.0,
+    };
+    tasks.push(tokio::task::spawn_local(handing_back.run()));
     if coordinate.replica.trees().is_on() {
         let (http, peers) = (shared.http_stats.clone(), shared.served.clone());
         let served: Rc<dyn Fn() -> u64> =

@@ -12,6 +12,9 @@ use kvasir_tests::ledger::{append, cache, commit};
 use kvasir_tests::sim::{Script, Story, hunt};
 use serde_json::{Value, json};
 
+/// So many stories together have done everything that nodes do.
+const MANY: u64 = 50;
+
 #[derive(Parser)]
 #[command(name = "kvasir-soak", about = "Random simulations over many seeds.")]
 struct Arguments {
@@ -39,6 +42,9 @@ struct Arguments {
     /// Stories in which nodes come and go, with a ledger of their own
     #[arg(long, conflicts_with_all = ["short", "reclaim", "centers"])]
     moves: bool,
+    /// Stories in which nothing but hash trees mends, with a ledger of their own
+    #[arg(long, conflicts_with_all = ["short", "reclaim", "centers", "moves"])]
+    trees: bool,
     /// With --seed: a short story on three nodes
     #[arg(long, requires = "seed")]
     short: bool,
@@ -53,12 +59,40 @@ fn main() -> ExitCode {
 }
 
 fn story(arguments: &Arguments) -> fn(u64) -> Story {
-    match (arguments.reclaim, arguments.centers, arguments.moves) {
-        (true, ..) => Story::reclaiming,
-        (_, true, _) => Story::centers,
-        (.., true) => Story::moving,
-        _ => Story::random,
+    match kind(arguments) {
+        Some("reclaim") => Story::reclaiming,
+        Some("centers") => Story::centers,
+        Some("moves") => Story::moving,
+        Some(_) => Story::trees,
+        None => Story::random,
     }
+}
+
+/// What the stories are about, where it is not everything.
+fn kind(arguments: &Arguments) -> Option<&'static str> {
+    let kinds = [
+        (arguments.reclaim, "reclaim"),
+        (arguments.centers, "centers"),
+        (arguments.moves, "moves"),
+        (arguments.trees, "trees"),
+    ];
+    kinds.into_iter().find_map(|(on, kind)| on.then_some(kind))
+}
+
+/// What stories of that kind should have done and never did: they show less than they seem to.
+fn idle(arguments: &Arguments, found: &hunt::Hunt) -> Vec<String> {
+    let mut idle: Vec<String> = match kind(arguments) {
+        Some("trees" | "moves") => vec![],
+        _ => found.work.missing().iter().map(ToString::to_string).collect(),
+    };
+    let mended = found.work.done("keys mended by trees");
+    if arguments.trees && mended == 0 {
+        idle.push("no key was mended by trees".to_string());
+    }
+    if arguments.reclaim && found.erased == 0 {
+        idle.push("no set was erased".to_string());
+    }
+    idle
 }
 
 fn one(arguments: &Arguments) -> ExitCode {
@@ -88,18 +122,18 @@ fn one(arguments: &Arguments) -> ExitCode {
 }
 
 fn many(arguments: &Arguments) -> ExitCode {
-    let name = match (arguments.reclaim, arguments.centers, arguments.moves) {
-        (true, ..) => "soak-reclaim.jsonl",
-        (_, true, _) => "soak-centers.jsonl",
-        (.., true) => "soak-moves.jsonl",
-        _ => "soak.jsonl",
+    let name = match kind(arguments) {
+        Some(kind) => format!("soak-{kind}.jsonl"),
+        None => "soak.jsonl".to_string(),
     };
-    let ledger = arguments.ledger.clone().unwrap_or_else(|| cache(name));
+    let ledger = arguments.ledger.clone().unwrap_or_else(|| cache(&name));
     let from = arguments.from.unwrap_or_else(|| highest(&ledger).map_or(0, |last| last + 1));
     let last = from + arguments.seeds.saturating_sub(1);
     println!("seeds {from} to {last}, ledger {}", ledger.display());
     let found = hunt::hunt(from..from + arguments.seeds, story(arguments));
     println!("{found}");
+    let idle = if found.stories < MANY { vec![] } else { idle(arguments, &found) };
+    idle.iter().for_each(|what| println!("{what} in {} stories", found.stories));
     let failed: Vec<u64> = found.failures.iter().map(|(seed, _)| *seed).collect();
     let line = json!({
         "first": from, "last": last, "stories": found.stories, "commit": commit(),
@@ -110,7 +144,7 @@ fn many(arguments: &Arguments) -> ExitCode {
         eprintln!("{}: {error}. try: --ledger FILE", ledger.display());
         return ExitCode::FAILURE;
     }
-    ExitCode::from(u8::from(!failed.is_empty()))
+    ExitCode::from(u8::from(!failed.is_empty() || !idle.is_empty()))
 }
 
 fn highest(ledger: &PathBuf) -> Option<u64> {

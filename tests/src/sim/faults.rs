@@ -115,6 +115,7 @@ impl Sim {
             ("copies handed back", count(&shelves.copies_handed_back)),
             ("hints handed back", count(&shelves.hints_handed_back)),
             ("read repairs", count(&figures.repairs)),
+            ("keys mended by trees", count(&shared.repairs.mended)),
             ("hedged reads", count(&figures.hedged)),
             ("forwarded requests", count(&figures.forwarded)),
         ]);

@@ -18,6 +18,7 @@ mod reclaiming;
 pub mod ring;
 pub mod script;
 pub mod story;
+mod trees;
 pub mod weather;
 
 pub use cluster::{Sim, run};

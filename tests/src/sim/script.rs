@@ -244,7 +244,7 @@ fn timed(rng: &mut SmallRng, within_ms: u64, hosts: usize) -> Timed {
     Timed { at, lasts, fault: drawn(rng, hosts) }
 }
 
-fn drawn(rng: &mut SmallRng, hosts: usize) -> Fault {
+pub(super) fn drawn(rng: &mut SmallRng, hosts: usize) -> Fault {
     let host = rng.random_range(0..hosts);
     let other = (host + rng.random_range(1..hosts)) % hosts;
     let side = |rng: &mut SmallRng| {
