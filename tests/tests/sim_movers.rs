@@ -84,6 +84,48 @@ impl Load {
     }
 }
 
+/// Operations that began in a span of the history, and the time within which 99 of 100 were answered.
+fn answered(history: &History, (from, to): (u64, u64)) -> (usize, u64) {
+    let within = history.operations.iter().filter(|one| (from..to).contains(&one.start_ms));
+    let mut took: Vec<u64> = within.map(|one| one.end_ms - one.start_ms).collect();
+    took.sort_unstable();
+    (took.len(), took.get(took.len() * 99 / 100).copied().unwrap_or(0))
+}
+
+#[test]
+fn a_joiner_a_hundred_times_slower_costs_no_write() {
+    run(async {
+        let sim = Sim::some_formed(1, (4, 3), None, &[]).await;
+        sim.weather.set(Conditions { delay_ms: 8, ..Conditions::default() });
+        let load = Load::start(&sim, 1, 5).await;
+        let began = load.recorder.now_ms();
+        sleep(Duration::from_secs(30)).await;
+        // A hop takes 4 ms in the mean.
+        sim.slow(3, Duration::from_millis(400));
+        let node = sim.node_id(3).await;
+        let body = json!({ "id": "j", "kind": "join", "node": node });
+        assert_eq!(sim.post(0, body).await.0, 200);
+        let slow = load.recorder.now_ms();
+        sleep(Duration::from_secs(60)).await;
+        let moving = sim.moves(3).expect("it runs").slots.0;
+        assert!(moving > 0, "it waits for nothing: the test shows nothing");
+        let fast = load.recorder.now_ms();
+        sim.slow(3, Duration::ZERO);
+        assert_eq!(sim.carried_out(0, "j").await["state"], "done");
+        let ended = load.recorder.now_ms();
+        let history = load.judged(&sim, "slow joiner").await;
+        let failed = history.operations.iter().filter(|one| one.outcome != Outcome::Ok);
+        let failed: Vec<String> = failed.map(Operation::failure).collect();
+        println!("slow from {slow} to {fast}, ended {ended}");
+        assert!(failed.is_empty(), "operations that did not succeed: {failed:#?}");
+        let [calm, slow, moving] =
+            [(began, slow), (slow, fast), (fast, ended)].map(|span| answered(&history, span));
+        println!("operations and p99 in ms: calm {calm:?}, slow joiner {slow:?}, then {moving:?}");
+        assert!(slow.0 > 300 && slow.1 <= calm.1 * 2, "clients wait for the slow joiner");
+        assert!(moving.1 <= calm.1 * 2, "clients wait for the copies");
+    });
+}
+
 /// A delete without a token reads first, so its key may change hands between the read and the write.
 #[test]
 fn a_delete_that_reads_first_goes_where_its_key_went() {

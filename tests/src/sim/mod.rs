@@ -3,8 +3,8 @@
 //!
 //! [`cluster`] makes and breaks nodes, [`faults`] and [`gate`] hold them up, [`lanes`] runs their background
 //! work as events, [`weather`] decides the fate of every frame from one seed and keeps a hash of all of it:
-//! the same seed twice gives the same hash. [`script`] is faults as data, [`story`] runs one under load and
-//! judges it, [`hunt`] tells many and shrinks what fails. [`ring`] posts operations and looks at what moved.
+//! the same seed twice gives the same hash. [`script`] is faults as data, `stage` lets them happen, [`story`] runs one under
+//! load and judges it, [`hunt`] tells many and shrinks what fails. [`ring`] posts operations and looks at what moved.
 
 mod apart;
 mod centers;
@@ -17,6 +17,7 @@ mod moving;
 mod reclaiming;
 pub mod ring;
 pub mod script;
+mod stage;
 pub mod story;
 mod trees;
 pub mod weather;
