@@ -179,11 +179,15 @@ impl Coordinate {
         let deadline = to.deadline;
         to.ask(node, async move {
             this.count_crossing(&plan, node);
+            let asked = Instant::now();
             let call = this.merge_there(&plan, node, &delta, durability, deadline);
             let said = match tokio::time::timeout_at(deadline, call).await {
                 Ok(said) => said,
                 Err(_) => Err(Failure::Unknown("no answer before the deadline".to_string())),
             };
+            if node != plan.view.me {
+                this.learned.note_task(node, asked.elapsed());
+            }
             if let Err(why) = &said {
                 this.missed(&plan, node, why);
             }

@@ -1,6 +1,6 @@
 //! Hands a whole request to an owner of the key, for a node that owns nothing of it.
 //!
-//! Owners are tried in the order of the plan. A write goes to the next owner only when the one
+//! Owners are tried in the order of the plan, for a write those last that were found much slower. A write goes to the next owner only when the one
 //! before said, or proved, that nothing was applied: forwarding never doubles a write. A forwarded
 //! request is never forwarded again.
 //!
@@ -13,13 +13,18 @@
 //! Those in this node's data center come first. A local level means the data center of the node that the
 //! client asked, so a request at one never leaves it.
 
+use std::collections::VecDeque;
+use std::pin::pin;
 use std::rc::Rc;
 
+use futures_util::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use kvasir_core::id::NodeId;
 use kvasir_core::quorum::{Level, Tally};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::fanout::{AGAIN, Failure, shared_cause};
+use super::hedge::PATIENCE;
 use super::plan::Plan;
 use super::put::late;
 use super::request::{
@@ -35,6 +40,7 @@ pub(super) async fn get(
     plan: &Rc<Plan>,
     request: GetRequest,
 ) -> Result<GetOutcome, CoordinateError> {
+    this.learned.begin();
     let deadline = request.deadline;
     let level = request.r.unwrap_or(plan.settings.r);
     let asked =
@@ -87,6 +93,7 @@ enum Retry {
 }
 
 impl Coordinate {
+    /// Has a node coordinate; how long it takes, or is silent, tells to whom writes are handed next.
     async fn hand_over(
         &self,
         plan: &Plan,
@@ -100,7 +107,17 @@ impl Coordinate {
             true => Request::CoordinateAsStandIn(order.into()),
             false => Request::Coordinate(order.into()),
         };
-        match self.call(plan, node, request, deadline).await? {
+        let asked = Instant::now();
+        let mut call = pin!(self.call(plan, node, request, deadline));
+        let reply = match timeout_at(asked + PATIENCE, &mut call).await {
+            Ok(reply) => reply,
+            Err(_) => {
+                self.learned.note_task(node, asked.elapsed());
+                call.await
+            }
+        };
+        self.learned.note_task(node, asked.elapsed());
+        match reply? {
             Reply::Coordinated(bytes) => postcard::from_bytes(&bytes)
                 .map_err(|e| Failure::Unknown(format!("an unreadable answer: {e}"))),
             other => Err(Failure::Unknown(format!("unexpected answer {}", other.name()))),
@@ -117,8 +134,8 @@ struct Asked {
 }
 
 /// Whom to try, in order, and whether as a stand-in.
-fn targets(this: &Coordinate, plan: &Plan, asked: &Asked) -> Vec<(NodeId, bool)> {
-    let mut owners = this.learned.order(plan);
+fn targets(this: &Coordinate, plan: &Plan, asked: &Asked, retry: Retry) -> Vec<(NodeId, bool)> {
+    let mut owners = this.learned.order_of_coordinators(plan, retry == Retry::NotApplied);
     owners.sort_by_cached_key(|node| plan.is_far(*node));
     let bench = asked.sloppy.then(|| plan.bench().coordinators(&plan.view.datacenter));
     let owners = owners.into_iter().map(|node| (node, false));
@@ -179,7 +196,73 @@ async fn any(
     }
 }
 
-/// Asks one node after the other, by one plan.
+/// What was found out while asking.
+struct Trial<'a> {
+    asked: &'a Asked,
+    retry: Retry,
+    failures: Vec<Failure>,
+    /// The newest epoch by whose document somebody owns nothing of the key.
+    epoch: Option<u64>,
+    last: CoordinateError,
+    /// An owner that was reached, whatever it said, leaves no room for stand-ins: what it refused, for want of
+    /// room or time, must not be stored around it.
+    met_owner: bool,
+}
+
+impl<'a> Trial<'a> {
+    fn new(asked: &'a Asked, retry: Retry) -> Self {
+        let last = CoordinateError::QuorumNotReached {
+            acks: 0,
+            required: asked.tally.required(),
+            short: asked.tally.shortages(),
+            may_be_stored: false,
+        };
+        Self { asked, retry, failures: Vec::new(), epoch: None, last, met_owner: false }
+    }
+
+    /// What came of one; nothing if another one is to be asked.
+    fn judge(
+        &mut self,
+        (node, stand_in): (NodeId, bool),
+        said: Result<Answer, Failure>,
+    ) -> Option<Result<Done, CoordinateError>> {
+        let read = self.retry == Retry::Always;
+        match said {
+            Ok(Answer::Error(error)) if error.is_elsewhere() || (read && error.is_short()) => {
+                self.met_owner |= !stand_in;
+                if let Failed::Moved(by) = error {
+                    self.epoch = self.epoch.max(Some(by));
+                }
+                self.last = error.into();
+            }
+            Ok(Answer::Error(error)) => return Some(Err(error.into())),
+            Ok(answer) => return Some(Ok(Done::There(answer))),
+            Err(Failure::Unknown(reason)) if !read => {
+                tracing::debug!(%node, reason, "a forwarded write is unknown");
+                return Some(Err(wire::mismatch(true)));
+            }
+            Err(failure) => {
+                tracing::debug!(%node, ?failure, "forwarding failed, trying the next node");
+                self.met_owner |= matches!(failure, Failure::DiskFull | Failure::Overloaded(_));
+                if let Failure::NotOwner(by) = failure {
+                    self.epoch = self.epoch.max(Some(by));
+                }
+                self.failures.push(failure);
+            }
+        }
+        None
+    }
+
+    fn nobody(self, owners: usize) -> Tried {
+        let all = self.failures.len() >= owners;
+        let error = shared_cause(&self.failures, false).filter(|_| all).unwrap_or(self.last);
+        Tried::Nobody { error, epoch: self.epoch }
+    }
+}
+
+/// Asks one node after the other, by one plan. A read whose owner is silent for long is handed to the next one
+/// beside it, within the budget of such reads, and the first good answer counts; a write that was sent is not
+/// sent again.
 async fn each(
     this: &Coordinate,
     plan: &Rc<Plan>,
@@ -187,62 +270,45 @@ async fn each(
     deadline: Instant,
     retry: Retry,
 ) -> Result<Tried, CoordinateError> {
-    let mut last = CoordinateError::QuorumNotReached {
-        acks: 0,
-        required: asked.tally.required(),
-        short: asked.tally.shortages(),
-        may_be_stored: false,
-    };
-    let (mut failures, mut epoch) = (Vec::new(), None);
-    let targets = targets(this, plan, asked);
-    // An owner that was reached, whatever it said, leaves no room for stand-ins: what it refused, for
-    // want of room or time, must not be stored around it.
-    let mut met_owner = false;
-    for (tried, (node, stand_in)) in targets.iter().copied().enumerate() {
-        if stand_in && met_owner {
-            break;
-        }
-        if node == plan.view.me {
-            return Ok(Tried::Done(Done::Here(plan.clone())));
-        }
+    let mut left: VecDeque<(NodeId, bool)> = targets(this, plan, asked, retry).into();
+    let owners = left.iter().filter(|(_, stand_in)| !stand_in).count();
+    let (mut trial, mut waiting) = (Trial::new(asked, retry), FuturesUnordered::new());
+    loop {
         let now = Instant::now();
-        if now >= deadline {
-            return Err(late(&asked.tally, false));
+        if now >= deadline && !(left.is_empty() && waiting.is_empty()) {
+            return Err(late(&trial.asked.tally, false));
         }
-        // A read leaves time for those that are left; a write that was sent is not sent again.
-        let left = (targets.len() - tried) as u32;
+        // A read leaves time for those that are left.
         let until = match retry {
-            Retry::Always => now + (deadline - now) / left,
+            Retry::Always => now + (deadline - now) / left.len().max(1) as u32,
             Retry::NotApplied => deadline,
         };
-        match this.hand_over(plan, node, (order, stand_in), until).await {
-            Ok(Answer::Error(error))
-                if error.is_elsewhere() || (retry == Retry::Always && error.is_short()) =>
-            {
-                met_owner |= !stand_in;
-                if let Failed::Moved(by) = error {
-                    epoch = epoch.max(Some(by));
-                }
-                last = error.into();
+        match left.pop_front().filter(|(_, stand_in)| !stand_in || !trial.met_owner) {
+            Some((node, _)) if node == plan.view.me => {
+                return Ok(Tried::Done(Done::Here(plan.clone())));
             }
-            Ok(Answer::Error(error)) => return Err(error.into()),
-            Ok(answer) => return Ok(Tried::Done(Done::There(answer))),
-            Err(Failure::Unknown(reason)) if retry == Retry::NotApplied => {
-                tracing::debug!(%node, reason, "a forwarded write is unknown");
-                return Err(wire::mismatch(true));
+            Some(target) => {
+                let call = this.hand_over(plan, target.0, (order, target.1), until);
+                waiting.push(call.map(move |said| (target, said)));
             }
-            Err(failure) => {
-                tracing::debug!(%node, ?failure, "forwarding failed, trying the next node");
-                met_owner |= matches!(failure, Failure::DiskFull | Failure::Overloaded(_));
-                if let Failure::NotOwner(by) = failure {
-                    epoch = epoch.max(Some(by));
-                }
-                failures.push(failure);
+            None if waiting.is_empty() => return Ok(trial.nobody(owners)),
+            None => left.clear(),
+        }
+        let more = retry == Retry::Always && matches!(left.front(), Some((_, false)));
+        let mut said = None;
+        if more {
+            said = timeout_at(until.min(now + PATIENCE), waiting.next()).await.ok();
+            if said.is_none() && this.learned.may_hedge() {
+                continue;
             }
         }
+        let said = match said {
+            Some(said) => said,
+            None => timeout_at(until, waiting.next()).await.ok().flatten(),
+        };
+        let done = said.and_then(|(target, said)| trial.judge(target, said));
+        if let Some(done) = done.transpose()? {
+            return Ok(Tried::Done(done));
+        }
     }
-    let owners = targets.iter().filter(|(_, stand_in)| !stand_in).count();
-    let all = failures.len() >= owners;
-    let error = shared_cause(&failures, false).filter(|_| all).unwrap_or(last);
-    Ok(Tried::Nobody { error, epoch })
 }

@@ -18,6 +18,13 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(150);
 /// The shortest: waking up earlier costs more than the wait.
 const PATIENCE_MIN: Duration = Duration::from_millis(2);
 
+/// In powers of two: eight times slower is much slower.
+const MUCH_SLOWER: u32 = 3;
+
+fn micros(took: Duration) -> u64 {
+    u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Counters of all coordinators of a node.
 #[derive(Debug, Default)]
 pub struct Figures {
@@ -48,7 +55,10 @@ impl Figures {
 
 /// What one worker has learned; shared by its requests.
 pub struct Learned {
+    /// How long owners take to answer a read.
     speeds: RefCell<Speeds>,
+    /// How long they take to store a write, or to coordinate a request that was handed to them.
+    tasks: RefCell<Speeds>,
     budget: RefCell<Budget>,
     begun: Instant,
     epoch: Cell<u64>,
@@ -61,6 +71,7 @@ impl Learned {
     pub fn new(figures: Arc<Figures>) -> Rc<Self> {
         Rc::new(Self {
             speeds: RefCell::default(),
+            tasks: RefCell::default(),
             budget: RefCell::default(),
             begun: Instant::now(),
             epoch: Cell::new(0),
@@ -72,10 +83,32 @@ impl Learned {
         self.begun.elapsed().as_millis() as u64
     }
 
-    /// Notes how long an owner took, or has been silent.
+    /// Notes how long an owner took to answer a read, or has been silent.
     pub(super) fn note(&self, node: NodeId, took: Duration) {
-        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.speeds.borrow_mut().note(node, took_us, self.now_ms());
+        self.speeds.borrow_mut().note(node, micros(took), self.now_ms());
+    }
+
+    /// Notes how long an owner took to store a write or to coordinate a request, or has been silent.
+    pub(super) fn note_task(&self, node: NodeId, took: Duration) {
+        self.tasks.borrow_mut().note(node, micros(took), self.now_ms());
+    }
+
+    /// As [`Self::order`], for a whole request to be handed over: one that was found much slower than others comes
+    /// later. A write cannot be handed to a second node while the first is silent, so it keeps away until
+    /// something shows that the node recovered: what it stores for others, or a read.
+    pub(super) fn order_of_coordinators(&self, plan: &Plan, write: bool) -> Vec<NodeId> {
+        let mut owners = self.order(plan);
+        let (now_ms, of_reads, of_tasks) =
+            (self.now_ms(), self.speeds.borrow(), self.tasks.borrow());
+        let class = |node| match write {
+            true => of_tasks.last_class(node).max(of_reads.last_class(node)),
+            false => of_tasks.class(node, now_ms).max(of_reads.class(node, now_ms)),
+        };
+        let fastest = owners.iter().map(|node| class(*node)).min().unwrap_or(0);
+        owners.sort_by_cached_key(|node| {
+            (plan.shares_slot(*node), class(*node) >= fastest + MUCH_SLOWER)
+        });
+        owners
     }
 
     /// The readers in the order in which they are asked: as the plan has them, but slow ones later, and
@@ -123,6 +156,7 @@ impl Learned {
         {
             let members = formed.ring.document().members.keys().copied().collect();
             self.speeds.borrow_mut().retain(&members);
+            self.tasks.borrow_mut().retain(&members);
         }
     }
 }

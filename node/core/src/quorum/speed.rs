@@ -84,6 +84,10 @@ struct Speed {
     last_ms: u64,
 }
 
+fn class(usual_us: u64) -> u32 {
+    (usual_us / CLASS_US).checked_ilog2().map_or(0, |power| power + 1)
+}
+
 /// What was seen of each replica.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Speeds {
@@ -109,8 +113,13 @@ impl Speeds {
     /// How slow a replica is, in powers of two: 0 up to a millisecond, and for what is not known.
     pub fn class(&self, node: NodeId, now_ms: u64) -> u32 {
         let fresh = |speed: &&Speed| now_ms.saturating_sub(speed.last_ms) <= STALE_MS;
-        let usual = self.nodes.get(&node).filter(fresh).map_or(0, |speed| speed.usual_us);
-        (usual / CLASS_US).checked_ilog2().map_or(0, |power| power + 1)
+        self.nodes.get(&node).filter(fresh).map_or(0, |speed| class(speed.usual_us))
+    }
+
+    /// As [`Self::class`], by what was seen last, however long ago: for whoever cannot ask another one as well
+    /// to find out.
+    pub fn last_class(&self, node: NodeId) -> u32 {
+        self.nodes.get(&node).map_or(0, |speed| class(speed.usual_us))
     }
 
     /// How long these replicas are waited for before one more is asked: the slowest 95th percentile
@@ -208,6 +217,7 @@ mod tests {
         assert_eq!(speeds.class(node(1), 60), 0);
         assert_eq!(speeds.class(node(2), 60), 7);
         assert_eq!(speeds.class(node(2), 60 + STALE_MS), 0, "worth another try");
+        assert_eq!(speeds.last_class(node(2)), 7, "but not where only one may be asked");
         speeds.note(node(2), 300, 60 + STALE_MS);
         assert_eq!(speeds.class(node(2), 61 + STALE_MS), 0, "and the try decides");
         speeds.note(node(2), 300_000, 62 + STALE_MS);
