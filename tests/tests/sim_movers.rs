@@ -348,3 +348,71 @@ fn a_move_that_waits_says_for_whom() {
         assert!(sim.operation(0, "j").await["message"].is_null(), "it is over");
     });
 }
+
+/// The host that takes copies over while another is lost.
+const TAKER: usize = 4;
+
+/// Waits until a host took over so many bytes.
+async fn until_taken(sim: &Sim, host: usize, bytes: u64) {
+    let until = Instant::now() + PATIENCE;
+    while sim.moves(host).is_none_or(|moves| moves.taken.0 < bytes) {
+        assert!(Instant::now() < until, "nothing comes");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Posts an operation, kills a host for good once [`TAKER`] took some bytes over, and replaces it by another. Everything comes to its end, and nobody who was lost is a member.
+async fn lost_in_the_middle(sim: &mut Sim, posted: serde_json::Value, lost: usize, by: usize) {
+    let id = posted["id"].as_str().expect("an id").to_string();
+    let (status, answer) = sim.post(0, posted).await;
+    assert_eq!(status, 200, "{answer}");
+    until_taken(sim, TAKER, 100_000).await;
+    let gone = sim.node_id(lost).await;
+    sim.crash(lost, Crash::DropAll).await;
+    sleep(Duration::from_secs(20)).await;
+    let waits = sim.operation(0, &id).await;
+    assert_eq!(waits["state"], "running", "{waits}");
+    assert!(
+        waits["message"].as_str().is_some_and(|why| why.contains(&gone.to_string())),
+        "{waits}"
+    );
+    let new = sim.node_id(by).await;
+    let replace = json!({ "id": "second", "kind": "replace", "node": new, "replaces": gone });
+    let end = sim.done(0, replace).await;
+    println!("{id}, then host {lost} is lost: {end}");
+    let first = sim.carried_out(0, &id).await;
+    assert_eq!(first["state"], "done", "{first}");
+    let now = sim.document(0).expect("it runs");
+    assert!(!now.members.contains_key(&gone) && now.members.contains_key(&new));
+    assert!(slots(&now).values().all(|slot| slot.state == SlotState::Stable));
+}
+
+#[test]
+fn a_second_replace_beside_a_lost_successor_comes_to_its_end() {
+    run(async {
+        let sets = &["moves.rate=64KiB"][..];
+        let mut sim = Sim::some_formed(6, (6, 4), Some(4), sets).await;
+        put_all(&sim, 300, 4_000).await;
+        let load = Load::start(&sim, 6, 5).await;
+        let (dead, new) = (sim.node_id(3).await, sim.node_id(4).await);
+        sim.crash(3, Crash::DropAll).await;
+        sleep(Duration::from_secs(20)).await;
+        let replace = json!({ "id": "first", "kind": "replace", "node": new, "replaces": dead });
+        lost_in_the_middle(&mut sim, replace, TAKER, 5).await;
+        assert!(!sim.document(0).expect("it runs").members.contains_key(&dead));
+        load.judged(&sim, "a successor is lost").await;
+    });
+}
+
+#[test]
+fn a_join_whose_giver_is_lost_goes_on_beside_its_replace() {
+    run(async {
+        let sets = &["moves.rate=64KiB"][..];
+        let mut sim = Sim::some_formed(7, (6, 4), Some(4), sets).await;
+        put_all(&sim, 300, 4_000).await;
+        let load = Load::start(&sim, 7, 5).await;
+        let join = json!({ "id": "first", "kind": "join", "node": sim.node_id(4).await });
+        lost_in_the_middle(&mut sim, join, 3, 5).await;
+        load.judged(&sim, "a giver is lost").await;
+    });
+}

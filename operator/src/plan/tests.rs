@@ -1,5 +1,6 @@
 //! The planner on snapshots written by hand, and on random ones.
 
+mod failed;
 mod repair_due;
 
 use std::collections::BTreeMap;

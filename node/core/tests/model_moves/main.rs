@@ -251,6 +251,39 @@ fn c_or_d_may_die_at_each_step() {
     holds("D dies in step 2 of a move: rebuild C", &story, CALM);
 }
 
+/// Whoever takes the place of a lost node is lost as well, and another one takes its place.
+#[test]
+fn a_successor_may_be_lost_too() {
+    let (mut story, c, d) = stable(3);
+    let fencing = story.replace(0, c, d);
+    let again = story.replace(fencing, c, d + 1);
+    story.cancel(again);
+    let merging = story.forward(again);
+    story.forward(merging);
+    holds("in step 1 of a replace: replace by E, cancelled or not", &story, CALM);
+
+    let (mut story, c, d) = stable(3);
+    let fencing = story.replace(0, c, d);
+    let merging = story.forward(fencing);
+    let again = story.replace(merging, c, d + 1);
+    let merging = story.forward(again);
+    story.whole_replace(merging, c, d + 2);
+    holds("in step 2 of a replace: replace by E, and of that one by F", &story, CALM);
+
+    let (mut story, c, d) = stable(3);
+    let copying = story.begin(0, c, d);
+    let fencing = story.replace(copying, c, d);
+    let merging = story.forward(fencing);
+    story.whole_replace(merging, c, d + 1);
+    holds("in step 1 of a move: C is lost, then D", &story, CALM);
+
+    let (mut story, c, d) = stable(3);
+    let copying = story.begin(0, c, d);
+    let back = story.cancel(copying);
+    story.whole_move(back, c, d + 1);
+    holds("in step 1 of a move: D is lost, and the move turned to E", &story, CALM);
+}
+
 #[test]
 fn a_restart_may_lose_what_was_not_synced() {
     let one = Bounds { restarts: 1, ..CALM };
