@@ -54,7 +54,7 @@ impl Ground {
         let place = |(node, volume): (usize, &Volume)| {
             let at = |port: u16| format!("{}:{port}", Network::address(node));
             let data = Some(volume.dir("data"));
-            Place { http: at(8098), peer: at(8099), admin: at(9098), data }
+            Place { http: at(8098), peer: at(8099), admin: at(9098), data, datacenter: None }
         };
         let places = volumes.iter().enumerate().map(place).collect();
         let mut cluster = Cluster::at(places, Some(TOKEN), &SMALL);

@@ -84,6 +84,8 @@ pub struct Place {
     pub admin: String,
     /// Where its data lies; none: below the directory of the cluster.
     pub data: Option<PathBuf>,
+    /// Its data center; none: `dc1`.
+    pub datacenter: Option<String>,
 }
 
 /// One node: its place and, while it runs, its process.
@@ -101,6 +103,7 @@ pub struct Node {
     /// Variables of its next start.
     pub variables: Vec<(String, String)>,
     data: PathBuf,
+    datacenter: String,
     child: Option<Child>,
 }
 
@@ -117,15 +120,21 @@ pub struct Cluster {
 impl Cluster {
     /// Nodes that are started but form no cluster yet. `sets` are `section.key=value`.
     pub async fn start(count: usize, sets: &[&str]) -> Self {
-        let base = ports(count);
+        Self::start_in(&vec!["dc1"; count], sets).await
+    }
+
+    /// As [`Self::start`], a node in each of these data centers.
+    pub async fn start_in(datacenters: &[&str], sets: &[&str]) -> Self {
+        let base = ports(datacenters.len());
         let at = |port: u16| format!("127.0.0.1:{port}");
-        let place = |i: u16| Place {
+        let place = |(i, datacenter): (u16, &&str)| Place {
             http: at(base + i),
             peer: at(base + 100 + i),
             admin: at(base + 200 + i),
             data: None,
+            datacenter: Some((*datacenter).to_string()),
         };
-        let mut cluster = Self::at((0..count as u16).map(place).collect(), None, sets);
+        let mut cluster = Self::at((0..).zip(datacenters).map(place).collect(), None, sets);
         cluster.start_all().await;
         cluster
     }
@@ -147,6 +156,7 @@ impl Cluster {
                 peer: place.peer,
                 admin: place.admin,
                 data: place.data.unwrap_or_else(|| dir.join("data")),
+                datacenter: place.datacenter.unwrap_or_else(|| "dc1".to_string()),
                 dir,
                 before: Vec::new(),
                 variables: Vec::new(),
@@ -178,8 +188,13 @@ impl Cluster {
     /// Forms a cluster of the first `count` nodes with `n` copies and waits until they serve and each
     /// has heard of all: a node serves before gossip has told it where every member is.
     pub async fn form(&self, count: usize, n: usize) {
+        self.form_with(count, json!({ "dc1": n })).await;
+    }
+
+    /// As [`Self::form`], with so many copies in each data center.
+    pub async fn form_with(&self, count: usize, replication: Value) {
         let nodes: Vec<&str> = self.nodes[..count].iter().map(|n| n.peer.as_str()).collect();
-        let body = json!({ "clusterName": "test", "replication": { "dc1": n }, "nodes": nodes });
+        let body = json!({ "clusterName": "test", "replication": replication, "nodes": nodes });
         let until = Instant::now() + PATIENCE;
         loop {
             let answer = self.admin(0, Method::POST, "/v1/cluster/init", Some(body.clone())).await;
@@ -229,7 +244,7 @@ impl Cluster {
             format!("node.data_dir={}", node.data.display()),
             format!("node.seeds={seeds}"),
             format!("node.machine=machine-{index}"),
-            "node.datacenter=dc1".to_string(),
+            format!("node.datacenter={}", node.datacenter),
             format!("http.listen={}", node.http),
             format!("peer.listen={}", node.peer),
             format!("admin.listen={}", node.admin),
