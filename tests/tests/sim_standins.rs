@@ -238,6 +238,33 @@ fn a_node_that_was_down_catches_up_by_hints_alone() {
     });
 }
 
+/// Nobody comes or goes any more when the disk has room again: only another look finds what stayed.
+#[test]
+fn a_hint_that_a_full_disk_kept_from_being_erased_goes_when_there_is_room_again() {
+    run(async {
+        let mut sim = Sim::formed(46, 3, 3, &[]).await;
+        let http = sim.client(Duration::from_secs(20));
+        sim.crash(2, Crash::DropAll).await;
+        until_down(&sim, 0, 1).await;
+        let put = ask(&http, &sim.servers()[0], Method::PUT, "/v1/kv/b/k?w=2", "v").await;
+        assert_eq!(put.status, 204, "{}", put.text());
+        assert_eq!(metric(&sim, 0, "kvasir_handoff_hints").await, 1.0);
+        sim.disk(0).set_capacity(Some(0));
+        sim.start(2);
+        sim.until_ready(2).await;
+        let until = Instant::now() + PATIENCE;
+        while replica(&sim, 2, "k").await.1 != ["v"] {
+            assert!(Instant::now() < until, "the value does not come");
+            sleep(Duration::from_millis(200)).await;
+        }
+        sleep(Duration::from_secs(5)).await;
+        let kept = metric(&sim, 0, "kvasir_handoff_hints").await;
+        assert_eq!(kept, 1.0, "a full disk took the erase: the test shows nothing");
+        sim.disk(0).set_capacity(None);
+        until_handed_back(&sim, 3).await;
+    });
+}
+
 #[test]
 fn hints_stay_below_their_cap_and_what_overflowed_is_counted() {
     run(async {
