@@ -84,14 +84,6 @@ impl Load {
     }
 }
 
-/// Operations that began in a span of the history, and the time within which 99 of 100 were answered.
-fn answered(history: &History, (from, to): (u64, u64)) -> (usize, u64) {
-    let within = history.operations.iter().filter(|one| (from..to).contains(&one.start_ms));
-    let mut took: Vec<u64> = within.map(|one| one.end_ms - one.start_ms).collect();
-    took.sort_unstable();
-    (took.len(), took.get(took.len() * 99 / 100).copied().unwrap_or(0))
-}
-
 #[test]
 fn a_joiner_a_hundred_times_slower_costs_no_write() {
     run(async {
@@ -119,7 +111,7 @@ fn a_joiner_a_hundred_times_slower_costs_no_write() {
         println!("slow from {slow} to {fast}, ended {ended}");
         assert!(failed.is_empty(), "operations that did not succeed: {failed:#?}");
         let [calm, slow, moving] =
-            [(began, slow), (slow, fast), (fast, ended)].map(|span| answered(&history, span));
+            [began..slow, slow..fast, fast..ended].map(|span| history.p99_ms(span));
         println!("operations and p99 in ms: calm {calm:?}, slow joiner {slow:?}, then {moving:?}");
         assert!(slow.0 > 300 && slow.1 <= calm.1 * 2, "clients wait for the slow joiner");
         assert!(moving.1 <= calm.1 * 2, "clients wait for the copies");

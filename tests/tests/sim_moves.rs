@@ -1,6 +1,7 @@
 //! Partitions that move, in simulation: nodes come, go and are replaced while clients write and read with
 //! strict quorums, and the checker judges every history: nothing acknowledged is lost, no read goes back.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use hyper::Method;
@@ -74,13 +75,16 @@ fn judged(history: &History, name: &str, ok_percent: usize) {
     report.assert_good();
 }
 
-/// Three nodes become five and three again, under load.
-async fn there_and_back(seed: u64, weather: Conditions) -> History {
+/// Three nodes become five and three again, under load. When the first change was asked for, and when the last one
+/// was done, stands beside the history.
+async fn there_and_back(seed: u64, weather: Conditions) -> (History, Range<u64>) {
     let sim = three_of_five(seed).await;
     let (plan, recorder) = (plan(seed, 300), Recorder::new(Clock::start()));
     fill(&plan, 0, &aim(&sim), &sim.client(Duration::from_secs(5)), &recorder).await;
     sim.weather.set(weather);
     let sessions = load(&sim, &plan, &recorder);
+    sleep(Duration::from_secs(10)).await;
+    let from = recorder.now_ms();
     let mut joined = Vec::new();
     for host in [3, 4] {
         let node = sim.node_id(host).await;
@@ -103,12 +107,19 @@ async fn there_and_back(seed: u64, weather: Conditions) -> History {
         assert!(!now.members.contains_key(&node), "it is a member still");
         assert_eq!(owned(&now, node), (0, false));
     }
-    history(&sim, &plan, sessions, &recorder).await
+    let moving = from..recorder.now_ms();
+    (history(&sim, &plan, sessions, &recorder).await, moving)
 }
 
 #[test]
 fn three_become_five_and_three_again_under_load() {
-    judged(&run(there_and_back(1, Conditions::default())), "calm", 99);
+    let weather = Conditions { delay_ms: 8, ..Conditions::default() };
+    let (history, moving) = run(there_and_back(1, weather));
+    judged(&history, "calm", 100);
+    let (before, meanwhile) = (history.p99_ms(0..moving.start), history.p99_ms(moving));
+    println!("operations and p99 in ms: before {before:?}, meanwhile {meanwhile:?}");
+    assert!(before.0 > 200 && meanwhile.0 > 200, "too few to judge by");
+    assert!(meanwhile.1 <= before.1 * 2, "clients wait for the moves");
 }
 
 #[test]
@@ -121,7 +132,7 @@ fn frames_that_are_lost_doubled_and_late_lose_nothing() {
         late_ms: 3_000,
     };
     // Further seeds are told by the soak (`--moves`), which goes through all of this and more.
-    judged(&run(there_and_back(2, weather)), "seed 2", 85);
+    judged(&run(there_and_back(2, weather)).0, "seed 2", 85);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! One JSON object a line, so that a history can be written while the run goes on and read by other tools.
 
 use std::io::{self, BufRead, Write};
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -98,6 +99,15 @@ pub struct History {
 }
 
 impl History {
+    /// How many operations began in a span of the run's clock, and within how many milliseconds 99 of 100 of
+    /// them were answered.
+    pub fn p99_ms(&self, span: Range<u64>) -> (usize, u64) {
+        let within = self.operations.iter().filter(|one| span.contains(&one.start_ms));
+        let mut took: Vec<u64> = within.map(|one| one.end_ms - one.start_ms).collect();
+        took.sort_unstable();
+        (took.len(), took.get(took.len() * 99 / 100).copied().unwrap_or(0))
+    }
+
     /// Writes one line per operation.
     ///
     /// # Errors
