@@ -166,6 +166,33 @@ fn a_disk_that_reads_for_a_second_delays_only_cold_reads() {
     });
 }
 
+/// Nothing fails on a disk that hangs, so only time can tell.
+#[test]
+fn a_disk_that_hangs_makes_its_node_not_ready_until_it_answers_again() {
+    run(async {
+        let sim = Sim::formed(4, 3, 3, &[]).await;
+        let (servers, http) = (sim.servers(), sim.client(Duration::from_secs(30)));
+        let probe = async |path: &str| {
+            let answer = sim.admin(0, Method::GET, path, None).await.expect("an answer");
+            (answer.status, answer.text().to_string())
+        };
+        assert_eq!(probe("/readyz").await.0, 200);
+        sim.disk(0).set_latency_ms(Lane::Sync, 60_000);
+        // Two owners are enough, whoever coordinates.
+        assert!(put(&http, &servers[1], "k", "v".to_string()).await);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(probe("/readyz").await.0, 200, "a disk may be slow");
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let (status, text) = probe("/readyz").await;
+        assert!(status == 503 && text.contains("has not answered a write for 1"), "{text}");
+        assert_eq!(probe("/livez").await.0, 200, "a new process would hang on the same disk");
+        assert!(put(&http, &servers[2], "k2", "v".to_string()).await);
+        sim.disk(0).set_latency_ms(Lane::Sync, 0);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(probe("/readyz").await.0, 200);
+    });
+}
+
 #[test]
 fn a_full_disk_is_told_reads_go_on_and_room_is_enough_to_write_again() {
     run(async {

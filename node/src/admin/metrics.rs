@@ -526,6 +526,7 @@ impl Page {
             ("damaged_tables", "Damaged tables not in quarantine yet.", stats.damaged_tables),
             ("lost_ranges", "Key ranges that lost data to damage.", stats.lost_ranges),
             ("scrub_tables_left", "Tables left in this scrub round.", stats.scrub_tables_left),
+            ("log_wait_ms", "Milliseconds that the log waits for the disk.", stats.log_job_ms),
         ] {
             self.gauge(&format!("storage_{name}"), help, value as f64);
         }

@@ -47,6 +47,10 @@ impl AdminBackend for Backend {
 
     fn readyz(&self) -> Probe {
         let failed = self.shared.disk_failed().or_else(|| self.control.failed.borrow().clone());
+        let failed = failed.or_else(|| {
+            let seconds = self.shared.disk_silent()?.as_secs();
+            Some(format!("the disk has not answered a write for {seconds} s. look at its volume"))
+        });
         let storage = Check::new(CHECK_STORAGE, failed.is_none());
         let storage = match failed {
             Some(reason) => storage.detail(reason),

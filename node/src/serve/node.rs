@@ -86,10 +86,22 @@ pub struct Shared {
     pub access: Access,
 }
 
+/// A disk that has not answered for so long makes a node not ready. Writes that wait for it are long answered by
+/// the other owners or by their deadline.
+const DISK_SILENT: Duration = Duration::from_secs(10);
+
 impl Shared {
     /// Why one of the two stores takes no more writes, for good, if so.
     pub fn disk_failed(&self) -> Option<String> {
         self.replica.store().failed().or_else(|| self.standins.failed())
+    }
+
+    /// For how long the disk has not answered a write or a sync of one of the two stores, if clients should go
+    /// elsewhere for it. It may answer yet: nothing is given up.
+    pub fn disk_silent(&self) -> Option<Duration> {
+        let stores = [self.replica.store(), self.standins.store()];
+        let longest = stores.iter().map(|store| store.stats().log_job_ms).max();
+        longest.map(Duration::from_millis).filter(|silent| *silent >= DISK_SILENT)
     }
 }
 
