@@ -526,10 +526,11 @@ impl Page {
             ("damaged_tables", "Damaged tables not in quarantine yet.", stats.damaged_tables),
             ("lost_ranges", "Key ranges that lost data to damage.", stats.lost_ranges),
             ("scrub_tables_left", "Tables left in this scrub round.", stats.scrub_tables_left),
-            ("log_wait_ms", "Milliseconds that the log waits for the disk.", stats.log_job_ms),
         ] {
             self.gauge(&format!("storage_{name}"), help, value as f64);
         }
+        let waits = stats.log_job_ms as f64 / 1e3;
+        self.gauge("storage_log_wait_seconds", "Seconds that the log waits for the disk.", waits);
         // A family without rows cannot be written: before the first flush level 0 has no table.
         let levels: Vec<String> =
             (0..stats.tables_by_level.len().max(1)).map(|l| l.to_string()).collect();
