@@ -9,6 +9,7 @@ pub mod faults;
 pub mod http;
 pub mod peer;
 pub mod planted;
+pub mod pressure;
 pub mod replica;
 pub mod seam;
 pub mod serve;

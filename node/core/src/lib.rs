@@ -8,8 +8,8 @@
 //! ([`version`]), where it is stored ([`ring`]) and how all members agree on that ([`consensus`]),
 //! who is alive ([`gossip`]), how many answers are enough ([`quorum`]), which keys a bucket has
 //! ([`list`]), how replicas that differ find and mend it ([`merkle`]), when a tombstone may go
-//! ([`reclaim`]), and what operators say to nodes ([`admin_api`]). [`explore`] searches small models of
-//! the protocols for broken promises.
+//! ([`reclaim`]), how much work a node takes on ([`flow`]), and what operators say to nodes
+//! ([`admin_api`]). [`explore`] searches small models of the protocols for broken promises.
 
 pub mod id;
 pub mod limits;
@@ -30,6 +30,8 @@ pub mod list;
 pub mod merkle;
 
 pub mod reclaim;
+
+pub mod flow;
 
 pub mod admin_api;
 

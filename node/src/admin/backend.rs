@@ -18,6 +18,7 @@ use super::OperationFigures;
 use crate::coordinator;
 use crate::http::stats::HttpStats;
 use crate::peer::PeerStats;
+use crate::pressure::{PressureStats, Work};
 use crate::replica::{MoveFigures, Shelves};
 use crate::tasks::RepairFigures;
 
@@ -82,6 +83,10 @@ pub struct Figures {
     pub datacenter: String,
     /// The client port, all workers together.
     pub http: Arc<HttpStats>,
+    /// What workers take on and refuse, all together.
+    pub pressure: Arc<PressureStats>,
+    /// How much that may be.
+    pub bounds: Bounds,
     /// Traffic between nodes, all workers together.
     pub peers: Arc<PeerStats>,
     /// The engine.
@@ -118,6 +123,29 @@ pub struct Figures {
     pub gossip: GossipFigures,
     /// The cluster document.
     pub ring: RingFigures,
+}
+
+/// What the configuration bounds, for all workers together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bounds {
+    /// Client connections.
+    pub connections: u64,
+    /// Bytes of request bodies.
+    pub body_bytes: u64,
+    /// Pieces of work of each kind.
+    pub work: [u64; Work::ALL.len()],
+    /// Open files of the process, connections among them.
+    pub descriptors: u64,
+    /// Memory by what takes it, in bytes. What the allocator, the program itself and answers under way take
+    /// comes on top.
+    pub memory: [(&'static str, u64); 6],
+}
+
+impl Bounds {
+    /// All parts of the memory together.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory.iter().map(|(_, bytes)| bytes).sum()
+    }
 }
 
 /// What gossip counted since the start.

@@ -4,20 +4,17 @@
 //! that knows their metric names. `node/METRICS.md` lists every name; a test holds the two together.
 //! Rules: base units, `_total` on counters, small label sets, never a key, value or client address.
 
+mod clients;
 mod operations;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use prometheus::process_collector::ProcessCollector;
-use prometheus::proto::{
-    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
-};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Registry, TextEncoder};
 
 use super::backend::{Figures, GossipFigures, RingFigures};
 use crate::coordinator;
-use crate::http::problem::Code;
-use crate::http::stats::{HttpStats, LATENCY_BOUNDS_US, Operation};
 use crate::peer::PeerStats;
 use crate::replica::{MoveFigures, Shelves};
 use crate::tasks::{RepairFigures, Unfit};
@@ -42,6 +39,7 @@ fn gather(figures: &Figures) -> Vec<MetricFamily> {
     page.node(figures);
     page.gossip(&figures.gossip);
     page.http(&figures.http);
+    page.pressure(&figures.pressure, &figures.bounds);
     page.peers(&figures.peers);
     page.ring(&figures.ring);
     page.handoff(&figures.shelves);
@@ -269,100 +267,14 @@ impl Page {
         self.counters("gossip_changes_total", help, &rows);
     }
 
-    fn http(&mut self, stats: &HttpStats) {
-        const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-        let labels: Vec<_> = Operation::ALL
-            .into_iter()
-            .flat_map(|op| (1..5).map(move |class| (op, class)))
-            .map(|(op, class)| {
-                let count = stats.of(op).by_class[class].load(Relaxed);
-                ([("api", "http"), ("op", op.name()), ("class", CLASSES[class])], count)
-            })
-            .collect();
-        let rows: Vec<(Labels<'_>, u64)> = labels.iter().map(|(l, n)| (&l[..], *n)).collect();
-        self.counters(
-            "requests_total",
-            "Answered requests by the hundreds of their status.",
-            &rows,
-        );
-        self.latencies(stats);
-        let by_op = |count: fn(&crate::http::stats::OperationStats) -> &AtomicU64| {
-            Operation::ALL
-                .map(|op| ([("api", "http"), ("op", op.name())], count(stats.of(op)).load(Relaxed)))
-        };
-        for (name, help, rows) in [
-            (
-                "request_bytes_total",
-                "Bytes of request bodies taken in.",
-                by_op(|s| &s.request_bytes),
-            ),
-            ("response_bytes_total", "Bytes of answer bodies.", by_op(|s| &s.response_bytes)),
-        ] {
-            let rows: Vec<(Labels<'_>, u64)> = rows.iter().map(|(l, n)| (&l[..], *n)).collect();
-            self.counters(name, help, &rows);
-        }
-        let labels: Vec<_> = Code::ALL
-            .iter()
-            .map(|code| ([("api", "http"), ("code", code.name())], stats.problems(*code)))
-            .collect();
-        let rows: Vec<(Labels<'_>, u64)> = labels.iter().map(|(l, n)| (&l[..], *n)).collect();
-        self.counters("problems_total", "Error answers by their stable code.", &rows);
-        self.http_connections(stats);
-    }
-
-    fn http_connections(&mut self, stats: &HttpStats) {
-        let http: Labels<'_> = &[("api", "http")];
-        let read = |count: &AtomicU64| count.load(Relaxed);
-        let help = "Client connections open now.";
-        self.gauges("connections", help, &[(http, read(&stats.connections) as f64)]);
-        let help = "Requests being answered now.";
-        self.gauges("inflight_requests", help, &[(http, read(&stats.in_flight) as f64)]);
-        let help = "Client connections accepted.";
-        self.counters("connections_accepted_total", help, &[(http, read(&stats.accepted))]);
-        self.counters(
-            "connections_ended_total",
-            "Client connections that the node refused or ended, by cause.",
-            &[
-                (&[("api", "http"), ("reason", "limit")], read(&stats.refused_connections)),
-                (&[("api", "http"), ("reason", "timeout")], read(&stats.timeouts)),
-                (&[("api", "http"), ("reason", "malformed")], read(&stats.malformed)),
-            ],
-        );
-        let help = "Reads that showed more than one sibling.";
-        self.counter("conflicts_shown_total", help, read(&stats.conflicts_shown));
-    }
-
-    fn latencies(&mut self, stats: &HttpStats) {
-        let metrics = Operation::ALL.into_iter().map(|op| {
-            let stats = stats.of(op);
-            let mut count = 0;
-            let bounds = LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1e6);
-            let buckets = bounds.zip(&stats.latency).map(|(bound, cell)| {
-                count += cell.load(Relaxed);
-                let mut bucket = Bucket::default();
-                bucket.set_upper_bound(bound);
-                bucket.set_cumulative_count(count);
-                bucket
-            });
-            let mut histogram = Histogram::default();
-            histogram.set_bucket(buckets.collect());
-            // The encoder writes the unbounded bucket itself, from the count of all samples.
-            let beyond = stats.latency[LATENCY_BOUNDS_US.len()].load(Relaxed);
-            histogram.set_sample_count(count + beyond);
-            histogram.set_sample_sum(stats.latency_sum_us.load(Relaxed) as f64 / 1e6);
-            let mut metric = Metric::from_label(pairs(&[("api", "http"), ("op", op.name())]));
-            metric.set_histogram(histogram);
-            metric
-        });
-        let help = "From the head of a request to its answer.";
-        let metrics = metrics.collect();
-        self.family("request_duration_seconds", MetricType::HISTOGRAM, help, metrics);
-    }
-
     fn peers(&mut self, stats: &PeerStats) {
         let read = |count: &AtomicU64| count.load(Relaxed);
         let help = "Connections between nodes open now, both directions.";
         self.gauge("peer_connections", help, read(&stats.open) as f64);
+        let help = "Calls to other nodes that wait for their answers.";
+        self.gauge("peer_calls_waiting", help, read(&stats.calls_open) as f64);
+        let help = "Bytes of the messages of those calls.";
+        self.gauge("peer_calls_waiting_bytes", help, read(&stats.calls_open_bytes) as f64);
         for (name, help, count) in [
             ("peer_dialed_total", "Connections opened to other nodes.", &stats.dialed),
             (

@@ -11,7 +11,9 @@ mod operation_figures;
 pub mod routes;
 
 pub use access::Access;
-pub use backend::{AdminBackend, Answered, Figures, GossipFigures, MemberFigures, RingFigures};
+pub use backend::{
+    AdminBackend, Answered, Bounds, Figures, GossipFigures, MemberFigures, RingFigures,
+};
 pub use operation_figures::OperationFigures;
 pub use routes::Admin;
 

@@ -5,6 +5,7 @@
 //! route, access, query, body, backend.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,7 +52,7 @@ impl<B: AdminBackend> Admin<B> {
     /// The port of one listener, with the access rule that belongs to its address.
     pub fn new(backend: Rc<B>, access: Access) -> Self {
         let limits = Self::limits();
-        let budget = Budget::new(limits.bodies_max_bytes);
+        let budget = Budget::new(limits.bodies_max_bytes, Arc::default());
         Self { backend, access, limits, budget }
     }
 

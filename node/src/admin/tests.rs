@@ -431,6 +431,15 @@ fn figures() -> Figures {
         zone: "z1".to_owned(),
         datacenter: "dc1".to_owned(),
         http,
+        pressure: Arc::default(),
+        bounds: Bounds {
+            connections: 8_192,
+            body_bytes: 1 << 29,
+            work: [2_048, 8_192, 1_024, 1_024, 1_024],
+            descriptors: 65_536,
+            memory: ["engine", "stand_ins", "tree", "bodies", "heads", "peer_requests"]
+                .map(|part| (part, 1 << 20)),
+        },
         peers: Arc::new(PeerStats::default()),
         store: StoreStats { tables_by_level: vec![2, 1], flushes: 7, ..StoreStats::default() },
         repair: RepairFigures {

@@ -4,15 +4,14 @@
 //! `KVASIR_SECTION__KEY`, `--set section.key=value`. Unknown fields are errors. What all nodes must
 //! agree on is not here: it stands in the cluster document (DESIGN section 5).
 
+mod check;
 mod load;
 mod units;
 
 use std::path::PathBuf;
-use std::time;
 
 use kvasir_core::gossip::GossipConfig;
-use kvasir_core::limits::{VALUE_DEFAULT_MAX_BYTES, VALUE_HARD_MAX_BYTES};
-use kvasir_core::merkle::{BITS_MAX, BITS_MIN};
+use kvasir_core::limits::VALUE_DEFAULT_MAX_BYTES;
 use kvasir_storage::{Compression, StoreOptions};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -109,10 +108,22 @@ pub struct HttpConfig {
     pub timeout: Duration,
     /// Largest deadline a request may name.
     pub timeout_max: Duration,
-    /// Connections of each worker; more are refused.
+    /// Connections of each worker. At the bound, one that asked for nothing for longest makes room; where
+    /// none has for a second, the newcomer is refused.
     pub connections_max: u32,
-    /// Request bodies held by each worker at once; more are refused with 429.
+    /// Requests that each worker answers at once; more are refused with 503 `overloaded`.
+    pub requests_max: u32,
+    /// Request bodies held by each worker at once; more are refused with 503.
     pub bodies_max_bytes: Size,
+    /// How long a client may take to send the head of a request, from its first byte on, or its first
+    /// request at all.
+    pub head_timeout: Duration,
+    /// How long a connection is kept between two requests.
+    pub idle_timeout: Duration,
+    /// How long a body may take, beside one second for each 64 KiB of it.
+    pub body_timeout: Duration,
+    /// How long a client may leave an answer unread.
+    pub write_timeout: Duration,
 }
 
 impl Default for HttpConfig {
@@ -123,7 +134,12 @@ impl Default for HttpConfig {
             timeout: Duration::from_millis(5_000),
             timeout_max: Duration::from_millis(60_000),
             connections_max: 4_096,
+            requests_max: 1_024,
             bodies_max_bytes: Size(256 << 20),
+            head_timeout: Duration::from_millis(10_000),
+            idle_timeout: Duration::from_millis(75_000),
+            body_timeout: Duration::from_millis(10_000),
+            write_timeout: Duration::from_millis(30_000),
         }
     }
 }
@@ -134,11 +150,29 @@ impl Default for HttpConfig {
 pub struct PeerConfig {
     /// `host:port` to listen on.
     pub listen: String,
+    /// Connections that each worker accepts; more are refused.
+    pub connections_max: u32,
+    /// Requests of other nodes for their clients that each worker has in work at once; beside them an eighth
+    /// as many for each of hand-back, repair and copies that move. More are refused.
+    pub requests_max: u32,
+    /// Bytes of those requests.
+    pub requests_max_bytes: Size,
+    /// Requests of each worker that may wait for one other node, sent or not; more fail at once.
+    pub queue_max: u32,
+    /// Bytes of those requests.
+    pub queue_max_bytes: Size,
 }
 
 impl Default for PeerConfig {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8099".to_string() }
+        Self {
+            listen: "127.0.0.1:8099".to_string(),
+            connections_max: 4_096,
+            requests_max: 4_096,
+            requests_max_bytes: Size(128 << 20),
+            queue_max: 4_096,
+            queue_max_bytes: Size(32 << 20),
+        }
     }
 }
 
@@ -414,11 +448,20 @@ impl From<CompressionName> for Compression {
 }
 
 /// Threads that serve.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkersConfig {
     /// How many; 0: one for each core.
     pub count: u32,
+    /// A worker at which everything has waited longer than this for its turn, for a tenth of a second, takes
+    /// on no further requests of clients until it caught up.
+    pub late_max: Duration,
+}
+
+impl Default for WorkersConfig {
+    fn default() -> Self {
+        Self { count: 0, late_max: Duration::from_millis(300) }
+    }
 }
 
 impl WorkersConfig {
@@ -454,123 +497,6 @@ pub enum LogFormat {
     Json,
     /// Lines for people.
     Text,
-}
-
-impl Config {
-    /// Refuses what cannot work, naming the first field.
-    ///
-    /// # Errors
-    /// The field and what to write instead.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        let wrong =
-            |field: &str, why: String| Err(ConfigError::Invalid { field: field.to_string(), why });
-        for (field, address) in [
-            ("http.listen", &self.http.listen),
-            ("peer.listen", &self.peer.listen),
-            ("admin.listen", &self.admin.listen),
-        ] {
-            if let Err(why) = host_and_port(address) {
-                return wrong(field, why);
-            }
-        }
-        self.validate_addresses()?;
-        for seed in &self.node.seeds {
-            if let Err(why) = host_and_port(seed) {
-                return wrong("node.seeds", why);
-            }
-        }
-        if self.node.weight == 0 {
-            return wrong("node.weight", "must be at least 1".to_string());
-        }
-        if self.node.datacenter.is_empty() {
-            return wrong("node.datacenter", "must not be empty".to_string());
-        }
-        if !(1..=VALUE_HARD_MAX_BYTES as u64).contains(&self.http.value_max_bytes.0) {
-            return wrong("http.value_max_bytes", "must be between 1B and 16MiB".to_string());
-        }
-        if self.http.timeout.0.is_zero() || self.http.timeout > self.http.timeout_max {
-            return wrong(
-                "http.timeout",
-                "must be above 0 and at most http.timeout_max".to_string(),
-            );
-        }
-        if self.http.timeout_max.0 > time::Duration::from_secs(600) {
-            return wrong("http.timeout_max", "must be at most 10m".to_string());
-        }
-        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.filter) {
-            return wrong("log.filter", format!("{error}: write such as info,kvasir::peer=debug"));
-        }
-        if self.workers.count > 1_024 {
-            return wrong("workers.count", "must be at most 1024".to_string());
-        }
-        if !(BITS_MIN..=BITS_MAX).contains(&self.repair.tree_bits) {
-            return wrong("repair.tree_bits", format!("must be {BITS_MIN} to {BITS_MAX}"));
-        }
-        if self.repair.interval.0 < time::Duration::from_millis(100) {
-            return wrong("repair.interval", "must be at least 100ms".to_string());
-        }
-        if let Err(error) = self.gossip.settings().check() {
-            return wrong("gossip", error.to_string());
-        }
-        if !(1_000..=3_600_000).contains(&self.reclaim.generation.as_millis()) {
-            return wrong("reclaim.generation", "must be between 1s and 1h".to_string());
-        }
-        if self.reclaim.pause.0.is_zero() {
-            return wrong("reclaim.pause", "must be above 0".to_string());
-        }
-        if let Err(error) = self.storage.options(PathBuf::new()).check() {
-            return wrong("storage", error.to_string());
-        }
-        Ok(())
-    }
-}
-
-impl Config {
-    /// Listeners of one process share no address (with `SO_REUSEPORT` that would be no error of the
-    /// kernel, and connections would land anywhere), and others can reach what they are told.
-    fn validate_addresses(&self) -> Result<(), ConfigError> {
-        let invalid = |field: &str, why: &str| {
-            Err(ConfigError::Invalid { field: field.to_string(), why: why.to_string() })
-        };
-        let (http, peer, admin) = (&self.http.listen, &self.peer.listen, &self.admin.listen);
-        if clash(http, peer) || clash(peer, admin) {
-            return invalid(
-                "peer.listen",
-                "must not share its port with http.listen or admin.listen",
-            );
-        }
-        if clash(http, admin) {
-            return invalid("admin.listen", "must not share its port with http.listen");
-        }
-        match &self.node.advertise {
-            None if is_wildcard(http) || is_wildcard(peer) || is_wildcard(admin) => invalid(
-                "node.advertise",
-                "must name the host that others reach this node by, because a port listens on all \
-                 addresses",
-            ),
-            Some(host) if host.is_empty() || host.contains(['/', ' ']) => {
-                invalid("node.advertise", "must be a host name or an address, without a port")
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Whether two listeners would share a port on some address.
-fn clash(one: &str, other: &str) -> bool {
-    let port = |address: &str| address.rsplit_once(':').map(|(_, port)| port.to_string());
-    port(one) == port(other) && (one == other || is_wildcard(one) || is_wildcard(other))
-}
-
-fn is_wildcard(address: &str) -> bool {
-    matches!(address.rsplit_once(':'), Some(("0.0.0.0" | "[::]", _)))
-}
-
-fn host_and_port(address: &str) -> Result<(), String> {
-    let form = || format!("`{address}` must be host:port, as in 127.0.0.1:8098");
-    let (host, port) = address.rsplit_once(':').ok_or_else(form)?;
-    let port: u16 = port.parse().map_err(|_| form())?;
-    if host.is_empty() || port == 0 { Err(form()) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::request::{
 };
 
 /// Items of one batch under way at once.
-const AT_ONCE: usize = 16;
+pub const AT_ONCE: usize = 16;
 
 /// One request of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -81,6 +81,9 @@ pub(super) async fn merged(
     sloppy: bool,
     deadline: Instant,
 ) -> Result<Read, CoordinateError> {
+    if deadline <= Instant::now() {
+        return Err(late(&plan.read_tally(level)?, false));
+    }
     this.learned.begin();
     let (mut plan, began) = (plan.clone(), plan.stores());
     loop {

@@ -2,6 +2,7 @@
 //! first, when it asks one more, and how often it may (`kvasir_core::quorum::speed`).
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -98,15 +99,17 @@ impl Learned {
     /// something shows that the node recovered: what it stores for others, or a read.
     pub(super) fn order_of_coordinators(&self, plan: &Plan, write: bool) -> Vec<NodeId> {
         let mut owners = self.order(plan);
-        let (now_ms, of_reads, of_tasks) =
-            (self.now_ms(), self.speeds.borrow(), self.tasks.borrow());
-        let class = |node| match write {
-            true => of_tasks.last_class(node).max(of_reads.last_class(node)),
-            false => of_tasks.class(node, now_ms).max(of_reads.class(node, now_ms)),
+        let (now_ms, of_reads) = (self.now_ms(), self.speeds.borrow());
+        let mut of_tasks = self.tasks.borrow_mut();
+        let mut class = |node: &NodeId| match write {
+            true => of_tasks.last_class(*node).max(of_reads.last_class(*node)),
+            false => of_tasks.class(*node, now_ms),
         };
-        let fastest = owners.iter().map(|node| class(*node)).min().unwrap_or(0);
+        let classes: BTreeMap<NodeId, u32> =
+            owners.iter().map(|node| (*node, class(node))).collect();
+        let fastest = classes.values().min().copied().unwrap_or(0);
         owners.sort_by_cached_key(|node| {
-            (plan.shares_slot(*node), class(*node) >= fastest + MUCH_SLOWER)
+            (plan.shares_slot(*node), classes[node] >= fastest + MUCH_SLOWER)
         });
         owners
     }
@@ -115,7 +118,7 @@ impl Learned {
     /// last a copy that changes hands, since what it tells has to be stored at its successor too.
     pub(super) fn order(&self, plan: &Plan) -> Vec<NodeId> {
         self.forget_strangers(plan);
-        let (now_ms, speeds, view) = (self.now_ms(), self.speeds.borrow(), &plan.view);
+        let (now_ms, mut speeds, view) = (self.now_ms(), self.speeds.borrow_mut(), &plan.view);
         let mut owners: Vec<_> = plan.readers.iter().collect();
         owners.sort_by_cached_key(|owner| {
             let node = owner.node;
@@ -128,7 +131,7 @@ impl Learned {
 
     /// How slow an owner is, as [`Speeds::class`] has it.
     pub(super) fn class(&self, node: NodeId) -> u32 {
-        self.speeds.borrow().class(node, self.now_ms())
+        self.speeds.borrow_mut().class(node, self.now_ms())
     }
 
     /// How long to wait for these before one more is asked.

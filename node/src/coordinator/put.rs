@@ -69,7 +69,11 @@ pub(super) async fn at(
     request: &PutRequest,
 ) -> Result<PutOutcome, CoordinateError> {
     let level = request.w.unwrap_or(plan.settings.w);
-    plan.tally(level)?;
+    // What waited past its deadline is not begun: nobody waits for it any more.
+    let tally = plan.tally(level)?;
+    if request.deadline <= Instant::now() {
+        return Err(late(&tally, false));
+    }
     let order = Order {
         context: plan.context(request.token.as_deref())?,
         payload: Payload::Value {

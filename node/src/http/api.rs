@@ -1,7 +1,10 @@
 //! One request of the client API from its head to its answer.
 //!
-//! The order is: path, query, headers, body, conditions, coordinator. So whatever is wrong with a
-//! head is said before its body is read in, and nothing reaches the coordinator half checked.
+//! The order is: path, query, headers, whether the worker takes on more, body, conditions, coordinator. So
+//! whatever is wrong with a head is said before its body is read in, and nothing reaches the coordinator half
+//! checked. A worker that has too much in work, or is behind, says so (`overloaded`) before it reads a body,
+//! and once more after it: while a body comes in its request holds no place, so that slow clients keep nobody
+//! out.
 //!
 //! Conditions on writes are a read followed by the write. They are best effort, as in other stores
 //! without locks: a write that slips in between is not lost but becomes a sibling. For that, a
@@ -31,7 +34,9 @@ use super::query::{self, Asked, Query};
 use super::server::Handler;
 use super::stats::{HttpStats, Operation, Raised};
 use super::write;
+use crate::coordinator::batch::AT_ONCE;
 use crate::coordinator::request::{Coordinator, DeleteRequest, GetOutcome, GetRequest, PutRequest};
+use crate::pressure::{Full, Permit, Pressure, Share, Work};
 
 /// The client API over one coordinator; one per worker.
 pub struct Api<C> {
@@ -41,7 +46,13 @@ pub struct Api<C> {
     budget: Budget,
     lists: Slots,
     stats: Arc<HttpStats>,
+    pressure: Rc<Pressure>,
 }
+
+/// What a request for one key, or a page of a list, weighs.
+const ONE: Share = Share { count: 1, bytes: 0 };
+/// What a batch weighs: as many as it works on at once.
+const BATCH: Share = Share { count: AT_ONCE, bytes: 0 };
 
 /// A key request after its head was read.
 struct KeyRequest {
@@ -52,15 +63,34 @@ struct KeyRequest {
 }
 
 impl<C: Coordinator + 'static> Api<C> {
-    /// The API with its own body budget.
+    /// The API with its own body budget. `pressure` is that of its worker.
     pub fn new(
         coordinator: Rc<C>,
         buckets: Rc<dyn Buckets>,
         limits: HttpLimits,
         stats: Arc<HttpStats>,
+        pressure: Rc<Pressure>,
     ) -> Self {
-        let budget = Budget::new(limits.bodies_max_bytes);
-        Self { coordinator, buckets, limits, budget, lists: Slots::default(), stats }
+        let budget = Budget::new(limits.bodies_max_bytes, stats.clone());
+        Self { coordinator, buckets, limits, budget, lists: Slots::default(), stats, pressure }
+    }
+
+    /// Refuses early what would not be taken on.
+    fn judge(&self, weight: Share) -> Result<(), Problem> {
+        self.pressure.judge(Work::Client, weight).map_err(|full| self.overloaded(full))
+    }
+
+    fn enter(&self, weight: Share) -> Result<Permit, Problem> {
+        self.pressure.enter(Work::Client, weight).map_err(|full| self.overloaded(full))
+    }
+
+    fn overloaded(&self, full: Full) -> Problem {
+        let detail = match full {
+            Full::Count | Full::Bytes => "as many requests as may be are being answered",
+            Full::Behind => "requests come in faster than they can be answered",
+        };
+        let problem = Problem::new(Code::Overloaded, detail).with("may_be_stored", false);
+        problem.retry_after_ms(self.pressure.pause_ms()).not_begun()
     }
 
     /// Answers one request, and counts it.
@@ -94,6 +124,9 @@ impl<C: Coordinator + 'static> Api<C> {
             }
             Err(problem) => (Operation::Other, Err(problem)),
         };
+        // What was refused early says nothing of how long requests take.
+        let begun = answer.as_ref().err().is_none_or(Problem::was_begun);
+        let operation = if begun { operation } else { Operation::Other };
         let answer = answer.unwrap_or_else(|problem| problem.answer());
         if answer.body().is_in_pieces() {
             // Counted at its end, by whoever makes the pieces.
@@ -130,6 +163,7 @@ impl<C: Coordinator + 'static> Api<C> {
         let query = query::parse(head.uri.query(), Asked::List, self.limits.timeout_max)?;
         let timeout = query.timeout.unwrap_or(self.limits.timeout_default);
         let lines = list::wants_lines(&head.headers) && head.method != Method::HEAD;
+        let _permit = self.enter(ONE)?;
         let coordinator = self.coordinator.clone();
         let listing = Listing { coordinator, bucket, query, timeout };
         listing.answer(lines, &self.lists, &self.stats).await
@@ -142,6 +176,7 @@ impl<C: Coordinator + 'static> Api<C> {
     {
         let query = query::parse(head.uri.query(), Asked::Batch, self.limits.timeout_max)?;
         let deadline = started + query.timeout.unwrap_or(self.limits.timeout_default);
+        self.judge(BATCH)?;
         let value_max_bytes = self.limits.value_max_bytes;
         let limits = HttpLimits { value_max_bytes: batch::BODY_MAX_BYTES, ..self.limits.clone() };
         let read = body::read(body, &head.headers, &limits, &self.budget, deadline).await;
@@ -149,6 +184,7 @@ impl<C: Coordinator + 'static> Api<C> {
         let bytes = &self.stats.of(Operation::Batch).request_bytes;
         bytes.fetch_add(body.len() as u64, Relaxed);
         let items = batch::items(&body)?;
+        let _permit = self.enter(BATCH)?;
         let terms = Terms { query, value_max_bytes, deadline };
         Ok(batch::answer(&*self.coordinator, items, &terms).await)
     }
@@ -159,6 +195,7 @@ impl<C: Coordinator + 'static> Api<C> {
             conditions: Conditions::parse(headers)?,
             form: headers::sibling_form(headers),
         };
+        let _permit = self.enter(ONE)?;
         let outcome = self.look(&request, false).await?;
         if get::view(&outcome).groups.len() > 1 {
             self.stats.conflicts_shown.fetch_add(1, Relaxed);
@@ -180,8 +217,10 @@ impl<C: Coordinator + 'static> Api<C> {
         let content_type = headers::content_type(headers)?;
         let conditions = Conditions::parse(headers)?;
         let form = headers::sibling_form(headers);
+        self.judge(ONE)?;
         let (value, _taken) =
             body::read(body, headers, &self.limits, &self.budget, request.deadline).await?;
+        let _permit = self.enter(ONE)?;
         self.stats.of(Operation::Put).request_bytes.fetch_add(value.len() as u64, Relaxed);
         let token = self.judged(&request, &conditions, token).await?;
         let KeyRequest { bucket, key, query, deadline } = request;
@@ -207,6 +246,7 @@ impl<C: Coordinator + 'static> Api<C> {
     async fn delete(&self, request: KeyRequest, headers: &HeaderMap) -> Result<Answer, Problem> {
         let token = headers::token(headers)?;
         let conditions = Conditions::parse(headers)?;
+        let _permit = self.enter(ONE)?;
         let token = self.judged(&request, &conditions, token).await?;
         let KeyRequest { bucket, key, query, deadline } = request;
         let delete = DeleteRequest {

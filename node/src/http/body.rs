@@ -1,7 +1,7 @@
 //! Reading a request body within its bounds.
 //!
-//! A body that says it is too large is refused before one byte of it is read; one that does not say
-//! is refused as soon as it is. Memory follows what arrived, never what was claimed, and all bodies
+//! A body that says it is too large, or larger than what memory is left for bodies, is refused before one
+//! byte of it is read; one that does not say is refused as soon as it is. Memory follows what arrived, never what was claimed, and all bodies
 //! of a listener share one budget. A body that trickles in is given up: after a grace it must keep
 //! up a minimal rate.
 
@@ -9,6 +9,8 @@ use std::cell::Cell;
 use std::fmt::Display;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -20,20 +22,24 @@ use tokio::time::{Instant, timeout_at};
 
 use super::limits::HttpLimits;
 use super::problem::{Code, Problem};
+use super::stats::HttpStats;
 
 /// Bytes of bodies that a listener may still take in.
 #[derive(Debug, Clone)]
-pub struct Budget(Rc<Cell<usize>>);
+pub struct Budget {
+    left: Rc<Cell<usize>>,
+    stats: Arc<HttpStats>,
+}
 
 impl Budget {
-    /// A budget of so many bytes.
-    pub fn new(bytes: usize) -> Self {
-        Self(Rc::new(Cell::new(bytes)))
+    /// A budget of so many bytes; what is taken of it is shown in `stats`.
+    pub fn new(bytes: usize, stats: Arc<HttpStats>) -> Self {
+        Self { left: Rc::new(Cell::new(bytes)), stats }
     }
 
     /// Bytes left.
     pub fn left(&self) -> usize {
-        self.0.get()
+        self.left.get()
     }
 }
 
@@ -46,14 +52,9 @@ pub struct Taken {
 
 impl Taken {
     fn take(&mut self, bytes: usize) -> Result<(), Problem> {
-        let Some(left) = self.budget.left().checked_sub(bytes) else {
-            let detail = "the bodies of other requests fill the memory meant for them";
-            return Err(Problem::new(Code::Overloaded, detail)
-                .with("may_be_stored", false)
-                .retry_after_ms(1_000)
-                .close());
-        };
-        self.budget.0.set(left);
+        let left = self.budget.left().checked_sub(bytes).ok_or_else(no_memory)?;
+        self.budget.left.set(left);
+        self.budget.stats.body_bytes.fetch_add(bytes as u64, Relaxed);
         self.bytes += bytes;
         Ok(())
     }
@@ -61,14 +62,15 @@ impl Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.budget.0.set(self.budget.left() + self.bytes);
+        self.budget.left.set(self.budget.left() + self.bytes);
+        self.budget.stats.body_bytes.fetch_sub(self.bytes as u64, Relaxed);
     }
 }
 
 /// Reads a whole body. The second part holds the budget until the request is over.
 ///
 /// # Errors
-/// 413 above the limit, 429 out of budget, 408 too slow, 504 past `deadline`, 400 cut off or badly
+/// 413 above the limit, 503 out of budget, 408 too slow, 504 past `deadline`, 400 cut off or badly
 /// framed. All close the connection; nothing was applied.
 pub async fn read<B>(
     body: B,
@@ -85,6 +87,9 @@ where
     let claimed = claimed.and_then(|text| text.parse::<u64>().ok());
     if claimed.is_some_and(|length| length > limits.value_max_bytes as u64) {
         return Err(too_large(limits));
+    }
+    if claimed.is_some_and(|length| length > budget.left() as u64) {
+        return Err(no_memory());
     }
     let mut taken = Taken { budget: budget.clone(), bytes: 0 };
     let started = Instant::now();
@@ -122,6 +127,14 @@ fn grace(received: usize, limits: &HttpLimits) -> Duration {
     Duration::from_millis(received as u64 * 1_000 / rate)
 }
 
+fn no_memory() -> Problem {
+    let detail = "the bodies of other requests fill the memory meant for them";
+    Problem::new(Code::Overloaded, detail)
+        .with("may_be_stored", false)
+        .retry_after_ms(1_000)
+        .close()
+}
+
 fn too_large(limits: &HttpLimits) -> Problem {
     let detail = format!("the body has more than {} bytes", limits.value_max_bytes);
     Problem::new(Code::ValueTooLarge, detail)
@@ -157,6 +170,10 @@ mod tests {
         HttpLimits { value_max_bytes: 8, ..HttpLimits::default() }
     }
 
+    fn budget(bytes: usize) -> Budget {
+        Budget::new(bytes, Arc::default())
+    }
+
     fn stream(pieces: Pieces) -> impl Body<Data = Bytes, Error = &'static str> {
         let frames = pieces.into_iter().map(|p| p.map(|b| Frame::data(Bytes::from_static(b))));
         StreamBody::new(futures_util::stream::iter(frames))
@@ -174,7 +191,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_within_the_limit_is_read_whole() {
-        let budget = Budget::new(8);
+        let budget = budget(8);
         assert_eq!(run(vec![], None, &budget).await.unwrap(), "");
         assert_eq!(run(vec![Ok(b"12345678")], Some("8"), &budget).await.unwrap(), "12345678");
         assert_eq!(run(vec![Ok(b"1"), Ok(b""), Ok(b"23")], None, &budget).await.unwrap(), "123");
@@ -183,7 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn more_than_the_limit_is_refused_at_once() {
-        let budget = Budget::new(100);
+        let budget = budget(100);
         let never: Pieces = vec![Err("must not be read")];
         assert_eq!(run(never, Some("9"), &budget).await, Err(Code::ValueTooLarge));
         let pieces: Pieces = vec![Ok(b"12345678"), Ok(b"9"), Err("must not be read")];
@@ -193,10 +210,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_budget_and_broken_bodies() {
-        let budget = Budget::new(4);
+        let budget = budget(4);
         assert_eq!(run(vec![Ok(b"12345")], None, &budget).await, Err(Code::Overloaded));
         assert_eq!(run(vec![Ok(b"12"), Err("cut")], None, &budget).await, Err(Code::BadBody));
         assert_eq!(budget.left(), 4);
+        let never: Pieces = vec![Err("must not be read")];
+        assert_eq!(run(never, Some("5"), &budget).await, Err(Code::Overloaded));
     }
 
     #[tokio::test(start_paused = true)]
@@ -209,7 +228,7 @@ mod tests {
         let limits = HttpLimits::default();
         let deadline = started + Duration::from_secs(60);
         let body = StreamBody::new(trickle);
-        let read = read(body, &HeaderMap::new(), &limits, &Budget::new(99), deadline).await;
+        let read = read(body, &HeaderMap::new(), &limits, &budget(99), deadline).await;
         assert_eq!(read.unwrap_err().code(), Code::RequestTimeout);
         assert!(started.elapsed() <= Duration::from_millis(10_500));
     }

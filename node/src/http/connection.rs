@@ -9,13 +9,17 @@
 //! that trickles in, idleness between requests, and a client that does not read its answer. While
 //! a request is being answered or its body read none of them runs; [`super::body`] and the
 //! request's deadline do.
+//!
+//! A connection that waits for a request may be told to leave, to make room for another. One on which no
+//! request ever came is told why it ends, by an answer; one that is kept between requests just ends, as
+//! clients expect of those.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -37,6 +41,49 @@ pub struct Shared {
     pub in_flight: Cell<u32>,
     /// Why the connection ends, once it does.
     pub fault: Cell<Option<Fault>>,
+    /// Why it ended without a word, if it did.
+    pub quiet: Cell<Option<Quiet>>,
+    /// Since when it waits for the end of a head, if it does.
+    waits_since: Cell<Option<Instant>>,
+    leaves: Cell<bool>,
+    task: RefCell<Option<Waker>>,
+}
+
+/// Why a connection ended between two requests, without a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quiet {
+    /// No further request came.
+    Idle,
+    /// It made room for another.
+    MadeRoom,
+}
+
+impl Shared {
+    /// Since when the connection has waited for a request, unless it was told to leave.
+    pub fn waits_since(&self) -> Option<Instant> {
+        self.waits_since.get().filter(|_| !self.leaves.get())
+    }
+
+    /// Has the connection end, unless a request comes first.
+    pub fn leave(&self) {
+        self.leaves.set(true);
+        if let Some(task) = self.task.borrow_mut().take() {
+            task.wake();
+        }
+    }
+
+    /// Whether it was told to leave.
+    pub fn is_leaving(&self) -> bool {
+        self.leaves.get()
+    }
+
+    fn wait(&self, since: Option<Instant>, cx: &Context<'_>) {
+        self.waits_since.set(since);
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *task = Some(cx.waker().clone());
+        }
+    }
 }
 
 /// A timer that is set again and again.
@@ -146,17 +193,29 @@ impl<S> Screened<S> {
         let resting = self.held.is_empty();
         if resting && (!self.screen.in_head() || self.shared.in_flight.get() > 0) {
             self.since = None;
+            self.shared.waits_since.set(None);
             return Poll::Pending;
         }
         let since = *self.since.get_or_insert_with(Instant::now);
-        let patience = if resting && self.used { self.idle_timeout } else { self.head_timeout };
-        std::task::ready!(self.alarm.poll(since + patience, cx));
-        if resting {
-            self.over = true;
-        } else {
-            let detail = "the head of the request was not whole in time";
-            self.end(Fault { code: Code::RequestTimeout, detail });
+        self.shared.wait(Some(since), cx);
+        let kept = resting && self.used;
+        let leaves = self.shared.leaves.get();
+        if !leaves {
+            let patience = if kept { self.idle_timeout } else { self.head_timeout };
+            std::task::ready!(self.alarm.poll(since + patience, cx));
         }
+        let detail = match (leaves, resting) {
+            _ if kept => {
+                self.shared.quiet.set(Some(if leaves { Quiet::MadeRoom } else { Quiet::Idle }));
+                self.over = true;
+                return Poll::Ready(());
+            }
+            (true, _) => "a connection that asked for nothing makes room for another",
+            (false, true) => "no request came in time",
+            (false, false) => "the head of the request was not whole in time",
+        };
+        let code = if leaves { Code::TooManyConnections } else { Code::RequestTimeout };
+        self.end(Fault { code, detail });
         Poll::Ready(())
     }
 
@@ -195,6 +254,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
                 Poll::Ready(Ok(())) => {
                     if this.held.is_empty() {
                         this.since = None;
+                        this.shared.waits_since.set(None);
                     }
                     this.admit(buf, before);
                     if buf.filled().len() > before {

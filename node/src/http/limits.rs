@@ -25,7 +25,7 @@ pub struct HttpLimits {
     pub write_timeout: Duration,
     /// Connections of this listener.
     pub connections_max: usize,
-    /// Bytes of request bodies held at once by this listener; more is refused with 429.
+    /// Bytes of request bodies held at once by this listener; more is refused with 503.
     pub bodies_max_bytes: usize,
 }
 

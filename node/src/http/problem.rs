@@ -102,7 +102,7 @@ codes! {
         "Use a key of at most 4,096 bytes."
     ImpossibleSettings "impossible_settings" 422 "No bucket of this cluster can have these settings."
         "Correct the settings as the detail says."
-    Overloaded "overloaded" 429 "The node has too much in flight; nothing was applied."
+    Overloaded "overloaded" 503 "The node has too much in flight; nothing was applied."
         "Try again after the pause in Retry-After, or use another node."
     HeaderTooLarge "header_too_large" 431 "The request head is too large."
         "Keep all headers together under 96 KiB, in at most 100 fields."
@@ -152,6 +152,7 @@ impl Code {
 pub struct Problem {
     code: Code,
     close: bool,
+    begun: bool,
     // Boxed, so that the answers that are no errors do not pay for its size.
     body: Box<admin_api::Problem>,
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -162,7 +163,7 @@ impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let (name, status, title, next) = code.row();
         let body = admin_api::Problem::new(name, detail).with_status(status, title).hint(next);
-        Self { code, close: false, body: Box::new(body), headers: Vec::new() }
+        Self { code, close: false, begun: true, body: Box::new(body), headers: Vec::new() }
     }
 
     /// Replaces the table's advice.
@@ -201,6 +202,18 @@ impl Problem {
     pub fn close(mut self) -> Self {
         self.close = true;
         self
+    }
+
+    /// Says that the node refused the request before it began with it.
+    #[must_use]
+    pub fn not_begun(mut self) -> Self {
+        self.begun = false;
+        self
+    }
+
+    /// Whether the node had begun with the request.
+    pub fn was_begun(&self) -> bool {
+        self.begun
     }
 
     /// Its code.

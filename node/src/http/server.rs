@@ -3,8 +3,12 @@
 //! A connection is one task on the worker that accepted it. Draining stops accepting, lets every
 //! request in flight finish, closes idle connections at once and cuts the rest off after a grace.
 //! HTTP/1.1 only: what is not spoken cannot be flooded.
+//!
+//! At the bound, whoever has asked for nothing for longest makes room for who comes; where nobody has for
+//! a second, the newcomer is refused. So connections that nobody uses keep nobody out.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -23,10 +27,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Answer;
-use super::connection::{FAULT_TARGET, Screened, Shared};
+use super::connection::{FAULT_TARGET, Quiet, Screened, Shared};
 use super::date::http_date;
 use super::limits::HttpLimits;
 use super::problem::{Code, Problem};
@@ -38,7 +42,11 @@ use super::stats::{HttpStats, Operation, Raised};
 const LINGER_BYTES: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 /// Refusals written at once to connections beyond the bound.
-const REFUSALS_MAX: usize = 64;
+pub const REFUSALS_MAX: usize = 64;
+/// Connections beyond the bound while as many, told to make room, have not gone yet.
+pub const LEAVING_MAX: usize = 64;
+/// A connection that asked for something within this time makes room for nobody.
+const USED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Answers the requests of a listener.
 pub trait Handler: 'static {
@@ -82,7 +90,7 @@ impl<H: Handler> Server<H> {
         grace: Duration,
     ) {
         let mut tasks = JoinSet::new();
-        let open = Rc::new(Cell::new(0));
+        let open = Rc::new(Open::default());
         let stop = drain.clone();
         loop {
             tokio::select! {
@@ -102,31 +110,32 @@ impl<H: Handler> Server<H> {
         drop(listener);
         let all = async { while tasks.join_next().await.map(log_panic).is_some() {} };
         if timeout(grace, all).await.is_err() {
-            tracing::warn!(left = open.get(), "connections cut off at the end of the grace period");
+            let left = open.connections.borrow().len();
+            tracing::warn!(left, "connections cut off at the end of the grace period");
         }
     }
 
     fn admit<S>(
         self: &Rc<Self>,
         stream: S,
-        open: &Rc<Cell<usize>>,
+        open: &Rc<Open>,
         drain: &watch::Receiver<bool>,
         tasks: &mut JoinSet<()>,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         self.stats.accepted.fetch_add(1, Relaxed);
-        if open.get() < self.limits.connections_max {
+        if open.has_room(self.limits.connections_max) {
             let (server, open, drain) = (self.clone(), Counted::new(open), drain.clone());
             tasks.spawn_local(async move {
-                server.serve(stream, drain).await;
+                server.serve_shared(stream, drain, open.shared.clone()).await;
                 drop(open);
             });
             return;
         }
         self.stats.refused_connections.fetch_add(1, Relaxed);
         self.stats.problem(Code::TooManyConnections);
-        if tasks.len() < self.limits.connections_max + REFUSALS_MAX {
+        if tasks.len() < self.limits.connections_max + LEAVING_MAX + REFUSALS_MAX {
             tasks.spawn_local(async move {
                 let _ = timeout(LINGER, refuse(stream)).await;
             });
@@ -134,12 +143,18 @@ impl<H: Handler> Server<H> {
     }
 
     /// Serves one connection until either side ends it.
-    pub async fn serve<S>(&self, stream: S, mut drain: watch::Receiver<bool>)
+    pub async fn serve<S>(&self, stream: S, drain: watch::Receiver<bool>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        self.serve_shared(stream, drain, Rc::default()).await;
+    }
+
+    async fn serve_shared<S>(&self, stream: S, mut drain: watch::Receiver<bool>, shared: Rc<Shared>)
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let _open = Raised::by_one(&self.stats.connections);
-        let shared = Rc::new(Shared::default());
         let screened = Screened::new(stream, &self.limits, shared.clone());
         let service = service_fn(|request| self.respond(request, shared.clone()));
         let mut connection = http1::Builder::new()
@@ -162,6 +177,11 @@ impl<H: Handler> Server<H> {
                 }
             }
         }
+        match shared.quiet.get() {
+            Some(Quiet::Idle) => self.stats.idle.fetch_add(1, Relaxed),
+            Some(Quiet::MadeRoom) => self.stats.made_room.fetch_add(1, Relaxed),
+            None => 0,
+        };
         let (stream, unread) = connection.into_parts().io.into_inner().into_inner();
         let linger = if unread { self.limits.value_max_bytes + LINGER_BYTES } else { 0 };
         let _ = timeout(LINGER, finish(stream, linger)).await;
@@ -185,7 +205,11 @@ impl<H: Handler> Server<H> {
                 Some(fault) => {
                     let status = fault.code.status().as_u16();
                     stats.answered(Operation::Other, status, Duration::ZERO, 0);
-                    Problem::new(fault.code, fault.detail).close().answer()
+                    let problem = Problem::new(fault.code, fault.detail).close();
+                    match fault.code {
+                        Code::TooManyConnections => problem.retry_after_ms(1_000).answer(),
+                        _ => problem.answer(),
+                    }
                 }
                 None => handler.handle(request).await,
             };
@@ -202,8 +226,11 @@ impl<H: Handler> Server<H> {
     }
 
     fn note_fault(&self, fault: Fault) {
-        let slow = fault.code == Code::RequestTimeout;
-        let counter = if slow { &self.stats.timeouts } else { &self.stats.malformed };
+        let counter = match fault.code {
+            Code::RequestTimeout => &self.stats.timeouts,
+            Code::TooManyConnections => &self.stats.made_room,
+            _ => &self.stats.malformed,
+        };
         counter.fetch_add(1, Relaxed);
         tracing::debug!(code = fault.code.name(), detail = fault.detail, "connection ended");
     }
@@ -233,19 +260,65 @@ impl Drop for InFlight {
     }
 }
 
+/// The connections that count towards the bound.
+#[derive(Default)]
+struct Open {
+    connections: RefCell<BTreeMap<u64, Rc<Shared>>>,
+    leaving: Cell<usize>,
+    next: Cell<u64>,
+    /// Until then nobody will have rested for long enough.
+    full_until: Cell<Option<Instant>>,
+}
+
+impl Open {
+    /// Whether one more may come; at the bound, whether another makes room for it.
+    fn has_room(&self, most: usize) -> bool {
+        let open = self.connections.borrow();
+        if open.len() < most + self.leaving.get() {
+            return true;
+        }
+        if self.leaving.get() >= LEAVING_MAX {
+            return false;
+        }
+        let now = Instant::now();
+        if self.full_until.get().is_some_and(|until| now < until) {
+            return false;
+        }
+        let waiting = open.values().filter_map(|one| Some((one.waits_since()?, one)));
+        let longest = waiting.min_by_key(|(since, _)| *since);
+        let Some((_, leaves)) = longest.filter(|(since, _)| now - *since >= USED_WITHIN) else {
+            let rested = longest.map_or(now, |(since, _)| since) + USED_WITHIN;
+            self.full_until.set(Some(rested));
+            return false;
+        };
+        self.leaving.set(self.leaving.get() + 1);
+        leaves.leave();
+        true
+    }
+}
+
 /// A connection that counts towards the bound.
-struct Counted(Rc<Cell<usize>>);
+struct Counted {
+    open: Rc<Open>,
+    number: u64,
+    shared: Rc<Shared>,
+}
 
 impl Counted {
-    fn new(open: &Rc<Cell<usize>>) -> Self {
-        open.set(open.get() + 1);
-        Self(open.clone())
+    fn new(open: &Rc<Open>) -> Self {
+        let number = open.next.replace(open.next.get() + 1);
+        let shared = Rc::new(Shared::default());
+        open.connections.borrow_mut().insert(number, shared.clone());
+        Self { open: open.clone(), number, shared }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.open.connections.borrow_mut().remove(&self.number);
+        if self.shared.is_leaving() {
+            self.open.leaving.set(self.open.leaving.get() - 1);
+        }
     }
 }
 

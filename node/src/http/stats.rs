@@ -28,7 +28,7 @@ pub enum Operation {
     Batch,
     /// Settings of buckets, read or changed.
     Bucket,
-    /// Refused before it was clear what it wanted.
+    /// Refused before it was clear what it wanted, or before the node began with it.
     Other,
 }
 
@@ -90,6 +90,12 @@ pub struct HttpStats {
     pub timeouts: AtomicU64,
     /// Connections ended because of malformed requests.
     pub malformed: AtomicU64,
+    /// Connections ended because no further request came.
+    pub idle: AtomicU64,
+    /// Connections that asked for nothing and made room for others.
+    pub made_room: AtomicU64,
+    /// Bytes of request bodies held now.
+    pub body_bytes: AtomicU64,
     /// Requests being answered now.
     pub in_flight: AtomicU64,
     /// Reads that showed more than one sibling.
@@ -106,6 +112,9 @@ impl Default for HttpStats {
             refused_connections: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
+            idle: AtomicU64::new(0),
+            made_room: AtomicU64::new(0),
+            body_bytes: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             conflicts_shown: AtomicU64::new(0),
         }

@@ -9,6 +9,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use kvasir_core::id::{ClusterId, NodeId};
@@ -22,7 +24,7 @@ use super::message::Reply;
 use super::outbox::{Outbox, Wire};
 use super::pool::{CallError, Shared};
 use super::reader::{FrameReader, ReadEnd};
-use super::stats::add;
+use super::stats::{PeerStats, add};
 use crate::seam::BoxedStream;
 
 /// A connection that ended sooner than this counts as a failure to connect.
@@ -51,6 +53,7 @@ pub struct Answer {
 /// A call that waits for its answer.
 struct Waiter {
     sent: bool,
+    bytes: usize,
     answer: oneshot::Sender<Result<Answer, CallError>>,
 }
 
@@ -65,15 +68,35 @@ struct State {
     /// Calls fail until then, for this reason.
     rest: Option<(Instant, CallError)>,
     waiters: BTreeMap<u64, Waiter>,
+    /// Bytes of their messages, written or not.
+    waiting_bytes: usize,
     last_heard: Option<Instant>,
     last_used: Option<Instant>,
     /// Who answered last belongs to this other cluster.
     other_cluster: Option<ClusterId>,
 }
 
+impl State {
+    fn insert(&mut self, id: u64, waiter: Waiter, stats: &PeerStats) {
+        self.waiting_bytes += waiter.bytes;
+        add(&stats.calls_open, 1);
+        add(&stats.calls_open_bytes, waiter.bytes);
+        self.waiters.insert(id, waiter);
+    }
+
+    fn remove(&mut self, id: u64, stats: &PeerStats) -> Option<Waiter> {
+        let waiter = self.waiters.remove(&id)?;
+        self.waiting_bytes -= waiter.bytes;
+        stats.calls_open.fetch_sub(1, Relaxed);
+        stats.calls_open_bytes.fetch_sub(waiter.bytes as u64, Relaxed);
+        Some(waiter)
+    }
+}
+
 /// See the module.
 pub(super) struct Link {
     key: LinkKey,
+    stats: Arc<PeerStats>,
     next_id: Cell<u64>,
     state: RefCell<State>,
     /// What waits to be written.
@@ -93,9 +116,10 @@ enum End {
 }
 
 impl Link {
-    pub fn new(key: LinkKey) -> Self {
+    pub fn new(key: LinkKey, stats: Arc<PeerStats>) -> Self {
         Self {
             key,
+            stats,
             next_id: Cell::new(1),
             state: RefCell::default(),
             outbox: Rc::default(),
@@ -120,6 +144,14 @@ impl Link {
                 Ok(())
             }
         }
+    }
+
+    /// Whether another call may wait for its answer, written or not: a node that answers slowly, or reads
+    /// nothing, costs a bounded part of this one's memory and holds up none of its calls to others.
+    pub fn has_room(&self, bytes: usize, count_max: usize, bytes_max: usize) -> bool {
+        let state = self.state.borrow();
+        let full = state.waiters.len() >= count_max || state.waiting_bytes + bytes > bytes_max;
+        state.waiters.is_empty() || !full
     }
 
     /// Whether forgetting the link would lose anything.
@@ -159,7 +191,7 @@ impl Link {
 
     /// Drops the waiter of a call that will not wait, and its message if that was not written yet.
     pub fn forget(&self, request_id: u64) {
-        let waiter = self.state.borrow_mut().waiters.remove(&request_id);
+        let waiter = self.state.borrow_mut().remove(request_id, &self.stats);
         if waiter.is_some_and(|waiter| !waiter.sent) {
             self.outbox.take_back(request_id);
         }
@@ -200,7 +232,8 @@ impl Link {
                 state.waiters.iter().filter(|(_, w)| w.sent).map(|(id, _)| *id).collect();
             for (ids, why) in [(lost, end.for_sent()), (unsent, reason)] {
                 told.extend(
-                    ids.iter().filter_map(|id| Some((state.waiters.remove(id)?, why.clone()))),
+                    ids.iter()
+                        .filter_map(|id| Some((state.remove(*id, &self.stats)?, why.clone()))),
                 );
             }
             let done = self.outbox.waiting().0 == 0;
@@ -355,7 +388,7 @@ impl Link {
 
     /// Answers one waiting call. A reply that nobody waits for is late or doubled: ignored.
     fn reply(&self, shared: &Shared, frame: &Frame) {
-        let waiter = self.state.borrow_mut().waiters.remove(&frame.header.request_id);
+        let waiter = self.state.borrow_mut().remove(frame.header.request_id, &self.stats);
         let Some(waiter) = waiter else { return };
         let generation = frame.header.generation;
         let answer = Reply::decode(&frame.body).map(|reply| Answer { reply, generation });
@@ -413,13 +446,13 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// Registers the call before its message is queued; a notice (`wants_answer` false) waits for
-    /// nothing.
-    pub fn new(link: &Rc<Link>, request_id: u64, wants_answer: bool) -> Self {
+    /// Registers the call, whose message has so many bytes, before it is queued; a notice (`wants_answer`
+    /// false) waits for nothing.
+    pub fn new(link: &Rc<Link>, request_id: u64, bytes: usize, wants_answer: bool) -> Self {
         let answer = wants_answer.then(|| {
             let (sender, receiver) = oneshot::channel();
-            let waiter = Waiter { sent: false, answer: sender };
-            link.state.borrow_mut().waiters.insert(request_id, waiter);
+            let waiter = Waiter { sent: false, bytes, answer: sender };
+            link.state.borrow_mut().insert(request_id, waiter, &link.stats);
             receiver
         });
         Self { link: link.clone(), request_id, answer }

@@ -1,9 +1,11 @@
 //! Accepts connections from other nodes, hands their requests to the node, sends back the answers.
 //!
-//! Bounds: connections, requests in work for each connection, bytes of answers that a peer has not
+//! Bounds: connections, requests in work for each connection and, by kind, for the worker
+//! ([`crate::pressure`]), bytes of answers that a peer has not
 //! read (beyond them it is not read from any more), time to the first whole frame, time inside a
 //! frame, time of silence. A request in excess is answered "overloaded", a notice in excess is
-//! dropped. A handler runs until its request's deadline, also when its connection is gone.
+//! dropped. A request whose deadline passed before its turn is not begun: nobody waits for it. A handler
+//! runs until its request's deadline, also when its connection is gone.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -26,6 +28,7 @@ use super::outbox::{Outbox, Parcel, Wire};
 use super::reader::{FrameReader, ReadEnd};
 use super::repeats::Repeats;
 use super::stats::{PeerStats, add};
+use crate::pressure::{Permit, Pressure, Share};
 use crate::seam::{BoxedStream, Listener, Net};
 
 /// Rest after an accept that failed, so that a process without file descriptors does not spin.
@@ -116,6 +119,7 @@ struct Shared {
     handler: Rc<dyn PeerHandler>,
     limits: ListenerLimits,
     stats: Arc<PeerStats>,
+    pressure: Rc<Pressure>,
     draining: Cell<bool>,
     drain: Notify,
     /// Requests in work over all connections.
@@ -132,13 +136,14 @@ struct Shared {
 pub struct PeerListener(Rc<Shared>);
 
 impl PeerListener {
-    /// Accepts nothing before [`PeerListener::run`].
+    /// Accepts nothing before [`PeerListener::run`]. `pressure` is that of its worker.
     pub fn new(
         net: Rc<dyn Net>,
         me: Me,
         handler: Rc<dyn PeerHandler>,
         limits: ListenerLimits,
         stats: Arc<PeerStats>,
+        pressure: Rc<Pressure>,
     ) -> Self {
         Self(Rc::new(Shared {
             net,
@@ -146,6 +151,7 @@ impl PeerListener {
             handler,
             limits,
             stats,
+            pressure,
             draining: Cell::new(false),
             drain: Notify::new(),
             in_work: Cell::new(0),
@@ -415,8 +421,8 @@ impl Shared {
             route: header.route,
             generation: header.generation,
         };
-        let request = match self.admit(frame, &head, load) {
-            Ok(request) => request,
+        let (request, permit) = match self.admit(frame, &head, load) {
+            Ok(admitted) => admitted,
             Err(_) if is_notice => return,
             Err(refusal) => return answer(outbox, &header, 0, Reply::Refused(refusal)),
         };
@@ -424,19 +430,33 @@ impl Shared {
         let work = InWork::begin(self, load, frame.body.len());
         let (outbox, from) = (outbox.clone(), hello.node);
         tokio::task::spawn_local(async move {
-            let handled = work.shared.handler.handle(from, request, head);
-            let reply = timeout_at(head.deadline, handled).await.unwrap_or_else(|_| {
-                Reply::Refused(Refusal::Unknown("the deadline passed during the work".to_string()))
-            });
+            let reply = work.shared.in_turn(from, request, head).await;
             if !is_notice {
                 answer(&outbox, &header, generation, reply);
             }
-            drop(work);
+            drop((work, permit));
         });
     }
 
-    /// Decodes a request that may be worked on now.
-    fn admit(&self, frame: &Frame, head: &Incoming, load: &Load) -> Result<Request, Refusal> {
+    /// Works on a request, unless its deadline passed while it waited for its turn.
+    async fn in_turn(&self, from: NodeId, request: Request, head: Incoming) -> Reply {
+        if head.deadline <= Instant::now() {
+            self.pressure.too_late();
+            return Reply::Refused(Refusal::Deadline);
+        }
+        let handled = self.handler.handle(from, request, head);
+        timeout_at(head.deadline, handled).await.unwrap_or_else(|_| {
+            Reply::Refused(Refusal::Unknown("the deadline passed during the work".to_string()))
+        })
+    }
+
+    /// Decodes a request that may be worked on now, and takes a place for it where its kind needs one.
+    fn admit(
+        &self,
+        frame: &Frame,
+        head: &Incoming,
+        load: &Load,
+    ) -> Result<(Request, Option<Permit>), Refusal> {
         if self.draining.get() {
             return Err(Refusal::NotServing("it is shutting down".to_string()));
         }
@@ -445,10 +465,13 @@ impl Shared {
         }
         let requests = load.requests.get();
         let bytes = load.bytes.get() + frame.body.len();
-        if requests >= self.limits.requests || (requests > 0 && bytes > self.limits.request_bytes) {
+        let overloaded = || {
             let notice = frame.header.kind == FrameKind::Notice;
             add(if notice { &self.stats.notices_dropped } else { &self.stats.overloaded }, 1);
-            return Err(Refusal::Overloaded { retry_after_ms: OVERLOAD_PAUSE_MS });
+            Refusal::Overloaded { retry_after_ms: OVERLOAD_PAUSE_MS }
+        };
+        if requests >= self.limits.requests || (requests > 0 && bytes > self.limits.request_bytes) {
+            return Err(overloaded());
         }
         let malformed = |why: String| {
             add(&self.stats.bad_bodies, 1);
@@ -458,7 +481,9 @@ impl Shared {
         if request.class() != head.class || frame.header.class != head.class {
             return Err(malformed(format!("{} on the wrong connection", request.name())));
         }
-        Ok(request)
+        let piece = Share { count: 1, bytes: frame.body.len() };
+        let permit = request.work().map(|work| self.pressure.enter(work, piece)).transpose();
+        Ok((request, permit.map_err(|_| overloaded())?))
     }
 }
 

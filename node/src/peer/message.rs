@@ -15,6 +15,7 @@ use kvasir_core::version::{Dot, Stamp};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::frame::Class;
+use crate::pressure::Work;
 
 /// Something asked of another node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -347,6 +348,28 @@ impl Request {
             | Self::Relay(_)
             | Self::Reclaim(_) => Class::Data,
             Self::CopyRange { .. } => Class::Stream,
+        }
+    }
+
+    /// Whose share of a worker it takes; none for what keeps the cluster together, which is never refused
+    /// for want of room.
+    pub fn work(&self) -> Option<Work> {
+        match self {
+            Self::HandBack { .. } => Some(Work::HandBack),
+            Self::Repair(_) | Self::Reclaim(_) => Some(Work::Repair),
+            Self::CopyRange { .. } => Some(Work::Stream),
+            Self::Gossip(_) | Self::Ballot(_) | Self::FetchDocument { .. } | Self::MoveReport => {
+                None
+            }
+            Self::Apply { .. }
+            | Self::Read { .. }
+            | Self::ReadDigest { .. }
+            | Self::Coordinate(_)
+            | Self::StandIn { .. }
+            | Self::ReadStandIn { .. }
+            | Self::CoordinateAsStandIn(_)
+            | Self::Scan(_)
+            | Self::Relay(_) => Some(Work::Replica),
         }
     }
 

@@ -45,9 +45,10 @@ pub struct PoolLimits {
     pub backoff_first: Duration,
     /// Longest rest.
     pub backoff_max: Duration,
-    /// Requests and notices that may wait for one connection.
+    /// Requests and notices that may wait for one connection, and requests that may wait for their answers
+    /// on it, whether written or not.
     pub queue_count: usize,
-    /// Bytes that may wait for one connection.
+    /// Bytes of each.
     pub queue_bytes: usize,
 }
 
@@ -212,16 +213,24 @@ impl Peers {
         deadline: Option<Instant>,
     ) -> Result<Waiting, CallError> {
         link.admit()?;
-        let limits = &self.shared.limits;
+        let (count, bytes) = (self.shared.limits.queue_count, self.shared.limits.queue_bytes);
+        let wants_answer = header.kind == FrameKind::Request;
+        if wants_answer && !link.has_room(body.len(), count, bytes) {
+            return Err(self.queue_full());
+        }
         let request_id = link.next_id();
-        let waiting = Waiting::new(link, request_id, header.kind == FrameKind::Request);
+        let waiting = Waiting::new(link, request_id, body.len(), wants_answer);
         let parcel = Parcel { header: Header { request_id, ..header }, body, deadline };
-        if !link.outbox.push(parcel, limits.queue_count, limits.queue_bytes) {
-            add(&self.shared.stats.queue_full, 1);
-            return Err(CallError::NotSent("the queue to the node is full".to_string()));
+        if !link.outbox.push(parcel, count, bytes) {
+            return Err(self.queue_full());
         }
         link.start(&self.shared);
         Ok(waiting)
+    }
+
+    fn queue_full(&self) -> CallError {
+        add(&self.shared.stats.queue_full, 1);
+        CallError::NotSent("the queue to the node is full".to_string())
     }
 
     fn link(&self, node: Option<NodeId>, address: &str, class: Class) -> Rc<Link> {
@@ -233,7 +242,7 @@ impl Peers {
         if links.len() >= LINKS_MAX {
             links.retain(|_, link| link.in_use());
         }
-        let link = Rc::new(Link::new(key.clone()));
+        let link = Rc::new(Link::new(key.clone(), self.shared.stats.clone()));
         links.insert(key, link.clone());
         link
     }

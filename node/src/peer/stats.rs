@@ -37,6 +37,10 @@ pub struct PeerStats {
     pub calls: AtomicU64,
     /// Calls that ended without a reply.
     pub calls_failed: AtomicU64,
+    /// Calls that wait for their answers now (rises and falls).
+    pub calls_open: AtomicU64,
+    /// Bytes of their messages (rises and falls).
+    pub calls_open_bytes: AtomicU64,
     /// Calls and notices refused because the peer's queue was full.
     pub queue_full: AtomicU64,
     /// Requests refused because a connection had too many in work.

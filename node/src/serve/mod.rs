@@ -8,6 +8,7 @@
 pub mod accept;
 pub mod admin;
 pub mod backend;
+mod bounds;
 mod buckets;
 pub mod dry_run;
 pub mod forming;
@@ -94,8 +95,9 @@ fn on_this_machine(mut config: Config) -> Config {
 }
 
 fn start(config: Config, faults: Faults) -> Result<ExitCode, StartError> {
-    let config = Arc::new(on_this_machine(config));
     let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let workers = config.workers.threads(cores);
+    let config = Arc::new(bounds::fit(on_this_machine(config), workers as u64)?);
     let disk = Arc::new(RealDisk);
     let threads = Threads::start(READERS).map_err(|e| StartError::Thread(e.to_string()))?;
     let maintenance: Arc<Threads> = Arc::new(threads);
@@ -118,9 +120,9 @@ fn start(config: Config, faults: Faults) -> Result<ExitCode, StartError> {
         let (control, inbox) = node::control(&shared, &own, parts)?;
         let (close_admin, closing) = watch::channel(false);
         let admin = admin::bind(&shared, &control, &own, closing)?;
-        let mut workers = Vec::new();
-        for number in 0..config.workers.threads(cores) {
-            workers.push(spawn_worker(number, shared.clone(), world.clone())?);
+        let mut running = Vec::new();
+        for number in 0..workers {
+            running.push(spawn_worker(number, shared.clone(), world.clone())?);
         }
         tokio::task::spawn_local(crate::tasks::control::run(control.clone(), inbox));
         tokio::task::spawn_local(admin);
@@ -128,7 +130,7 @@ fn start(config: Config, faults: Faults) -> Result<ExitCode, StartError> {
             http = config.http.listen,
             peer = config.peer.listen,
             admin = config.admin.listen,
-            workers = workers.len(),
+            workers,
             "the node is up"
         );
         let mut signals = Signals::new()?;
@@ -139,7 +141,7 @@ fn start(config: Config, faults: Faults) -> Result<ExitCode, StartError> {
         leave_slowly(&shared, &mut signals, code).await;
         drain.send_replace(true);
         control.leave().await;
-        join(workers, config.node.grace.0).await;
+        join(running, config.node.grace.0).await;
         let code = close(&shared, code).await;
         // Probes and metrics answer to the end.
         close_admin.send_replace(true);

@@ -20,18 +20,19 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::admin::is_loopback;
+use super::bounds;
 use super::buckets::Settings;
 use super::handler::Handler;
 use super::report;
 use crate::admin::Access;
-use crate::config::{Config, HttpConfig};
+use crate::config::Config;
 use crate::coordinator::{Coordinate, Figures, Learned};
 use crate::http::api::Api;
-use crate::http::limits::HttpLimits;
 use crate::http::server::Server;
 use crate::http::stats::HttpStats;
-use crate::peer::{Hello, ListenerLimits, Me, PeerListener, PeerStats, Peers, PoolLimits};
+use crate::peer::{Hello, Me, PeerListener, PeerStats, Peers};
 use crate::planted::Bug;
+use crate::pressure::{Pressure, PressureStats};
 use crate::replica::{Holder, Moving, Replica, StandIns, Trees, View, Views};
 use crate::seam::World;
 use crate::tasks::control::Inbox;
@@ -78,6 +79,10 @@ pub struct Shared {
     pub http_stats: Arc<HttpStats>,
     /// Counters between nodes.
     pub peer_stats: Arc<PeerStats>,
+    /// What workers take on and refuse.
+    pub pressure: Arc<PressureStats>,
+    /// Workers whose ports are open.
+    pub workers: AtomicU64,
     /// Turns true when the node drains: clients and peers are served no longer.
     pub drain: watch::Receiver<bool>,
     /// The node will stop: probes say so before anything else changes.
@@ -151,6 +156,17 @@ pub enum StartError {
         path: String,
         /// Why.
         why: String,
+    },
+    /// The process may open too few files.
+    #[error(
+        "this process may open {limit} files and needs {needed}. try: ulimit -n {needed}, or fewer \
+         workers.count"
+    )]
+    Descriptors {
+        /// How many it may open.
+        limit: u64,
+        /// How many a node needs at least.
+        needed: u64,
     },
     /// The machine gives no randomness.
     #[error("no randomness: {0}")]
@@ -227,6 +243,8 @@ pub fn open(
         control,
         http_stats: Arc::default(),
         peer_stats: Arc::default(),
+        pressure: Arc::default(),
+        workers: AtomicU64::new(0),
         drain,
         leaving: AtomicBool::new(false),
         access: Access::new(false, None),
@@ -333,8 +351,8 @@ pub async fn tend(shared: &Shared, control: &Control) {
 }
 
 fn peers(shared: &Shared, world: &World) -> Peers {
-    let (net, me) = (world.net.clone(), shared.me.clone());
-    Peers::new(net, me, PoolLimits::default(), shared.peer_stats.clone(), world.seed ^ 0x9ee5)
+    let (net, me, limits) = (world.net.clone(), shared.me.clone(), bounds::pool(&shared.config));
+    Peers::new(net, me, limits, shared.peer_stats.clone(), world.seed ^ 0x9ee5)
 }
 
 /// Where others reach this node: what is advertised, else where it listens.
@@ -364,18 +382,6 @@ pub fn labels(config: &Config) -> Labels {
     }
 }
 
-/// The client port's bounds, as the HTTP room takes them.
-fn http_limits(config: &HttpConfig) -> HttpLimits {
-    HttpLimits {
-        value_max_bytes: config.value_max_bytes.bytes(),
-        timeout_default: config.timeout.0,
-        timeout_max: config.timeout_max.0,
-        connections_max: config.connections_max as usize,
-        bodies_max_bytes: config.bodies_max_bytes.bytes(),
-        ..HttpLimits::default()
-    }
-}
-
 /// One worker: its client and peer listeners, its connections, its coordinator.
 pub struct Worker {
     http: Box<dyn crate::seam::Listener>,
@@ -398,6 +404,7 @@ impl Worker {
         };
         let http = listen(&shared.config.http.listen)?;
         let peer = listen(&shared.config.peer.listen)?;
+        shared.workers.fetch_add(1, Ordering::Relaxed);
         Ok(Self { http, peer, shared: shared.clone(), world })
     }
 
@@ -427,10 +434,11 @@ impl Worker {
             served: shared.served.clone(),
         });
         let mending = mend(&shared, &world, &coordinate);
-        let limits = ListenerLimits::default();
-        let stats = shared.peer_stats.clone();
-        let listener =
-            PeerListener::new(world.net.clone(), shared.me.clone(), handler, limits, stats);
+        let (config, stats) = (shared.config.clone(), shared.peer_stats.clone());
+        let late_max = config.workers.late_max.0;
+        let pressure = Pressure::new(bounds::shares(&config), late_max, shared.pressure.clone());
+        let (net, me, limits) = (world.net.clone(), shared.me.clone(), bounds::listener(&config));
+        let listener = PeerListener::new(net, me, handler, limits, stats, pressure.clone());
         let accepting = listener.clone();
         let peers_task = tokio::task::spawn_local(async move { accepting.run(peer).await });
         let settings = Rc::new(Settings {
@@ -438,23 +446,17 @@ impl Worker {
             control: shared.control.clone(),
             access: shared.access.on(is_loopback(&http.address())),
         });
-        let api = Rc::new(Api::new(
-            coordinate,
-            settings,
-            http_limits(&shared.config.http),
-            shared.http_stats.clone(),
-        ));
+        let (limits, stats) = (bounds::http(&config), shared.http_stats.clone());
+        let api = Api::new(coordinate, settings, limits.clone(), stats.clone(), pressure.clone());
+        let feeling = tokio::task::spawn_local(async move { pressure.run().await });
         let clock = world.clock.clone();
-        let server = Rc::new(Server::new(
-            api,
-            http_limits(&shared.config.http),
-            shared.http_stats.clone(),
-            Rc::new(move || clock.wall_ms()),
-        ));
+        let wall_ms = Rc::new(move || clock.wall_ms());
+        let server = Rc::new(Server::new(Rc::new(api), limits, stats, wall_ms));
         let grace = shared.config.node.grace.0;
         server.run(super::accept::Accepting(http), shared.drain.clone(), grace).await;
         listener.drain(Instant::now() + grace).await;
         peers_task.abort();
+        feeling.abort();
         mending.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }

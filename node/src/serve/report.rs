@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use kvasir_core::admin_api::assemble::Answering;
 use kvasir_core::admin_api::{
-    DiskDamage, HandoffLoad, HeldUp, NodeLoad, PartitionHealth, ReclaimLoad, Status,
+    DiskDamage, HandoffLoad, HeldUp, NodeLoad, PartitionHealth, PressureLoad, ReclaimLoad, Status,
 };
 use kvasir_core::gossip::{self, MemberView};
 use kvasir_core::id::NodeId;
@@ -13,8 +13,10 @@ use kvasir_core::reclaim::Hold;
 use kvasir_core::ring::Ring;
 use kvasir_storage::StoreStats;
 
+use super::bounds;
 use super::node::Shared;
 use crate::admin::{Figures, GossipFigures, MemberFigures, OperationFigures, RingFigures};
+use crate::pressure::{Full, Work};
 use crate::replica::MoveFigures;
 use crate::tasks::{Control, Unfit};
 
@@ -70,6 +72,27 @@ fn load(shared: &Shared, control: &Control) -> NodeLoad {
         damage: damage(&[&stats, &kept]),
         handoff: handoff(shared),
         reclaim: Some(reclaim(shared, control)).filter(|reclaim| reclaim.generation > 0),
+        pressure: Some(pressure(shared)),
+    }
+}
+
+/// What the node has taken on, and how much of it there may be.
+fn pressure(shared: &Shared) -> PressureLoad {
+    let bounds = bounds::all(&shared.config, shared.workers.load(Relaxed));
+    let stats = &shared.pressure;
+    let refused = Full::ALL.map(|full| stats.refused(Work::Client, full));
+    PressureLoad {
+        connections: shared.http_stats.connections.load(Relaxed),
+        connections_max: bounds.connections,
+        requests: stats.held(Work::Client).0,
+        requests_max: bounds.work[Work::Client as usize],
+        requests_refused: refused.iter().sum(),
+        body_bytes: shared.http_stats.body_bytes.load(Relaxed),
+        body_max_bytes: bounds.body_bytes,
+        workers_behind: stats.behind.load(Relaxed),
+        late_ms: stats.late_us() / 1_000,
+        descriptors_max: bounds.descriptors,
+        memory_max_bytes: bounds.memory_bytes(),
     }
 }
 
@@ -148,6 +171,8 @@ pub fn figures(shared: &Shared, control: &Control) -> Figures {
         zone: node.zone.clone(),
         datacenter: node.datacenter.clone(),
         http: shared.http_stats.clone(),
+        pressure: shared.pressure.clone(),
+        bounds: bounds::all(&shared.config, shared.workers.load(Relaxed)),
         peers: shared.peer_stats.clone(),
         store: store.stats(),
         store_failed: shared.disk_failed().is_some(),

@@ -42,7 +42,7 @@ pub use replica::{ActorName, DotName, ReplicaRead, ReplicaSibling, VersionRow};
 pub use sharing::SharedMachine;
 pub use status::{
     ClusterStatus, DefaultsStatus, DiskDamage, HandoffLoad, HeldUp, Liveness, NodeLoad, NodeStatus,
-    ReclaimLoad, Status,
+    PressureLoad, ReclaimLoad, Status,
 };
 
 #[cfg(test)]

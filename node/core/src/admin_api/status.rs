@@ -205,6 +205,37 @@ pub struct NodeLoad {
     /// How far it is with giving back the space of what was deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reclaim: Option<ReclaimLoad>,
+    /// What it has taken on for clients, and how much of it there may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<PressureLoad>,
+}
+
+/// What a node has taken on for clients, and its bounds, all workers together.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PressureLoad {
+    /// Client connections that are open.
+    pub connections: u64,
+    /// How many there may be.
+    pub connections_max: u64,
+    /// Requests of clients that are being answered; a batch counts as 16.
+    pub requests: u64,
+    /// How many there may be.
+    pub requests_max: u64,
+    /// Requests of clients that were refused since the start, before anything was done.
+    pub requests_refused: u64,
+    /// Bytes of request bodies that are held.
+    pub body_bytes: u64,
+    /// How many there may be.
+    pub body_max_bytes: u64,
+    /// Workers that are behind, and take on no further requests until they caught up.
+    pub workers_behind: u64,
+    /// How late the latest worker is.
+    pub late_ms: u64,
+    /// Files that the process may open, connections among them.
+    pub descriptors_max: u64,
+    /// Memory that its queues, buffers and caches may take together.
+    pub memory_max_bytes: u64,
 }
 
 /// Reclaim of tombstones, as one node leads it.

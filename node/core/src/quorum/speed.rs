@@ -4,8 +4,9 @@
 //! request: Dean and Barroso, "The Tail at Scale", CACM 2013). "Usual" is the 95th percentile of what
 //! was seen lately; a [`Budget`] bounds how much load that adds, so that replicas which are slow because
 //! they are overloaded are not asked still more. Replicas whose usual answer takes longer by a power of
-//! two come later in the order; what is not known, or was learned too long ago, counts as fast, so that
-//! a replica which recovered is found out by the next read.
+//! two come later in the order; what is not known counts as fast. So does what was learned too long ago,
+//! for one request a second: a replica which recovered is found out by that one, and one which did not costs
+//! no other.
 //!
 //! Pure: times and latencies are given. Bounded: a fixed number of counters for each member.
 
@@ -23,6 +24,8 @@ const FADE_AT: u32 = 256;
 const ENOUGH: u32 = 16;
 /// What was learned longer ago than this is forgotten. Milliseconds.
 const STALE_MS: u64 = 10_000;
+/// Between two requests that try a replica of which nothing was learned lately. Milliseconds.
+const TRY_MS: u64 = 1_000;
 /// Answers up to 1 ms are of class 0. Microseconds.
 const CLASS_US: u64 = 1_000;
 
@@ -82,6 +85,7 @@ struct Speed {
     /// Smoothed latency, an eighth of each new one.
     usual_us: u64,
     last_ms: u64,
+    tried_ms: Option<u64>,
 }
 
 fn class(usual_us: u64) -> u32 {
@@ -110,10 +114,17 @@ impl Speeds {
         speed.last_ms = now_ms;
     }
 
-    /// How slow a replica is, in powers of two: 0 up to a millisecond, and for what is not known.
-    pub fn class(&self, node: NodeId, now_ms: u64) -> u32 {
-        let fresh = |speed: &&Speed| now_ms.saturating_sub(speed.last_ms) <= STALE_MS;
-        self.nodes.get(&node).filter(fresh).map_or(0, |speed| class(speed.usual_us))
+    /// How slow a replica is, in powers of two: 0 up to a millisecond, and for what is not known. Whoever
+    /// asks by it tries what was learned too long ago, once a second.
+    pub fn class(&mut self, node: NodeId, now_ms: u64) -> u32 {
+        let Some(speed) = self.nodes.get_mut(&node) else { return 0 };
+        let since = |then: u64| now_ms.saturating_sub(then);
+        let tried = speed.tried_ms.is_some_and(|then| since(then) < TRY_MS);
+        if since(speed.last_ms) > STALE_MS && !tried {
+            speed.tried_ms = Some(now_ms);
+            return 0;
+        }
+        class(speed.usual_us)
     }
 
     /// As [`Self::class`], by what was seen last, however long ago: for whoever cannot ask another one as well
@@ -218,6 +229,8 @@ mod tests {
         assert_eq!(speeds.class(node(2), 60), 7);
         assert_eq!(speeds.class(node(2), 60 + STALE_MS), 0, "worth another try");
         assert_eq!(speeds.last_class(node(2)), 7, "but not where only one may be asked");
+        assert_eq!(speeds.class(node(2), 61 + STALE_MS), 7, "by one request alone");
+        assert_eq!(speeds.class(node(2), 60 + STALE_MS + TRY_MS), 0, "and another one later");
         speeds.note(node(2), 300, 60 + STALE_MS);
         assert_eq!(speeds.class(node(2), 61 + STALE_MS), 0, "and the try decides");
         speeds.note(node(2), 300_000, 62 + STALE_MS);

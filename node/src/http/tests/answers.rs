@@ -280,7 +280,7 @@ fn what_the_coordinator_cannot_do() {
                 "deadline",
                 false,
             ),
-            (CoordinateError::Overloaded { retry_after_ms: 1_200 }, 429, "overloaded", false),
+            (CoordinateError::Overloaded { retry_after_ms: 1_200 }, 503, "overloaded", false),
             (CoordinateError::BadToken { reason: "foreign".to_owned() }, 400, "bad_context", false),
             (
                 CoordinateError::ContextRefused { reason: "row".to_owned() },

@@ -3,6 +3,7 @@
 mod answers;
 mod framing;
 mod many;
+mod pressed;
 mod settings;
 mod slow;
 
@@ -30,6 +31,7 @@ use crate::coordinator::request::{
     GetRequest, PutOutcome, PutRequest, Showing,
 };
 use crate::coordinator::{ListPage, ListRequest, ListedKey};
+use crate::pressure::{Pressure, PressureStats, Share, Shares};
 
 const NOW_MS: u64 = 784_111_777_000;
 const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
@@ -195,17 +197,29 @@ struct Bench {
     desk: Rc<settings::Desk>,
     server: Rc<Server<Api<Memory>>>,
     stats: Arc<HttpStats>,
+    pressure: Rc<Pressure>,
     drain: watch::Sender<bool>,
 }
 
 impl Bench {
     fn with(limits: HttpLimits) -> Self {
+        Self::taking(limits, 1_024)
+    }
+
+    /// A worker that takes on so many requests at once.
+    fn taking(limits: HttpLimits, requests: usize) -> Self {
         let memory = Memory::new();
         let stats = Arc::new(HttpStats::default());
         let desk = Rc::new(settings::Desk::new());
-        let api = Rc::new(Api::new(memory.clone(), desk.clone(), limits.clone(), stats.clone()));
-        let server = Server::new(api, limits, stats.clone(), Rc::new(|| NOW_MS));
-        Self { memory, desk, server: Rc::new(server), stats, drain: watch::channel(false).0 }
+        let share = Share { count: requests, bytes: usize::MAX };
+        let counted = Arc::new(PressureStats::default());
+        let pressure =
+            Pressure::new(Shares::new(share, share), Duration::from_millis(300), counted);
+        let of_worker = pressure.clone();
+        let api = Api::new(memory.clone(), desk.clone(), limits.clone(), stats.clone(), of_worker);
+        let server = Server::new(Rc::new(api), limits, stats.clone(), Rc::new(|| NOW_MS));
+        let drain = watch::channel(false).0;
+        Self { memory, desk, server: Rc::new(server), stats, pressure, drain }
     }
 
     fn new() -> Self {

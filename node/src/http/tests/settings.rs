@@ -169,7 +169,7 @@ fn failures_say_whether_the_change_may_still_come() {
             (no_majority(true), 503, "no_majority", json!(true)),
             (no_majority(false), 503, "no_majority", json!(false)),
             (SettingsError::Races(5), 503, "no_majority", json!(false)),
-            (SettingsError::Busy, 429, "overloaded", json!(null)),
+            (SettingsError::Busy, 503, "overloaded", json!(null)),
             (SettingsError::NotFormed, 503, "not_formed", json!(null)),
             (SettingsError::Stopping, 503, "not_serving", json!(null)),
             (SettingsError::Internal("forked".into()), 500, "internal", json!(null)),

@@ -10,7 +10,7 @@ use super::*;
 use crate::http::server::Accept;
 
 /// Reads to the end; says how long that took.
-async fn until_closed(client: &mut DuplexStream) -> (Vec<u8>, Duration) {
+pub(super) async fn until_closed(client: &mut DuplexStream) -> (Vec<u8>, Duration) {
     let started = Instant::now();
     let mut all = Vec::new();
     client.read_to_end(&mut all).await.unwrap();
@@ -22,7 +22,10 @@ fn a_silent_connection_is_closed() {
     run(async {
         let bench = Bench::new();
         let (all, took) = until_closed(&mut bench.open()).await;
-        assert!(all.is_empty() && took <= Duration::from_secs(11), "{took:?}");
+        let told = &Reply::parse_all(&all)[0];
+        assert_eq!((told.status, told.code().as_str()), (408, "request_timeout"));
+        assert!(took <= Duration::from_secs(12), "{took:?}");
+        assert_eq!(bench.stats.timeouts.load(Relaxed), 1);
     });
 }
 
@@ -98,6 +101,7 @@ fn an_idle_connection_outlives_the_head_timeout_and_is_closed_later() {
         }
         let (all, took) = until_closed(&mut client).await;
         assert!(all.is_empty() && took <= Duration::from_secs(16), "{took:?}");
+        assert_eq!(bench.stats.idle.load(Relaxed), 1);
     });
 }
 
@@ -126,7 +130,7 @@ fn a_client_that_does_not_read_is_cut_off() {
     });
 }
 
-struct Channel(mpsc::UnboundedReceiver<DuplexStream>);
+pub(super) struct Channel(pub(super) mpsc::UnboundedReceiver<DuplexStream>);
 
 impl Accept for Channel {
     type Stream = DuplexStream;

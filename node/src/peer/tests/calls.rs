@@ -137,7 +137,8 @@ fn calls_cross_real_sockets() {
         let (address, stats) = (accepting.address(), Arc::<PeerStats>::default());
         let limits = ListenerLimits::default();
         let echo = Rc::<Echo>::default();
-        let listener = PeerListener::new(net.clone(), me(2), echo, limits, stats.clone());
+        let (counted, pressure) = (stats.clone(), taking(1_024).0);
+        let listener = PeerListener::new(net.clone(), me(2), echo, limits, counted, pressure);
         let runs = listener.clone();
         let accepts = spawn_local(async move { runs.run(accepting).await });
         let peers = Peers::new(net, me(1), PoolLimits::default(), stats.clone(), 1);

@@ -1,6 +1,7 @@
 //! Two nodes and less in virtual time: calls, faults, refusals, bounds, ends.
 
 mod calls;
+mod pressed;
 mod refusals;
 mod silence;
 
@@ -23,6 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::frame::{self, FrameKind, Header};
 use super::memory_net::{Cut, MemoryNet};
 use super::*;
+use crate::pressure::{Pressure, PressureStats, Share, Shares};
 use crate::seam::{BoxedStream, Fate, Net};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -41,7 +43,8 @@ fn soon() -> Instant {
     Instant::now() + SECOND
 }
 
-/// Answers a read with its key, after the milliseconds that the bucket names; `big` with too much.
+/// Answers a read with its key, and what is handed back, after the milliseconds that the bucket names; `big` with too much, `busy`
+/// after half a second in which the node does nothing else.
 #[derive(Default)]
 struct Echo {
     heads: RefCell<Vec<(NodeId, Incoming)>>,
@@ -63,10 +66,19 @@ impl PeerHandler for Echo {
                 Request::Read { bucket, .. } if bucket == "big" => {
                     Reply::Set(Bytes::from(vec![0; frame::BODY_MAX_BYTES]))
                 }
+                Request::Read { bucket, key } if bucket == "busy" => {
+                    tokio::time::advance(SECOND / 2).await;
+                    Reply::Set(key)
+                }
                 Request::Read { bucket, key } => {
                     let wait = std::str::from_utf8(&bucket).ok().and_then(|b| b.parse().ok());
                     sleep(Duration::from_millis(wait.unwrap_or(0))).await;
                     Reply::Set(key)
+                }
+                Request::HandBack { bucket, .. } => {
+                    let wait = std::str::from_utf8(&bucket).ok().and_then(|b| b.parse().ok());
+                    sleep(Duration::from_millis(wait.unwrap_or(0))).await;
+                    Reply::HandedBack { pause_ms: 0 }
                 }
                 Request::Gossip(message) => Reply::Message(message),
                 _ => Reply::Applied,
@@ -81,7 +93,15 @@ struct Node {
     listener: PeerListener,
     echo: Rc<Echo>,
     stats: Arc<PeerStats>,
+    pressure: Arc<PressureStats>,
     address: String,
+}
+
+/// A worker that takes on so many requests at once, and what it counts.
+fn taking(count: usize) -> (Rc<Pressure>, Arc<PressureStats>) {
+    let stats = Arc::<PressureStats>::default();
+    let share = Share { count, bytes: 1 << 30 };
+    (Pressure::new(Shares::new(share, share), SECOND, stats.clone()), stats)
 }
 
 impl Node {
@@ -91,16 +111,28 @@ impl Node {
     }
 
     fn with(net: &MemoryNet, hello: Hello, pool: PoolLimits, limits: ListenerLimits) -> Self {
+        Self::taking(net, hello, pool, limits, 1_024)
+    }
+
+    fn taking(
+        net: &MemoryNet,
+        hello: Hello,
+        pool: PoolLimits,
+        limits: ListenerLimits,
+        count: usize,
+    ) -> Self {
         let name = format!("n{}", hello.start);
         let (host, address) = (net.host(&name), format!("{name}:8099"));
         let (me, stats, echo) =
             (Me::new(hello), Arc::<PeerStats>::default(), Rc::<Echo>::default());
         let peers = Peers::new(host.clone(), me.clone(), pool, stats.clone(), 1);
         let accepting = host.listen(&address).unwrap();
-        let listener = PeerListener::new(host, me.clone(), echo.clone(), limits, stats.clone());
+        let (pressure, counted) = taking(count);
+        let listener =
+            PeerListener::new(host, me.clone(), echo.clone(), limits, stats.clone(), pressure);
         let runs = listener.clone();
         spawn_local(async move { runs.run(accepting).await });
-        Self { me, peers, listener, echo, stats, address }
+        Self { me, peers, listener, echo, stats, pressure: counted, address }
     }
 
     async fn read(&self, to: &Node, bucket: &str, key: &str) -> Result<Reply, CallError> {
