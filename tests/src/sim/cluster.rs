@@ -1,6 +1,6 @@
 //! Nodes that can be made, crashed, cut off and started again.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use super::gate::Gate;
 use super::lanes::Lanes;
+use super::processor::{Costs, Metered};
 use super::weather::Weather;
 use crate::load::http::{Answer, Ask, Local, Stream};
 use crate::load::{Dial, HttpClient};
@@ -89,6 +90,7 @@ pub struct Sim {
     pub defaults: Value,
     pub(super) net: MemoryNet,
     pub(super) hosts: Vec<Host>,
+    costs: Rc<Cell<Costs>>,
     rng: SmallRng,
     start: Instant,
     sets: Vec<String>,
@@ -108,15 +110,22 @@ impl Sim {
     pub fn new(seed: u64, hosts: usize, sets: &[&str]) -> Self {
         let net = MemoryNet::new();
         let weather = Weather::new(seed);
-        let drawn = weather.clone();
-        net.set_fates(Some(Rc::new(move |from, to, bytes| drawn.fate(from, to, bytes))));
+        let costs: Rc<Cell<Costs>> = Rc::default();
+        let gates: Vec<Gate> = (0..hosts).map(|_| Gate::default()).collect();
+        let (drawn, priced, paying) = (weather.clone(), costs.clone(), gates.clone());
+        net.set_fates(Some(Rc::new(move |from, to, bytes| {
+            for host in [from, to].iter().filter_map(|node| drawn.host_of(*node)) {
+                paying[host].charge(priced.get().frame_us);
+            }
+            drawn.fate(from, to, bytes)
+        })));
         let host = |number: usize| Host {
             disk: MemoryDisk::new(),
             machine: format!("machine-{number}"),
             datacenter: "dc1".to_string(),
             running: None,
             drain: watch::channel(false).0,
-            gate: Gate::default(),
+            gate: gates[number].clone(),
             wrong_by_ms: Arc::default(),
             inside: Rc::default(),
             refused: Rc::default(),
@@ -127,10 +136,16 @@ impl Sim {
             defaults: Value::Null,
             net,
             hosts: (0..hosts).map(host).collect(),
+            costs,
             rng: SmallRng::seed_from_u64(seed ^ 0x51),
             start: Instant::now(),
             sets: sets.iter().map(ToString::to_string).collect(),
         }
+    }
+
+    /// What it costs nodes to do things, from now on.
+    pub fn set_costs(&self, costs: Costs) {
+        self.costs.set(costs);
     }
 
     /// Starts all hosts and forms a cluster of `n` copies.
@@ -216,7 +231,12 @@ impl Sim {
         let config = Arc::new(self.config(host));
         let (drain, draining) = watch::channel(false);
         let disk = self.hosts[host].disk.clone();
-        let net: Rc<dyn Net> = self.net.host(&format!("n{host}"));
+        let net: Rc<dyn Net> = Rc::new(Metered {
+            net: self.net.host(&format!("n{host}")),
+            gate: self.hosts[host].gate.clone(),
+            costs: self.costs.clone(),
+            clients: config.http.listen.clone(),
+        });
         let wrong_by_ms = self.hosts[host].wrong_by_ms.clone();
         let clock = Arc::new(SimClock { start: self.start, wrong_by_ms });
         let (seed, weather) = (self.rng.next_u64(), self.weather.clone());

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use kvasir::http::server::LEAVING_MAX;
 use kvasir::peer::memory_net::Cut;
+use kvasir::pressure::Work as Kind;
 use kvasir_core::admin_api::ReplicaRead;
 use kvasir_storage::{Disk, Lane, MemoryDisk, StoreOptions, TableKey};
 
@@ -38,6 +40,11 @@ impl Sim {
     /// How long a host's node rests after each thing that it does.
     pub fn slow(&self, host: usize, rest: Duration) {
         self.hosts[host].gate.slow(rest);
+    }
+
+    /// How many times longer what a host's node does takes than on others, where it costs anything.
+    pub fn times_slower(&self, host: usize, times: u64) {
+        self.hosts[host].gate.times_slower(times);
     }
 
     /// By how much a host's wall clock is wrong from now on.
@@ -134,6 +141,7 @@ impl Sim {
             all.push(measured("frozen memtables", stats.immutable_memtables, frozen));
         }
         all.push(measured("bytes of cache", store.cache_bytes, config.storage.cache_bytes.0));
+        all.extend(pressure(host, &shared));
         Some((work, all))
     }
 
@@ -163,6 +171,40 @@ impl Sim {
             view.formed.is_some() && view.retired.is_none()
         })
     }
+}
+
+/// What a node has taken on, and what waits for others.
+fn pressure(host: usize, shared: &kvasir::serve::node::Shared) -> Vec<Measured> {
+    let (http, peer) = (&shared.config.http, &shared.config.peer);
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    // Every member has a queue for each class of frames.
+    let others = 3 * shared.views.load().members.len() as u64;
+    let bounds = [
+        ("requests of clients", shared.pressure.held(Kind::Client).0, http.requests_max.into()),
+        ("requests of others", shared.pressure.held(Kind::Replica).0, peer.requests_max.into()),
+        (
+            "bytes of requests of others",
+            shared.pressure.held(Kind::Replica).1,
+            peer.requests_max_bytes.0,
+        ),
+        (
+            "connections",
+            count(&shared.http_stats.connections),
+            u64::from(http.connections_max) + LEAVING_MAX as u64,
+        ),
+        ("bytes of bodies", count(&shared.http_stats.body_bytes), http.bodies_max_bytes.0),
+        (
+            "calls that wait",
+            count(&shared.peer_stats.calls_open),
+            others * u64::from(peer.queue_max),
+        ),
+        (
+            "bytes of calls that wait",
+            count(&shared.peer_stats.calls_open_bytes),
+            others * peer.queue_max_bytes.0,
+        ),
+    ];
+    bounds.map(|(what, held, cap)| Measured { host, what, held, cap }).to_vec()
 }
 
 fn panic_text(error: tokio::task::JoinError) -> String {

@@ -1,5 +1,6 @@
 //! Holds a node up: paused, it does nothing while time goes on for everybody else; slow, it rests
-//! between any two things that it does.
+//! between any two things that it does; and where what it does costs time ([`super::processor`]), it
+//! rests as long as that has taken.
 //!
 //! The gate stands around the one future that is a whole node. What arrives meanwhile (frames, timers,
 //! answers of its disk) waits inside and is met all at once afterwards, as after SIGSTOP and SIGCONT.
@@ -17,6 +18,8 @@ use tokio::time::{Sleep, sleep};
 struct State {
     paused: Cell<bool>,
     rest: Cell<Duration>,
+    owed_us: Cell<u64>,
+    more_slowly: Cell<u64>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -36,6 +39,24 @@ impl Gate {
     /// How long the node rests after each thing that it does.
     pub fn slow(&self, rest: Duration) {
         self.0.rest.set(rest);
+    }
+
+    /// How many times longer than that of others what the node does takes; 0 and 1: as long.
+    pub fn times_slower(&self, times: u64) {
+        self.0.more_slowly.set(times);
+    }
+
+    /// What the node did, or was given to do, takes so long on a usual host.
+    pub fn charge(&self, us: u64) {
+        let owed = self.0.owed_us.get() + us * self.0.more_slowly.get().max(1);
+        self.0.owed_us.set(owed);
+    }
+
+    /// Whole milliseconds of what was charged; timers know no less. What is left is kept.
+    fn settle(&self) -> Duration {
+        let owed = self.0.owed_us.get();
+        self.0.owed_us.set(owed % 1_000);
+        Duration::from_millis(owed / 1_000)
     }
 
     /// The future behind this gate.
@@ -67,7 +88,7 @@ impl<F: Future<Output = ()>> Future for Gated<F> {
         if self.inner.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        let rest = self.gate.0.rest.get();
+        let rest = self.gate.0.rest.get() + self.gate.settle();
         if !rest.is_zero() {
             let mut sleep = Box::pin(sleep(rest));
             // It has only begun: this registers the waker.

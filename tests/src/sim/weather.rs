@@ -81,6 +81,11 @@ impl Weather {
         self.0.borrow_mut().hosts.insert(node, host);
     }
 
+    /// The host that a node is on, once it has started.
+    pub fn host_of(&self, node: NodeId) -> Option<usize> {
+        self.0.borrow().hosts.get(&node).copied()
+    }
+
     /// Loses every frame from one host to another.
     pub fn cut(&self, from: usize, to: usize) {
         self.0.borrow_mut().cut.insert((from, to));
