@@ -49,6 +49,11 @@ impl PressureStats {
         self.kinds[work as usize].refused[full as usize].load(Relaxed)
     }
 
+    /// Workers that there are or were.
+    pub fn workers(&self) -> u64 {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).len() as u64
+    }
+
     /// How late the latest of the workers is, in microseconds.
     pub fn late_us(&self) -> u64 {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);

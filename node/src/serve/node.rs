@@ -81,8 +81,6 @@ pub struct Shared {
     pub peer_stats: Arc<PeerStats>,
     /// What workers take on and refuse.
     pub pressure: Arc<PressureStats>,
-    /// Workers whose ports are open.
-    pub workers: AtomicU64,
     /// Turns true when the node drains: clients and peers are served no longer.
     pub drain: watch::Receiver<bool>,
     /// The node will stop: probes say so before anything else changes.
@@ -197,7 +195,7 @@ pub fn open(
     let files = SmallFiles::new(world.disk.clone(), world.maintenance.clone(), dir);
     identity::look_for_loss(&files, &*world.disk, &dir.join("store"))?;
     let secret = identity::cluster_secret(&files)?;
-    let repair = &config.repair;
+    let (repair, datacenter) = (&config.repair, &config.node.datacenter);
     let trees = Arc::new(Trees::new(repair.enabled, repair.tree_bits, secret, world.planted));
     let options = config.storage.options(dir.join("store"));
     // The store takes the lock of the directory: from here on this process is alone with it.
@@ -216,7 +214,6 @@ pub fn open(
     }
     let minter = Arc::new(Minter::new(tag));
     let (control, inbox) = ControlHandle::new();
-    let datacenter = &config.node.datacenter;
     let schedule =
         Schedule::new(repair.interval.as_millis(), config.handoff.hints_max_age.as_millis());
     let repairs = Arc::new(Repairs::new(schedule, trees.clone()));
@@ -244,7 +241,6 @@ pub fn open(
         http_stats: Arc::default(),
         peer_stats: Arc::default(),
         pressure: Arc::default(),
-        workers: AtomicU64::new(0),
         drain,
         leaving: AtomicBool::new(false),
         access: Access::new(false, None),
@@ -404,7 +400,6 @@ impl Worker {
         };
         let http = listen(&shared.config.http.listen)?;
         let peer = listen(&shared.config.peer.listen)?;
-        shared.workers.fetch_add(1, Ordering::Relaxed);
         Ok(Self { http, peer, shared: shared.clone(), world })
     }
 

@@ -78,7 +78,7 @@ fn load(shared: &Shared, control: &Control) -> NodeLoad {
 
 /// What the node has taken on, and how much of it there may be.
 fn pressure(shared: &Shared) -> PressureLoad {
-    let bounds = bounds::all(&shared.config, shared.workers.load(Relaxed));
+    let bounds = bounds::all(&shared.config, shared.pressure.workers());
     let stats = &shared.pressure;
     let refused = Full::ALL.map(|full| stats.refused(Work::Client, full));
     PressureLoad {
@@ -172,7 +172,7 @@ pub fn figures(shared: &Shared, control: &Control) -> Figures {
         datacenter: node.datacenter.clone(),
         http: shared.http_stats.clone(),
         pressure: shared.pressure.clone(),
-        bounds: bounds::all(&shared.config, shared.workers.load(Relaxed)),
+        bounds: bounds::all(&shared.config, shared.pressure.workers()),
         peers: shared.peer_stats.clone(),
         store: store.stats(),
         store_failed: shared.disk_failed().is_some(),
