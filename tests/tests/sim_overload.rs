@@ -109,19 +109,6 @@ fn three_times_what_a_cluster_can_do_leaves_it_doing_what_it_can() {
 }
 
 #[test]
-fn a_worker_feels_that_it_is_behind_whatever_its_bound_on_requests() {
-    run(async {
-        let sim = cluster(92, &["http.requests_max=100000"]).await;
-        let (volley, client) = (volley(&sim), || sim.client(10 * SECOND));
-        let storm = Rate { per_s: 240.0, lasts: 30 * SECOND };
-        let shots = volley.fire(0, storm, client).await;
-        let during = Figures::all(&shots, (10 * SECOND, 30 * SECOND));
-        println!("by lateness alone: {during}");
-        assert!(during.good >= 50.0 && during.refused > 1_000, "{during}");
-    });
-}
-
-#[test]
 fn without_admission_the_same_load_ends_all_service() {
     run(async {
         let sets = ["http.requests_max=100000", "workers.late_max=10h"];
