@@ -8,7 +8,7 @@
 //! a second, the newcomer is refused. So connections that nobody uses keep nobody out.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -26,7 +26,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Answer;
@@ -41,8 +41,8 @@ use super::stats::{HttpStats, Operation, Raised};
 /// the client gets to read it: closing earlier would reset the connection under the answer.
 const LINGER_BYTES: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
-/// Refusals written at once to connections beyond the bound.
-pub const REFUSALS_MAX: usize = 64;
+/// Connections beyond the bound that were told so and have not gone yet. One more, and the first is cut off.
+pub const REFUSALS_MAX: usize = 256;
 /// Connections beyond the bound while as many, told to make room, have not gone yet.
 pub const LEAVING_MAX: usize = 64;
 /// A connection that asked for something within this time makes room for nobody.
@@ -90,7 +90,7 @@ impl<H: Handler> Server<H> {
         grace: Duration,
     ) {
         let mut tasks = JoinSet::new();
-        let open = Rc::new(Open::default());
+        let (open, mut refusals) = (Rc::new(Open::default()), Refusals::default());
         let stop = drain.clone();
         loop {
             tokio::select! {
@@ -98,7 +98,11 @@ impl<H: Handler> Server<H> {
                 _ = drain.wait_for(|draining| *draining) => break,
                 Some(ended) = tasks.join_next() => log_panic(ended),
                 accepted = listener.accept() => match accepted {
-                    Ok(stream) => self.admit(stream, &open, &stop, &mut tasks),
+                    Ok(stream) => {
+                        if let Some(refused) = self.admit(stream, &open, &stop, &mut tasks) {
+                            refusals.add(refused, &mut tasks).await;
+                        }
+                    }
                     Err(error) => {
                         // Out of descriptors, most likely: a pause lets others finish.
                         tracing::warn!(%error, "accepting a connection failed");
@@ -115,13 +119,15 @@ impl<H: Handler> Server<H> {
         }
     }
 
+    /// Serves a connection, or gives it back if there is no room for it.
     fn admit<S>(
         self: &Rc<Self>,
         stream: S,
         open: &Rc<Open>,
         drain: &watch::Receiver<bool>,
         tasks: &mut JoinSet<()>,
-    ) where
+    ) -> Option<S>
+    where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         self.stats.accepted.fetch_add(1, Relaxed);
@@ -131,15 +137,11 @@ impl<H: Handler> Server<H> {
                 server.serve_shared(stream, drain, open.shared.clone()).await;
                 drop(open);
             });
-            return;
+            return None;
         }
         self.stats.refused_connections.fetch_add(1, Relaxed);
         self.stats.problem(Code::TooManyConnections);
-        if tasks.len() < self.limits.connections_max + LEAVING_MAX + REFUSALS_MAX {
-            tasks.spawn_local(async move {
-                let _ = timeout(LINGER, refuse(stream)).await;
-            });
-        }
+        Some(stream)
     }
 
     /// Serves one connection until either side ends it.
@@ -344,8 +346,42 @@ async fn finish<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, mut left: usiz
     }
 }
 
+/// Connections beyond the bound while they are told so, and for a moment after it.
+#[derive(Default)]
+struct Refusals(VecDeque<(Rc<Cell<bool>>, AbortHandle)>);
+
+impl Refusals {
+    /// Tells one more. At the bound whoever was told first is cut off; where it was not told yet, that is
+    /// waited for, and so are those that connect next: nobody is sent away without a word.
+    async fn add<S>(&mut self, stream: S, tasks: &mut JoinSet<()>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        self.0.retain(|(_, task)| !task.is_finished());
+        while self.0.len() >= REFUSALS_MAX
+            && let Some((told, task)) = self.0.front()
+        {
+            if told.get() || task.is_finished() {
+                task.abort();
+                self.0.pop_front();
+            } else {
+                tokio::task::yield_now().await;
+            }
+        }
+        let told = Rc::new(Cell::new(false));
+        let telling = told.clone();
+        let task = tasks.spawn_local(async move {
+            let _ = timeout(LINGER, refuse(stream, &telling)).await;
+        });
+        self.0.push_back((told, task));
+    }
+}
+
 /// Tells a client that the node has too many connections.
-async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<()> {
+async fn refuse<S>(mut stream: S, told: &Cell<bool>) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let detail = "no further connection is taken now";
     let answer = Problem::new(Code::TooManyConnections, detail).retry_after_ms(1_000).answer();
     let body = http_body_util::BodyExt::collect(answer.into_body()).await;
@@ -355,8 +391,9 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<
          Content-Length: {}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n",
         body.len()
     );
-    stream.write_all(head.as_bytes()).await?;
-    stream.write_all(&body).await?;
+    stream.write_all(&[head.as_bytes(), &body].concat()).await?;
+    stream.flush().await?;
+    told.set(true);
     finish(stream, LINGER_BYTES).await;
     Ok(())
 }

@@ -148,7 +148,10 @@ mod tests {
         let few = fitted(4_096).unwrap();
         let (http, peer) = (few.http.connections_max, few.peer.connections_max);
         assert!(http < 4_096 && peer < 4_096, "{http} {peer}");
-        let all = 2 * (u64::from(http) + 2 * u64::from(peer)) + OTHERS + 2 * 128 + 1_024;
+        let all = 2 * (u64::from(http) + 2 * u64::from(peer))
+            + OTHERS
+            + 2 * (REFUSALS_MAX + LEAVING_MAX) as u64
+            + 1_024;
         assert!((4_000..=4_096).contains(&all), "{all} of 4,096 are used");
         let error = fitted(256).unwrap_err().to_string();
         assert!(error.contains("256") && error.contains("ulimit -n"), "{error}");
