@@ -269,3 +269,21 @@ fn trees_agree_on_values_that_end_while_clocks_differ() {
         }
     });
 }
+
+/// Whoever got no answer writes again without having read, through another node and some seconds later.
+#[test]
+fn a_blind_retry_that_names_its_end_shows_one_value() {
+    run(async {
+        let sim = formed(79, 3).await;
+        // Virtual clocks begin long before that.
+        for (key, life) in [("once", "expires_ms=4000000000000"), ("twice", "ttl=1h")] {
+            put(&sim, 0, &format!("/v1/kv/b/{key}?{life}&w=all")).await;
+            seconds(5).await;
+            put(&sim, 1, &format!("/v1/kv/b/{key}?{life}&w=all")).await;
+        }
+        assert_eq!((status(&sim, 2, "once").await, status(&sim, 2, "twice").await), (200, 300));
+        let read = sim.replica(2, "b", "once").await.expect("it runs");
+        let ends: Vec<_> = read.siblings.iter().map(|sibling| sibling.expires_ms).collect();
+        assert_eq!(ends, [Some(4_000_000_000_000); 2], "both are kept, and shown as one");
+    });
+}

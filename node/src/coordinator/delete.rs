@@ -64,7 +64,7 @@ pub(super) async fn at(
         }
     };
     let payload = Payload::Tombstone;
-    let order = Order { context: context.clone(), payload, ttl_ms: None, over };
+    let order = Order { context: context.clone(), payload, life: None, over };
     plan.token_fits(&context)?;
     let durability = plan.durability(request.durability);
     let asked = (level, sloppy);

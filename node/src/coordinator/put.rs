@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use kvasir_core::id::NodeId;
 use kvasir_core::quorum::{Level, LevelError, Progress, Tally};
-use kvasir_core::version::{Dot, Outranked, Payload, SiblingSet, Stamp};
+use kvasir_core::version::{Dot, Life, Outranked, Payload, SiblingSet, Stamp};
 use kvasir_storage::Applied;
 use tokio::time::Instant;
 
@@ -80,7 +80,7 @@ pub(super) async fn at(
             bytes: request.value.clone(),
             content_type: request.content_type.clone(),
         },
-        ttl_ms: request.ttl_ms.or(plan.settings.ttl.map(|s| s.saturating_mul(1_000))),
+        life: request.life.or(plan.settings.ttl.map(|s| Life::Lasts(s.saturating_mul(1_000)))),
         over: plan.last_write_wins().then_some(Stamp::default()),
     };
     let durability = plan.durability(request.durability);

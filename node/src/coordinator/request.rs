@@ -11,7 +11,7 @@ use futures_util::future::LocalBoxFuture;
 use kvasir_core::id::NodeId;
 use kvasir_core::quorum::{Level, LevelError, Shortage};
 pub use kvasir_core::ring::Durability;
-use kvasir_core::version::SiblingSet;
+use kvasir_core::version::{Life, SiblingSet};
 use tokio::time::Instant;
 
 use super::list::{ListPage, ListRequest};
@@ -46,8 +46,8 @@ pub struct PutRequest {
     pub token: Option<String>,
     /// Acknowledgements wanted; the bucket's setting where absent.
     pub w: Option<Level>,
-    /// Life of the value in milliseconds; the bucket's setting where absent.
-    pub ttl_ms: Option<u64>,
+    /// How long the value lives; the bucket's setting where absent.
+    pub life: Option<Life>,
     /// Whether stand-ins count; the bucket's setting where absent.
     pub sloppy: Option<bool>,
     /// What an acknowledgement promises; the bucket's setting where absent.

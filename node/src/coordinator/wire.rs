@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use kvasir_core::id::NodeId;
 use kvasir_core::quorum::{Level, Shortage};
-use kvasir_core::version::SiblingSet;
+use kvasir_core::version::{Life, SiblingSet};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -29,7 +29,7 @@ pub struct Order {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum What {
     Get,
-    Put { value: Bytes, content_type: Option<String>, ttl_ms: Option<u64>, return_set: bool },
+    Put { value: Bytes, content_type: Option<String>, life: Option<Life>, return_set: bool },
     Delete,
 }
 
@@ -73,7 +73,7 @@ impl Order {
             what: What::Put {
                 value: request.value.clone(),
                 content_type: request.content_type.clone(),
-                ttl_ms: request.ttl_ms,
+                life: request.life,
                 return_set: request.return_set,
             },
         }
@@ -111,14 +111,14 @@ impl Order {
         let Self { bucket, key, token, sloppy, durability, .. } = self;
         Ok(match self.what {
             What::Get => Ask::Get(GetRequest { bucket, key, r: level, sloppy, deadline }),
-            What::Put { value, content_type, ttl_ms, return_set } => Ask::Put(PutRequest {
+            What::Put { value, content_type, life, return_set } => Ask::Put(PutRequest {
                 bucket,
                 key,
                 value,
                 content_type,
                 token,
                 w: level,
-                ttl_ms,
+                life,
                 sloppy,
                 durability,
                 return_set,

@@ -231,7 +231,7 @@ impl<C: Coordinator + 'static> Api<C> {
             content_type,
             token,
             w: query.w,
-            ttl_ms: query.ttl_ms,
+            life: query.life,
             sloppy: query.sloppy,
             durability: query.durability,
             return_set: query.returnbody,

@@ -15,6 +15,7 @@ use futures_util::StreamExt;
 use hyper::Response;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use kvasir_core::limits::{BUCKET_MAX_BYTES, CONTENT_TYPE_MAX_BYTES, KEY_MAX_BYTES};
+use kvasir_core::version::Life;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -230,7 +231,7 @@ impl Written {
                     content_type,
                     token,
                     w: query.w,
-                    ttl_ms,
+                    life: ttl_ms.map(Life::Lasts),
                     sloppy,
                     durability,
                     return_set: false,
@@ -409,7 +410,7 @@ mod tests {
             assert!(matches!(&items[0], Ok(Item::Get(get)) if get.key == "k"));
             let Ok(Item::Put(put)) = &items[1] else { panic!("{items:?}") };
             assert_eq!((&put.key[..], &put.value[..]), (&[0, 255][..], &[0, 1][..]));
-            assert_eq!(put.ttl_ms, Some(60_000));
+            assert_eq!(put.life, Some(Life::Lasts(60_000)));
         }
     }
 

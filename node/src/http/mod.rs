@@ -93,7 +93,8 @@
 //!
 //! `ttl=60s` on a `PUT`, else the `ttl` of the bucket, says how long a value lives. The moment of its end
 //! is stored with it, counted from its stamp, and never changes; the value then counts as deleted, by the
-//! clock of the node that answers. `X-Kvasir-TTL` says what is left, in seconds. A later write without
+//! clock of the node that answers. `expires_ms=1798761600000` says the moment itself, in Unix milliseconds: the
+//! same write again, because its answer was lost, ends with it then and shows no second value. `X-Kvasir-TTL` says what is left, in seconds. A later write without
 //! `ttl` in a bucket without one lives for ever. What wrong clocks mean:
 //!
 //! - All replicas hold the same bytes, and differ only in when they call a value dead: a node whose clock

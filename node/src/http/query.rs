@@ -8,12 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use kvasir_core::limits::KEY_MAX_BYTES;
 use kvasir_core::quorum::Level;
-use kvasir_core::version::Vtag;
+use kvasir_core::version::{Life, Vtag};
 
 use super::path::{Action, unescape};
 use super::problem::{Code, Problem};
 use crate::coordinator::request::Durability;
 
+/// The last moment at which a value may end: that of the year 9999, in Unix milliseconds.
+const EXPIRES_MAX_MS: u64 = 253_402_300_799_999;
 /// Longest life of a value: one hundred years, in milliseconds.
 const TTL_MAX_MS: u64 = 100 * 366 * 86_400_000;
 
@@ -26,8 +28,8 @@ pub struct Query {
     pub w: Option<Level>,
     /// `timeout`: how long the client waits.
     pub timeout: Option<Duration>,
-    /// `ttl` in milliseconds, for puts.
-    pub ttl_ms: Option<u64>,
+    /// `ttl` or `expires_ms`, for puts.
+    pub life: Option<Life>,
     /// `sloppy`.
     pub sloppy: Option<bool>,
     /// `durability`, for writes.
@@ -69,6 +71,7 @@ enum Name {
     W,
     Timeout,
     Ttl,
+    ExpiresMs,
     Sloppy,
     Durability,
     Returnbody,
@@ -86,11 +89,12 @@ const DELETE: Asked = Asked::Key(Action::Delete);
 const LIST: Asked = Asked::List;
 const BATCH: Asked = Asked::Batch;
 
-const NAMES: [(&str, Name, &[Asked]); 13] = [
+const NAMES: [(&str, Name, &[Asked]); 14] = [
     ("r", Name::R, &[GET, LIST, BATCH]),
     ("w", Name::W, &[PUT, DELETE, BATCH]),
     ("timeout", Name::Timeout, &[GET, PUT, DELETE, LIST, BATCH]),
     ("ttl", Name::Ttl, &[PUT]),
+    ("expires_ms", Name::ExpiresMs, &[PUT]),
     ("sloppy", Name::Sloppy, &[GET, PUT, DELETE, LIST, BATCH]),
     ("durability", Name::Durability, &[PUT, DELETE, BATCH]),
     ("returnbody", Name::Returnbody, &[PUT]),
@@ -162,7 +166,11 @@ fn set(
         Name::Timeout => {
             query.timeout = Some(self::timeout(value, timeout_max)?);
         }
-        Name::Ttl => query.ttl_ms = Some(duration(text, value, TTL_MAX_MS)?),
+        Name::Ttl | Name::ExpiresMs if query.life.is_some() => {
+            return Err(bad(text, "a value has a `ttl` or an `expires_ms`, not both"));
+        }
+        Name::Ttl => query.life = Some(Life::Lasts(duration(text, value, TTL_MAX_MS)?)),
+        Name::ExpiresMs => query.life = Some(Life::Ends(moment(text, value)?)),
         Name::Sloppy => query.sloppy = Some(truth(text, value)?),
         Name::Returnbody => query.returnbody = truth(text, value)?,
         Name::Durability => {
@@ -207,6 +215,13 @@ fn prefix(name: &str, value: &str) -> Result<Bytes, Problem> {
 /// It is no duration, or longer than a value may live.
 pub fn ttl(value: &str) -> Result<u64, Problem> {
     duration("ttl", value, TTL_MAX_MS)
+}
+
+/// A moment in Unix milliseconds.
+fn moment(name: &str, value: &str) -> Result<u64, Problem> {
+    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    let at_ms = value.parse().ok().filter(|at_ms| digits && (1..=EXPIRES_MAX_MS).contains(at_ms));
+    at_ms.ok_or_else(|| bad(name, "it must be a moment in Unix milliseconds, like 1798761600000"))
 }
 
 /// A `timeout` of a request that takes no other parameter, at most `max`.
@@ -319,7 +334,7 @@ mod tests {
         assert_eq!(query.vtag.unwrap().to_string(), "0123456789abcdef");
         let query = put("w=each_quorum&ttl=2d&durability=each&returnbody=true").unwrap();
         assert_eq!(query.w, Some(Level::EachQuorum));
-        assert_eq!(query.ttl_ms, Some(172_800_000));
+        assert_eq!(query.life, Some(Life::Lasts(172_800_000)));
         assert_eq!(query.durability, Some(Durability::Each));
         assert!(query.returnbody);
         assert_eq!(get(""), Ok(Query::default()));
@@ -352,8 +367,16 @@ mod tests {
         for value in ["9223372036854775807s", "18446744073709551615ms", "36601d", " 1s", "1S"] {
             assert_eq!(put(&format!("ttl={value}")), Err(Code::BadQueryValue), "{value}");
         }
-        assert_eq!(put("ttl=1ms").unwrap().ttl_ms, Some(1));
-        assert_eq!(put("ttl=2147483648s").unwrap().ttl_ms, Some(2_147_483_648_000));
+        let life = |raw: &str| put(raw).unwrap().life;
+        assert_eq!(life("ttl=1ms"), Some(Life::Lasts(1)));
+        assert_eq!(life("ttl=2147483648s"), Some(Life::Lasts(2_147_483_648_000)));
+        for value in ["", "0", "-1", "+1", "1s", "1.5", "253402300800000", "18446744073709551616"] {
+            assert_eq!(put(&format!("expires_ms={value}")), Err(Code::BadQueryValue), "{value}");
+        }
+        assert_eq!(life("expires_ms=253402300799999"), Some(Life::Ends(253_402_300_799_999)));
+        for raw in ["ttl=1s&expires_ms=5", "expires_ms=5&ttl=1s"] {
+            assert_eq!(put(raw), Err(Code::BadQueryValue), "{raw}");
+        }
         for raw in ["timeout=61s", "timeout=0ms", "sloppy=1", "sloppy", "sloppy=TRUE", "vtag=x"] {
             assert_eq!(get(raw), Err(Code::BadQueryValue), "{raw}");
         }

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use kvasir_core::limits::{SIBLINGS_REFUSE, VALUE_HARD_MAX_BYTES};
 use kvasir_core::ring::Durability;
 use kvasir_core::version::{
-    CodecError, Context, ContextRefused, Dot, HybridClock, Minter, Outranked, Payload, Record,
-    SerialFloor, Sibling, SiblingSet, Stamp,
+    CodecError, Context, ContextRefused, Dot, HybridClock, Life, Minter, Outranked, Payload,
+    Record, SerialFloor, Sibling, SiblingSet, Stamp,
 };
 use kvasir_storage::{Applied, Change, ReadError, Store, TableKey, WriteError};
 
@@ -31,8 +31,8 @@ pub struct Order {
     pub context: Context,
     /// The value or tombstone.
     pub payload: Payload,
-    /// Life in milliseconds from now, if it ends.
-    pub ttl_ms: Option<u64>,
+    /// How long it lives, if not for ever.
+    pub life: Option<Life>,
     /// Where the last write wins: a stamp above which it must stand. Then it also supersedes all that this
     /// node holds, seen by the client or not. None elsewhere.
     pub over: Option<Stamp>,
@@ -190,7 +190,7 @@ impl Replica {
     /// clock is behind those of others, a value is not over before it was written.
     pub(super) fn sibling(&self, order: Order) -> (Seen, Sibling) {
         let stamp = self.stamp();
-        let expires_ms = order.ttl_ms.map(|ttl| stamp.millis().saturating_add(ttl));
+        let expires_ms = order.life.map(|life| life.end_ms(stamp));
         let seen = Seen { context: order.context, over: order.over };
         (seen, Sibling { stamp, payload: order.payload, expires_ms })
     }

@@ -37,7 +37,7 @@ fn standins(disk: &MemoryDisk, tag: u64, cap: u64) -> StandIns {
 
 fn order(value: &'static [u8]) -> Order {
     let payload = Payload::Value { bytes: Bytes::from_static(value), content_type: None };
-    Order { context: Context::new(), payload, ttl_ms: None, over: None }
+    Order { context: Context::new(), payload, life: None, over: None }
 }
 
 fn key(name: &[u8]) -> TableKey {

@@ -41,7 +41,7 @@ pub use outline::{MissingPiece, Outline};
 pub use record::Record;
 pub use set::SiblingSet;
 pub use shape::Shape;
-pub use sibling::{Payload, Sibling};
+pub use sibling::{Life, Payload, Sibling};
 pub use stamp::{HybridClock, Stamp};
 pub use token::{Token, TokenError, TokenKey};
 pub use view::{Etag, Group, View, Vtag};

@@ -15,6 +15,25 @@ pub struct Sibling {
     pub payload: Payload,
 }
 
+/// How long a value lives, as its writer says it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub enum Life {
+    /// So many milliseconds from its stamp on.
+    Lasts(u64),
+    /// Until this moment, in Unix milliseconds: the same one however often it is written.
+    Ends(u64),
+}
+
+impl Life {
+    /// The moment of the end of a value with this stamp, in Unix milliseconds.
+    pub fn end_ms(self, stamp: Stamp) -> u64 {
+        match self {
+            Self::Lasts(ms) => stamp.millis().saturating_add(ms),
+            Self::Ends(at_ms) => at_ms,
+        }
+    }
+}
+
 /// A value with its content type, or a tombstone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Payload {

@@ -347,9 +347,11 @@ impl Sender {
     fn ask(&self, path: &str, headers: &[(&'static str, String)], value: One) -> Option<Ask> {
         let mut target = format!("{path}{}", self.put);
         if let Some(expires_ms) = value.expires_ms {
-            let left = expires_ms.checked_sub(now_ms()).filter(|left| *left > 0)?;
+            if expires_ms <= now_ms() {
+                return None;
+            }
             // There is a query before it: every put says its timeout.
-            target += &format!("&ttl={left}ms");
+            target += &format!("&expires_ms={expires_ms}");
         }
         let mut headers = headers.to_vec();
         headers.extend(value.content_type.map(|kind| ("content-type", kind)));

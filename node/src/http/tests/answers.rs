@@ -4,6 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
+use kvasir_core::version::Life;
+
 use super::*;
 
 const KEY: &str = "/v1/kv/default/cart/42";
@@ -243,7 +245,7 @@ fn requests_reach_the_coordinator_whole() {
         assert_eq!(&put.value[..], &body);
         assert_eq!(put.content_type.as_deref(), Some("x/y"));
         assert_eq!(put.w, Some("3".parse().unwrap()));
-        assert_eq!((put.ttl_ms, put.sloppy), (Some(60_000), Some(false)));
+        assert_eq!((put.life, put.sloppy), (Some(Life::Lasts(60_000)), Some(false)));
         assert_eq!(put.durability, Some(Durability::Each));
         assert_eq!(put.deadline, before + Duration::from_secs(2));
         bench.get("/v1/kv/b/k?r=one", "").await;

@@ -17,7 +17,9 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use kvasir_core::id::{ClusterId, NodeId};
-use kvasir_core::version::{Actor, Context, Payload, Sibling, SiblingSet, Stamp, Token, TokenKey};
+use kvasir_core::version::{
+    Actor, Context, Life, Payload, Sibling, SiblingSet, Stamp, Token, TokenKey,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
@@ -126,7 +128,10 @@ impl Coordinator for Memory {
         async move {
             self.begin().await?;
             let seen = self.context(request.token.as_deref())?;
-            let expires_ms = request.ttl_ms.map(|ttl| self.now_ms.get() + ttl);
+            let expires_ms = request.life.map(|life| match life {
+                Life::Lasts(ms) => self.now_ms.get() + ms,
+                Life::Ends(at_ms) => at_ms,
+            });
             let payload =
                 Payload::Value { bytes: request.value, content_type: request.content_type };
             let sibling = Sibling { stamp: self.stamp(), expires_ms, payload };
