@@ -44,12 +44,14 @@ impl Dev {
 
     /// Waits until a line that holds this text was said.
     fn wait_for(&mut self, text: &str) {
+        let mut instead = Vec::new();
         loop {
             let line = self.said.recv_timeout(Duration::from_secs(60));
-            let line = line.unwrap_or_else(|_| panic!("never said: {text}"));
+            let line = line.unwrap_or_else(|_| panic!("never said: {text}; but {instead:#?}"));
             if line.contains(text) {
                 return;
             }
+            instead.push(line);
         }
     }
 
