@@ -107,7 +107,7 @@ fn pod(cluster: &KVCluster, rack: &Rack) -> Value {
         "terminationGracePeriodSeconds": spec.termination_grace_period_seconds,
         "imagePullSecrets": spec.image_pull_secrets,
         "nodeSelector": node_selector,
-        "affinity": affinity(cluster),
+        "affinity": affinity(cluster, rack),
         "topologySpreadConstraints": [{
             "maxSkew": 1,
             "topologyKey": racks::ZONE_LABEL,
@@ -130,17 +130,25 @@ fn pod(cluster: &KVCluster, rack: &Rack) -> Value {
     })
 }
 
-/// Two nodes never share a worker, unless the spec takes that.
-fn affinity(cluster: &KVCluster) -> Value {
-    let apart = json!({
-        "topologyKey": "kubernetes.io/hostname",
-        "labelSelector": {"matchLabels": names::selector(cluster)},
-    });
+/// Two nodes never share a worker, unless the spec takes that. Then those of one data center keep apart first: each
+/// of its copies needs a worker of its own, while copies of different data centers may share one.
+fn affinity(cluster: &KVCluster, rack: &Rack) -> Value {
+    let apart = |labels: Value| {
+        json!({
+            "topologyKey": "kubernetes.io/hostname",
+            "labelSelector": {"matchLabels": labels},
+        })
+    };
+    let all = json!(names::selector(cluster));
     let rule = if cluster.spec.topology.allow_multiple_nodes_per_worker {
-        json!({"preferredDuringSchedulingIgnoredDuringExecution":
-            [{"weight": 100, "podAffinityTerm": apart}]})
+        let mut near = all.clone();
+        near[names::DATACENTER] = json!(rack.datacenter);
+        json!({"preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 100, "podAffinityTerm": apart(near)},
+            {"weight": 50, "podAffinityTerm": apart(all)},
+        ]})
     } else {
-        json!({"requiredDuringSchedulingIgnoredDuringExecution": [apart]})
+        json!({"requiredDuringSchedulingIgnoredDuringExecution": [apart(all)]})
     };
     json!({"podAntiAffinity": rule})
 }
