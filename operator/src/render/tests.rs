@@ -127,6 +127,33 @@ fn racks_become_stateful_sets_in_their_zones() {
 }
 
 #[test]
+fn where_workers_are_shared_nodes_of_one_data_center_keep_apart_first() {
+    let racks = json!([
+        {"name": "a", "datacenter": "east"}, {"name": "b", "datacenter": "west"},
+    ]);
+    let factors = json!([
+        {"datacenter": "east", "factor": 3}, {"datacenter": "west", "factor": 3},
+    ]);
+    let shared = cluster(json!({
+        "nodes": 6, "replication": {"factors": factors},
+        "topology": {"racks": racks, "allowMultipleNodesPerWorker": true},
+    }));
+    let set = one(&shared, "StatefulSet");
+    let pod = &set["spec"]["template"];
+    let rule = &pod["spec"]["affinity"]["podAntiAffinity"];
+    let terms = &rule["preferredDuringSchedulingIgnoredDuringExecution"];
+    let near = &terms[0]["podAffinityTerm"]["labelSelector"]["matchLabels"];
+    assert_eq!(near[names::DATACENTER], pod["metadata"]["labels"][names::DATACENTER]);
+    assert_eq!(near[names::DATACENTER], "east");
+    let all = &terms[1]["podAffinityTerm"]["labelSelector"]["matchLabels"];
+    assert_eq!(*all, json!(names::selector(&shared)));
+    assert!(terms[0]["weight"].as_i64() > terms[1]["weight"].as_i64(), "{terms}");
+    let alone = one(&cluster(json!({})), "StatefulSet");
+    let rule = &alone["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"];
+    assert!(rule["requiredDuringSchedulingIgnoredDuringExecution"].is_array(), "{rule}");
+}
+
+#[test]
 fn nodes_are_spread_evenly_and_none_moves_without_need() {
     let racks = json!([{"name": "a"}, {"name": "b"}, {"name": "c"}]);
     let spec = |nodes: i32| cluster(json!({"nodes": nodes, "topology": {"racks": racks}})).spec;
