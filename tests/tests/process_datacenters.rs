@@ -28,7 +28,7 @@ async fn sum(cluster: &Cluster, name: &str) -> f64 {
 /// a forwarder was too slow for its coordinator.
 async fn each_write_crosses_once(cluster: &Cluster) {
     for number in 0..COUNTED {
-        let mut put = Ask::new(Method::PUT, &format!("/v1/kv/counted/{number}?w=each_quorum"));
+        let mut put = Ask::new(Method::PUT, format!("/v1/kv/counted/{number}?w=each_quorum"));
         put.body = "v".into();
         let stored = cluster.ask(number % CENTERS.len(), put).await.expect("an answer");
         assert_eq!(stored.status, 204, "{}", stored.text());
