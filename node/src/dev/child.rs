@@ -18,8 +18,10 @@ use super::plan::NodePlan;
 use crate::cli::failure::Failure;
 use crate::faults::Orders;
 
-/// Longest that a line for it may take: the pipe holds many.
+/// Longest that an order to it may take.
 const ORDER: Duration = Duration::from_secs(1);
+/// Between two looks whether it has read what it was told.
+const LOOK: Duration = Duration::from_millis(1);
 /// How many lines of its log are shown when a node ends by itself.
 const LOG_LINES: usize = 12;
 
@@ -110,15 +112,28 @@ impl Node {
         Ok(())
     }
 
-    /// Tells it what to do to its frames. One that does not run is told when it starts again.
+    /// Tells it what to do to its frames, and waits until it does so. One that does not run is told when it starts
+    /// again; one that is paused, when it goes on.
     pub async fn order(&mut self, orders: &Orders) {
+        let paused = self.paused;
         let Some(stdin) = self.process.as_mut().and_then(|process| process.stdin.as_mut()) else {
             return;
         };
         let mut line = serde_json::to_vec(orders).unwrap_or_default();
         line.push(b'\n');
-        // It may have ended a moment ago; `ended` tells that.
-        let _ = timeout(ORDER, stdin.write_all(&line)).await;
+        // Whoever has read the second line has obeyed the first.
+        let twice = async {
+            for _ in 0..2 {
+                // It may have ended a moment ago; `ended` tells that.
+                if stdin.write_all(&line).await.is_err() {
+                    return;
+                }
+                while !paused && rustix::io::ioctl_fionread(&*stdin).is_ok_and(|left| left > 0) {
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+        };
+        let _ = timeout(ORDER, twice).await;
     }
 
     /// If the process ended by itself, how. The node is gone then.
