@@ -1,8 +1,8 @@
 //! Hands a whole request to an owner of the key, for a node that owns nothing of it.
 //!
-//! Owners are tried in the order of the plan, for a write those last that were found much slower. A write goes to the next owner only when the one
-//! before said, or proved, that nothing was applied: forwarding never doubles a write. A forwarded
-//! request is never forwarded again.
+//! Owners are tried in the order of the plan, for a write those last that were found much slower. A write goes
+//! to the next owner only when the one before said, or proved, that nothing was applied: forwarding never
+//! doubles a write. A forwarded request is never forwarded again.
 //!
 //! When no owner could be asked at all and the request is sloppy, the next healthy nodes on the ring are
 //! tried in the same way, to coordinate as stand-ins; this node, if it is one of them, does it itself.
@@ -276,7 +276,11 @@ async fn each(
     loop {
         let now = Instant::now();
         if now >= deadline && !(left.is_empty() && waiting.is_empty()) {
-            return Err(late(&trial.asked.tally, false));
+            // A write whose coordinator did not answer yet may be stored.
+            return Err(match retry == Retry::NotApplied && !waiting.is_empty() {
+                true => wire::mismatch(true),
+                false => late(&trial.asked.tally, false),
+            });
         }
         // A read leaves time for those that are left.
         let until = match retry {
